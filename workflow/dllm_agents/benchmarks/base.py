@@ -1,0 +1,105 @@
+"""The small interface behind which every benchmark stands."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from dllm_agents.records import EpisodeStep, Task
+
+Split = Literal["train", "test"]
+
+
+class Step(NamedTuple):
+    """What an environment answers to an action. `progress` is the best so far, in [0, 1]; `valid` says the action was accepted."""
+
+    observation: str
+    progress: float
+    done: bool
+    valid: bool
+
+
+class Verdict(NamedTuple):
+    """What the official checker says of a single answer; `error_type` is the checker's own name, None when valid."""
+
+    valid: bool
+    error_type: str | None = None
+
+
+class Environment(ABC):
+    """One task, played step by step. Not re-entrant; `close` frees what it holds."""
+
+    success: bool = False
+    native_score: float | None = None
+
+    @abstractmethod
+    def reset(self) -> str:
+        """Start the task; returns the initial observation."""
+
+    @abstractmethod
+    def step(self, action: str) -> Step:
+        """Play one action given as text. Never raises on hostile text: an unknown action is `valid=False`."""
+
+    def valid_actions(self) -> list[str]:
+        """The actions that are admissible now, sorted; empty where the benchmark has no such list."""
+        return []
+
+    def expert_action(self) -> tuple[str, str] | None:
+        """The teacher's (thought, action) for the present state; None when it knows none."""
+        return None
+
+    def close(self) -> None:
+        """Free simulators and files. Safe to call twice."""
+
+    def __enter__(self) -> Environment:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Benchmark(ABC):
+    """A benchmark with its frozen tasks. `options` is its typed section of the configuration."""
+
+    name: ClassVar[str]
+    workflow: ClassVar[Literal["react", "tool_calling", "search"]]
+    max_steps: int
+
+    def __init__(self, options: Any, seed: int = 42) -> None:
+        self.options = options
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Package and version of the source, as stored in every task."""
+
+    @abstractmethod
+    def tasks(self, split: Split) -> list[Task]:
+        """The tasks of a split as configured: same options and seed, same tasks. Train and test never share an instance."""
+
+    def environment(self, task: Task) -> Environment:
+        """The task as a step-by-step environment."""
+        raise TypeError(f"{self.name} is a single-answer benchmark: it has judge(), not environment()")
+
+    def judge(self, task: Task, completion: str) -> Verdict:
+        """The official checker's verdict on a single answer."""
+        raise TypeError(f"{self.name} is an interactive benchmark: it has environment(), not judge()")
+
+    def random_answer(self, task: Task, generator: random.Random) -> str:
+        """A random well-formed answer, for the random row of single-answer benchmarks."""
+        return ""
+
+    def reference_answer(self, task: Task) -> str:
+        """The ground truth as a completion, for the teacher row of single-answer benchmarks."""
+        return ""
+
+    def messages(self, task: Task) -> list[dict[str, str]]:
+        """The official prompt of a single-answer task as chat messages."""
+        raise TypeError(f"{self.name} has no official prompt of its own")
+
+    def check_trajectory(self, steps: Sequence[EpisodeStep]) -> str | None:
+        """A benchmark's own reason to reject a teacher trajectory; None accepts it."""
+        return None

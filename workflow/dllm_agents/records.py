@@ -1,0 +1,309 @@
+"""The types that cross rooms: what one stage writes and the next reads.
+
+Every record is a line of JSON Lines (or a row of Parquet) with a JSON Schema under `workflow/schemas/`, generated from these
+classes. Files are read through `read_jsonl`, which names the file and line of the first record that does not fit, and written
+through `write_jsonl`, which never leaves a half-written file under its final name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dllm_agents.errors import StageError
+
+SpanKind = Literal["context", "thought", "action", "observation"]
+Ending = Literal["success", "done", "step_limit", "no_action", "early_exit", "answered", "error"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Task(Record):
+    """One instance of a benchmark, frozen by the `sample-tasks` stage."""
+
+    id: str = Field(description="unique over all benchmarks: <benchmark>/<category>/<instance>")
+    benchmark: str
+    split: Literal["train", "test"]
+    category: str = Field(description="BabyAI level, BFCL category, household task type, question set")
+    seed: int
+    version: str = Field(description="package and version, or checksum, of the task's source")
+    goal: str = Field(description="the instruction the agent is given")
+    data: dict[str, Any] = Field(default_factory=dict, description="what the environment needs to rebuild the instance")
+
+
+class EpisodeStep(Record):
+    """One interaction: what the policy wrote, what was read from it, what the environment answered."""
+
+    index: int = Field(ge=0)
+    stage: str = Field(default="act", description="workflow stage: act, plan, search, write, ...")
+    completion: str = Field(default="", description="raw text of the last attempt; empty for scripted agents")
+    thought: str | None = None
+    action: str | None = Field(default=None, description="parsed action or tool call; None when nothing parsed")
+    executed: str | None = Field(default=None, description="what reached the environment, when it differs from the action")
+    observation: str = ""
+    progress: float = Field(default=0.0, ge=0.0, le=1.0, description="best progress so far")
+    valid: bool = Field(default=True, description="the environment accepted the action")
+    done: bool = False
+    attempts: int = Field(default=1, ge=1, description="completions asked for until an action parsed")
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    forwards: int = Field(default=0, description="number of forward evaluations (NFE) of the policy")
+    seconds: float = Field(default=0.0, description="wall seconds in the policy; not deterministic")
+    environment_seconds: float = Field(default=0.0, description="wall seconds in the environment; not deterministic")
+    trace: list[int] | None = Field(default=None, description="reveal step of every completion token")
+    error: str | None = None
+
+
+class RoleUsage(Record):
+    """What one role of the agent (policy, memory, verifier, ...) cost over an episode."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    forwards: int = 0
+    seconds: float = 0.0
+
+
+class Span(Record):
+    """A piece of a trajectory's text; only thoughts and actions are supervised."""
+
+    kind: SpanKind
+    text: str
+    step: int = Field(default=-1, description="index of the step the span belongs to; -1 before the first")
+
+
+class Trajectory(Record):
+    """A teacher's attempt at a task. With `exploration` > 0 some executed actions are random valid ones
+    (`step.executed`), while `step.action` stays the teacher's label for that state."""
+
+    task: Task
+    teacher: str
+    seed: int
+    exploration: float = Field(default=0.0, ge=0.0, le=1.0)
+    initial_observation: str = ""
+    steps: list[EpisodeStep]
+    success: bool
+    progress: float = Field(ge=0.0, le=1.0)
+    rejected: str | None = Field(default=None, description="named reason; set by filter-trajectories")
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    def spans(self) -> list[Span]:
+        """The trajectory cut into spans, in reading order."""
+        spans = [Span(kind="context", text=self.task.goal)]
+        if self.initial_observation:
+            spans.append(Span(kind="observation", text=self.initial_observation))
+        for step in self.steps:
+            if step.thought:
+                spans.append(Span(kind="thought", text=step.thought, step=step.index))
+            if step.action is not None:
+                spans.append(Span(kind="action", text=step.action, step=step.index))
+            if step.observation:
+                spans.append(Span(kind="observation", text=step.observation, step=step.index))
+        return spans
+
+
+class Episode(Record):
+    """What an agent did on a task, with everything needed to explain or repeat it."""
+
+    task_id: str
+    benchmark: str
+    category: str
+    goal: str
+    agent: str
+    backbones: dict[str, str] = Field(default_factory=dict, description="role -> backbone")
+    decoding: dict[str, dict[str, Any]] = Field(default_factory=dict, description="role -> decoding settings as sent")
+    seed: int
+    max_steps: int
+    initial_observation: str = ""
+    steps: list[EpisodeStep] = Field(default_factory=list)
+    success: bool = False
+    progress: float = Field(default=0.0, ge=0.0, le=1.0)
+    native_score: float | None = Field(default=None, description="the simulator's own score, where it has one")
+    answer: str | None = Field(default=None, description="final answer of single-answer benchmarks")
+    ended: Ending
+    error: str | None = Field(default=None, description="reason, when ended is 'error'")
+    usage: dict[str, RoleUsage] = Field(default_factory=dict, description="role -> cost")
+    prompt_sha256: str = ""
+    versions: dict[str, str] = Field(default_factory=dict, description="package -> version, benchmark -> source version")
+    git_revision: str = ""
+    hardware: str = ""
+    started: str = Field(default="", description="UTC, ISO 8601; not deterministic")
+    seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
+    extra: dict[str, Any] = Field(default_factory=dict, description="what a workflow adds: plans, selected tools, overlap, ...")
+
+
+class Score(Record):
+    """The outcome of one episode, one row of scores/<benchmark>/<agent>.parquet."""
+
+    task_id: str
+    benchmark: str
+    category: str
+    agent: str
+    seed: int
+    success: bool
+    progress: float = Field(ge=0.0, le=1.0)
+    native_score: float | None = None
+    error_type: str | None = Field(default=None, description="the official checker's error type, single-answer benchmarks")
+    ended: Ending
+    steps: int
+    invalid_steps: int
+    prompt_tokens: int
+    completion_tokens: int
+    forwards: int
+    version: str = Field(default="", description="version of the benchmark's source; rows of different versions do not mix")
+    package: str = Field(default="", description="version of this package")
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+
+
+class Failure(Record):
+    """One failure found in an episode, with its evidence; one row of failures/<benchmark>/<agent>.parquet."""
+
+    task_id: str
+    benchmark: str
+    category: str
+    agent: str
+    kind: str = Field(description="class of dllm_agents.analysis.failures.TAXONOMY")
+    detail: str = Field(default="", description="sub-class, e.g. the checker's error type")
+    first_step: int
+    last_step: int
+    count: int = 1
+    evidence: str = Field(default="", description="the text that shows it, cut to 200 characters")
+
+
+class Probe(Record):
+    """What the serving probe saw of a backbone."""
+
+    backbone: str
+    model: str
+    engine: str
+    healthy: bool
+    canary: Literal["equal", "different", "no reference"] = "no reference"
+    canary_prompt: str = ""
+    canary_text: str = ""
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    concurrency: list[dict[str, float]] = Field(
+        default_factory=list, description="per level: concurrency, requests, tokens_per_second (kept tokens), p50_s, p95_s, nfe_per_token"
+    )
+    peak_memory_mb: float = 0.0
+    hardware: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    error: str | None = None
+
+
+class TrainingReport(Record):
+    """What a training run did; written beside the checkpoint as training.json."""
+
+    backbone: str
+    benchmark: str
+    objective: str
+    steps: int
+    examples: int
+    supervised_tokens: int = Field(description="tokens that carried loss over the run")
+    parameters: int
+    final_loss: float
+    validation_loss: float | None = None
+    loss_curve: list[tuple[int, float]] = Field(default_factory=list)
+    validation_curve: list[tuple[int, float]] = Field(default_factory=list)
+    seed: int
+    settings: dict[str, Any] = Field(default_factory=dict)
+    data_sha256: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: str = ""
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+
+
+class TableRow(Record):
+    """One row of a tidy table CSV."""
+
+    agent: str
+    benchmark: str
+    category: str = ""
+    metric: str
+    n: int | None = None
+    value: float | None = Field(default=None, description="None prints as 'not run'; rates are percentages")
+    low: float | None = None
+    high: float | None = None
+    published: float | None = None
+
+
+RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Failure, Probe, TrainingReport, TableRow)
+
+R = TypeVar("R", bound=Record)
+
+
+def read_jsonl(path: str | Path, record: type[R]) -> list[R]:
+    """All records of a JSON Lines file. Raises StageError naming file and line of the first bad one."""
+    return list(iter_jsonl(path, record))
+
+
+def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
+    """The records of a JSON Lines file, one at a time. Raises StageError naming file and line of the first bad one."""
+    try:
+        handle = open(path, encoding="utf-8")
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror}; run the stage that writes it, or pass another file") from None
+    with handle:
+        for number, line in enumerate(handle, 1):
+            if not line.strip():
+                continue
+            try:
+                yield record.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"]) or "line"
+                what = "truncated or not JSON" if first["type"] == "json_invalid" else first["msg"]
+                raise StageError(f"{path}:{number}: not a {record.__name__} record ({where}: {what}); delete the file to make it again") from None
+            except UnicodeDecodeError:
+                raise StageError(f"{path}:{number}: not UTF-8; delete the file to make it again") from None
+
+
+@contextmanager
+def write_aside(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A handle on a temporary file beside `path` that is renamed to it when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        raise StageError(f"{path}: cannot be written ({error.strerror}); free space or choose another results folder") from None
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
+    """Write records as JSON Lines, aside and then renamed; returns how many."""
+    count = 0
+    with write_aside(path) as handle:
+        for record in records:
+            handle.write(record.model_dump_json(exclude_none=True) + "\n")
+            count += 1
+    return count
+
+
+def write_json(path: str | Path, value: Record | dict[str, Any]) -> None:
+    """Write one record or mapping as indented JSON, aside and then renamed."""
+    data = value.model_dump(mode="json") if isinstance(value, Record) else value
+    with write_aside(path) as handle:
+        json.dump(data, handle, indent=1, ensure_ascii=False)
+        handle.write("\n")
