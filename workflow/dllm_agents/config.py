@@ -59,6 +59,8 @@ class Section(BaseModel):
 
 
 class BenchmarkOptions(Section):
+    """Options that every benchmark has."""
+
     tasks: int | None = Field(default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set")
     train_tasks: int = Field(default=100, ge=0, description="teacher trajectories collected on training tasks")
     exploration: float = Field(
@@ -109,7 +111,7 @@ class MultiHopQAOptions(BenchmarkOptions):
         description="question set -> JSON Lines path; `generated` makes a seeded corpus and 2-4-hop questions",
     )
     train_sets: dict[str, str] = Field(default={}, description="training question set -> JSON Lines path")
-    corpus: str | None = Field(default=None, description="JSON Lines of {title, text} to search; null uses the questions' own paragraphs")
+    corpus: str | None = Field(default=None, description="JSON Lines of {title, text}; null uses the questions' own paragraphs")
     search: Literal["bm25", "hybrid", "web"] = "bm25"
     web_search_url: str | None = Field(default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY")
     top_k: int = Field(default=10, ge=1)
@@ -117,6 +119,9 @@ class MultiHopQAOptions(BenchmarkOptions):
     tool_delay: float = Field(default=0.0, ge=0, description="seconds added to every search, to stand for a network")
     judge_url: str | None = Field(default=None, description="OpenAI-compatible URL of the LLM judge (ACC_L); null leaves it out")
     judge_model: str | None = None
+    second_judge_url: str | None = Field(default=None, description="a second judge, for agreement (Cohen's kappa) with the first")
+    second_judge_model: str | None = None
+    cache: str | None = Field(default=None, description="folder of the dense encoder's passage vectors; null for the user's cache folder")
 
 
 BENCHMARK_OPTIONS: dict[str, type[BenchmarkOptions]] = {
@@ -204,6 +209,12 @@ class Reporting(Section):
     figures: list[str] = Field(default=["diffuagent_figure1", "diffuagent_figure3", "diffuagent_figure4"])
     style: dict[str, dict[str, Any]] = Field(default={}, description="figure -> {width, height, dpi, title}")
     loop_length: int = Field(default=3, ge=2, description="identical consecutive actions that make a retry loop (>=)")
+    margin: float = Field(
+        default=5.0, gt=0, le=100, description="percentage points within which two agents count as comparable (equivalence test)"
+    )
+    allow_mixed_versions: bool = Field(
+        default=False, description="accept scores of several package or benchmark versions and mark the tables"
+    )
 
 
 class Config(Section):
@@ -357,8 +368,8 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     if first["type"] == "extra_forbidden":
         allowed = _allowed_keys(model, location[:-1])
         close = difflib.get_close_matches(location[-1], allowed, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"{key}: unknown key{hint} allowed: {', '.join(sorted(allowed))}" if hint else f"{key}: unknown key; allowed: {', '.join(sorted(allowed))}"
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{key}: unknown key{hint}; allowed: {', '.join(sorted(allowed))}"
     if first["type"] == "value_error":
         message = str(first["ctx"]["error"])
         return message if _names_key(message) else f"{key}: {message}"

@@ -50,7 +50,7 @@ def style_sha256(style: str) -> str:
 @cache
 def _jinja(style: str) -> Jinja:
     # Prompts are plain text, never HTML, so nothing is escaped.
-    return Jinja(  # noqa: S701
+    return Jinja(
         loader=FileSystemLoader(style_folder(style)), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
 

@@ -1,0 +1,1 @@
+"""Agents: workflows that play tasks with backbones in their roles."""

@@ -50,7 +50,7 @@ class Environment(ABC):
         """The teacher's (thought, action) for the present state; None when it knows none."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most environments hold nothing
         """Free simulators and files. Safe to call twice."""
 
     def __enter__(self) -> Environment:
@@ -65,11 +65,21 @@ class Benchmark(ABC):
 
     name: ClassVar[str]
     workflow: ClassVar[Literal["react", "tool_calling", "search"]]
-    max_steps: int
+    lists_actions: ClassVar[bool] = False
+    """Whether the published prompt lists the valid actions at every step (DiffuAgent appendix D.1: ALFWorld and ScienceWorld)."""
 
     def __init__(self, options: Any, seed: int = 42) -> None:
         self.options = options
         self.seed = seed
+
+    @property
+    def max_steps(self) -> int:
+        """Steps an episode may take."""
+        return int(self.options.max_steps)
+
+    def interactive(self, task: Task) -> bool:
+        """Whether the task is played step by step through `environment`; otherwise it is answered once and judged."""
+        return self.workflow != "tool_calling"
 
     @property
     @abstractmethod
@@ -87,6 +97,10 @@ class Benchmark(ABC):
     def judge(self, task: Task, completion: str) -> Verdict:
         """The official checker's verdict on a single answer."""
         raise TypeError(f"{self.name} is an interactive benchmark: it has environment(), not judge()")
+
+    def judge_many(self, answers: Sequence[tuple[Task, str]]) -> list[Verdict]:
+        """The verdicts on many (task, completion) pairs, in order."""
+        return [self.judge(task, completion) for task, completion in answers]
 
     def random_answer(self, task: Task, generator: random.Random) -> str:
         """A random well-formed answer, for the random row of single-answer benchmarks."""

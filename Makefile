@@ -1,0 +1,56 @@
+# make demo | test | lint | report | paper
+PYTHON ?= python3
+CONFIG ?= config/demo.yaml
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
+.DEFAULT_GOAL := help
+.PHONY: help demo report test lint schema clean
+
+help:
+	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
+	@echo "make report   make the HTML report of $(CONFIG) from what is there, running what is missing"
+	@echo "make test     install what the tests need and run them"
+	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
+	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
+
+# Without ensurepip (Debian's bare python3) venv cannot bring pip, so the outer pip puts it there.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || ($(PYTHON) -m venv --without-pip --clear $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip)
+
+# torch goes first and alone: a range that another package asks for would pull the newest build with its CUDA packages.
+$(VENV)/.installed: $(LOCKS) pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement envs/torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement envs/no-deps.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	@$(MAKE) --no-print-directory report
+	@$(BIN)/dllm-agents show --config $(CONFIG)
+
+report: $(VENV)/.installed
+	$(BIN)/snakemake report --cores $(CORES) --configfile $(CONFIG)
+	$(BIN)/snakemake report --cores $(CORES) --configfile $(CONFIG) --report "$$($(BIN)/dllm-agents show --where --config $(CONFIG))/report.html"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint --configfile config/demo.yaml
+	$(BIN)/mypy
+
+schema: $(VENV)/.installed
+	$(BIN)/dllm-agents schema
+
+clean:
+	rm -rf $(VENV) .snakemake

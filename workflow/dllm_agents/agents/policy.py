@@ -1,0 +1,45 @@
+"""What a workflow needs of a backbone: one function from messages to a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dllm_agents.records import RoleUsage
+
+Message = dict[str, str]
+
+
+class CompletionLike(Protocol):
+    """The fields of `serving.client.Completion` that workflows read."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def nfe(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def trace(self) -> list[int] | None: ...
+
+
+class Complete(Protocol):
+    """Ask a backbone. `seed` makes the sampling of this one call; raises PromptTooLong when the messages do not fit."""
+
+    def __call__(self, messages: Sequence[Message], *, seed: int) -> CompletionLike: ...
+
+
+def add_usage(usage: dict[str, RoleUsage], role: str, completion: CompletionLike) -> None:
+    """Count one call under a role."""
+    total = usage.setdefault(role, RoleUsage())
+    total.calls += 1
+    total.prompt_tokens += completion.prompt_tokens
+    total.completion_tokens += completion.completion_tokens
+    total.forwards += completion.nfe
+    total.seconds += completion.seconds

@@ -1,0 +1,242 @@
+"""Rollouts: an agent plays its tasks, several at a time, against servers it starts itself or is given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from dllm_agents import benchmarks, prompts
+from dllm_agents.agents import react, tool_calling
+from dllm_agents.agents.journal import Journal
+from dllm_agents.agents.policy import Complete
+from dllm_agents.agents.react import Played
+from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.config import SCRIPTED, Agent, Backbone, Config
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.errors import StageError
+from dllm_agents.progress import track
+from dllm_agents.provenance import git_revision, hardware, sha256, versions
+from dllm_agents.records import Episode, Task, iter_jsonl, write_jsonl
+from dllm_agents.serving.client import Client, ServerFault
+from dllm_agents.serving.launch import running_server
+from dllm_agents.trajectories import check_tasks
+
+Play = Callable[[Task], Played]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The tasks of one benchmark, where their episodes go, and the checkpoint trained for them, if any."""
+
+    tasks: Path
+    output: Path
+    model: Path | None = None
+
+
+def rollout(config: Config, agent_name: str, shards: Sequence[Shard]) -> None:
+    """Play an agent over its benchmarks and write one episode file each, in task order.
+
+    Finished episodes are journalled beside the output; a second run redoes only what the journal lacks. The journals go
+    when every output of the job stands, because Snakemake deletes the outputs of a job that it runs again.
+    Raises StageError when a server cannot be started or dies for good; what was played until then is kept.
+    """
+    with ExitStack() as stack:
+        journals = [_roll_shard(config, agent_name, shard, stack) for shard in shards]
+        for journal in journals:
+            journal.remove()
+
+
+def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) -> Journal:
+    tasks, benchmark = load_tasks(config, shard.tasks)
+    agent = config.agents[agent_name]
+    backbone = config.backbones.get(agent.policy)
+    if backbone is not None and benchmark.name in backbone.tasks:
+        tasks = tasks[: backbone.tasks[benchmark.name]]
+    fingerprint = _fingerprint(config, agent_name, benchmark, shard)
+    journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
+    stack.callback(journal.close)
+    left = [task for task in tasks if task.id not in journal.episodes]
+    if left:
+        with _policy(config, agent_name, benchmark, shard) as play:
+            describe = partial(_episode, config, agent_name, benchmark)
+            for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
+                journal.append(episode)
+    write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
+    return journal
+
+
+def load_tasks(config: Config, path: Path) -> tuple[list[Task], Benchmark]:
+    """The evaluation tasks of a file and their benchmark. Raises StageError for an empty, mixed or repeated list."""
+    tasks = list(iter_jsonl(path, Task))
+    if not tasks:
+        raise StageError(f"{path}: holds no task; run sample-tasks again")
+    seen: set[str] = set()
+    for task in tasks:
+        if task.id in seen:
+            raise StageError(f"{path}: task {task.id} stands twice; run sample-tasks again")
+        seen.add(task.id)
+    benchmark = benchmarks.load(tasks[0].benchmark, config)
+    check_tasks(benchmark, tasks)
+    return tasks, benchmark
+
+
+def play_all(
+    tasks: Sequence[Task], play: Play, describe: Callable[[Task, Played | Exception, float, str], Episode], concurrency: int
+) -> Iterator[Episode]:
+    """Play tasks, `concurrency` at a time, and yield episodes as they finish.
+
+    One bad episode is recorded as an error and never sinks the run; a server that is gone for good does, since every
+    further episode would fail the same way.
+    """
+
+    def timed(task: Task) -> tuple[Played | Exception, float, str]:
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        try:
+            result: Played | Exception = play(task)
+        except (ServerFault, StageError):
+            raise
+        except Exception as error:
+            result = error
+        return result, time.perf_counter() - clock, started
+
+    queue = iter(tasks)
+    running: dict[Future[tuple[Played | Exception, float, str]], Task] = {}
+    with ThreadPoolExecutor(concurrency) as pool:
+        try:
+            for task in queue:
+                running[pool.submit(timed, task)] = task
+                if len(running) >= concurrency:
+                    break
+            while running:
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    task = running.pop(future)
+                    result, seconds, started = future.result()
+                    following = next(queue, None)
+                    if following is not None:
+                        running[pool.submit(timed, following)] = following
+                    yield describe(task, result, seconds, started)
+        except ServerFault as error:
+            raise StageError(f"{error}; finished episodes are kept, run the same command again to go on") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> Iterator[Play]:
+    """The function that plays one task, with the servers it needs running around it."""
+    agent = config.agents[agent_name]
+    seed = config.seed if agent.seed is None else agent.seed
+    if agent.policy in SCRIPTED:
+        yield partial(_play_scripted, agent.policy, benchmark, seed)
+        return
+    backbone = config.backbones[agent.policy]
+    with running_server(agent.policy, config, shard.model) as server, Client.for_backbone(server, backbone) as client:
+        complete = partial(client.complete, decoding=decoding_for(backbone, benchmark.name))
+        yield partial(_play_policy, agent, backbone, benchmark, complete, seed)
+
+
+def decoding_for(backbone: Backbone, benchmark: str) -> Decoding:
+    """The decoding settings of a backbone on a benchmark."""
+    return backbone.benchmark_decoding.get(benchmark, backbone.decoding)
+
+
+def _play_policy(agent: Agent, backbone: Backbone, benchmark: Benchmark, complete: Complete, seed: int, task: Task) -> Played:
+    if not benchmark.interactive(task):
+        return tool_calling.answer(benchmark, task, complete, style=backbone.prompt, seed=seed)
+    with benchmark.environment(task) as environment:
+        return react.play(
+            environment,
+            task,
+            complete,
+            style=backbone.prompt,
+            history=agent.history,
+            attempts=agent.attempts,
+            max_steps=benchmark.max_steps,
+            seed=seed,
+            list_actions=benchmark.lists_actions,
+        )
+
+
+def _play_scripted(policy: str, benchmark: Benchmark, seed: int, task: Task) -> Played:
+    generator = random.Random(f"{seed}:{task.id}:{policy}")
+    if not benchmark.interactive(task):
+        answers = {
+            "random": lambda: benchmark.random_answer(task, generator),
+            "empty": lambda: "",
+            "teacher": lambda: benchmark.reference_answer(task),
+        }
+        return tool_calling.answered(answers[policy]())
+    choosers: dict[str, react.Scripted] = {
+        "random": lambda environment: (None, generator.choice(environment.valid_actions() or [""])),
+        "empty": lambda environment: None,
+        "teacher": lambda environment: environment.expert_action(),
+    }
+    with benchmark.environment(task) as environment:
+        return react.play_scripted(environment, choosers[policy], max_steps=benchmark.max_steps)
+
+
+def _episode(
+    config: Config, agent_name: str, benchmark: Benchmark, task: Task, result: Played | Exception, seconds: float, started: str
+) -> Episode:
+    agent = config.agents[agent_name]
+    backbone = config.backbones.get(agent.policy)
+    seed = config.seed if agent.seed is None else agent.seed
+    if isinstance(result, Exception):
+        played = Played(ended="error")
+        error = f"{type(result).__name__}: {result}"[:500] or type(result).__name__
+    else:
+        played, error = result, None
+    return Episode(
+        task_id=task.id,
+        benchmark=task.benchmark,
+        category=task.category,
+        goal=task.goal,
+        agent=agent_name,
+        backbones=config.agent_backbones(agent_name),
+        decoding={"policy": decoding_for(backbone, task.benchmark).model_dump(exclude_none=True)} if backbone else {},
+        seed=seed,
+        max_steps=benchmark.max_steps,
+        initial_observation=played.initial_observation,
+        steps=played.steps,
+        success=played.success,
+        progress=played.steps[-1].progress if played.steps else 0.0,
+        native_score=played.native_score,
+        answer=played.answer,
+        ended=played.ended,
+        error=error,
+        usage=played.usage,
+        prompt_sha256=prompts.style_sha256(backbone.prompt) if backbone else "",
+        versions=versions() | {benchmark.name: benchmark.version},
+        git_revision=git_revision(),
+        hardware=hardware(),
+        started=started,
+        seconds=seconds,
+        extra=played.extra,
+    )
+
+
+def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:
+    """Everything the episodes of a shard depend on, hashed."""
+    agent = config.agents[agent_name]
+    backbone = config.backbones.get(agent.policy)
+    parts = {
+        "seed": config.seed,
+        "agent": agent.model_dump(mode="json", exclude={"concurrency"}),
+        "backbone": backbone.model_dump(mode="json") if backbone else None,
+        "prompt": prompts.style_sha256(backbone.prompt) if backbone else None,
+        "options": benchmark.options.model_dump(mode="json"),
+        "tasks": sha256(shard.tasks),
+        "model": sha256(shard.model) if shard.model and shard.model.exists() else str(shard.model),
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,48 @@
+"""The score and classify-failures stages: files in, files out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dllm_agents import benchmarks
+from dllm_agents.analysis.failures import classify
+from dllm_agents.analysis.frames import read_frame, write_frame
+from dllm_agents.analysis.metrics import score
+from dllm_agents.benchmarks.base import Verdict
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.records import Episode, Failure, Score, Task, iter_jsonl, read_jsonl
+
+
+def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Path) -> int:
+    """Score an episode file; single answers are judged here, by the official checker. Returns how many scores were written.
+
+    Raises StageError when an episode's task is not in the task file.
+    """
+    episodes = read_jsonl(episodes_path, Episode)
+    tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
+    for episode in episodes:
+        if episode.task_id not in tasks:
+            raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
+    return write_frame(output, score(episodes, _verdicts(config, episodes, tasks)), Score)
+
+
+def _verdicts(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> dict[str, Verdict]:
+    if not episodes:
+        return {}
+    benchmark = benchmarks.load(episodes[0].benchmark, config)
+    answered = [episode for episode in episodes if episode.ended != "error" and not benchmark.interactive(tasks[episode.task_id])]
+    verdicts = benchmark.judge_many([(tasks[episode.task_id], episode.answer or "") for episode in answered])
+    return {episode.task_id: verdict for episode, verdict in zip(answered, verdicts, strict=True)}
+
+
+def classify_file(config: Config, episodes_path: Path, scores_path: Path, output: Path) -> int:
+    """Classify the failures of an episode file; returns how many were found."""
+    errors = read_frame(scores_path, Score).set_index("task_id")["error_type"].to_dict()
+    loop_length = config.report.loop_length
+    found = (
+        failure
+        for episode in iter_jsonl(episodes_path, Episode)
+        for failure in classify(episode, errors.get(episode.task_id), loop_length)
+    )
+    return write_frame(output, found, Failure)

@@ -1,0 +1,241 @@
+"""The command line: one subcommand per stage. Each names what it reads and writes and touches nothing else.
+
+Stages are imported when they run, so that `dllm-agents tabulate` never loads torch and `dllm-agents train` no plotting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dllm_agents import __version__
+from dllm_agents.errors import StageError
+
+
+def sample_tasks(args: argparse.Namespace) -> None:
+    from dllm_agents import benchmarks
+    from dllm_agents.records import write_jsonl
+
+    count = write_jsonl(args.output, benchmarks.load(args.benchmark, _config(args)).tasks(args.split))
+    if count == 0 and args.split == "test":
+        args.output.unlink()
+        raise StageError(f"benchmarks.{args.benchmark}: the configuration selects no task; widen it in {args.config[-1]}")
+    _say(f"{args.output}: {count} {args.split} tasks")
+
+
+def collect_trajectories(args: argparse.Namespace) -> None:
+    from dllm_agents.progress import track
+    from dllm_agents.records import Task, read_jsonl, write_jsonl
+    from dllm_agents.trajectories import collect
+
+    tasks = read_jsonl(args.tasks, Task)
+    trajectories = collect(_config(args), args.benchmark, tasks, args.workers)
+    count = write_jsonl(args.output, track(trajectories, len(tasks), f"teacher on {args.benchmark}"))
+    _say(f"{args.output}: {count} trajectories")
+
+
+def filter_trajectories(args: argparse.Namespace) -> None:
+    from dllm_agents import benchmarks
+    from dllm_agents.records import Trajectory, iter_jsonl, write_jsonl
+    from dllm_agents.trajectories import split_accepted
+
+    benchmark = benchmarks.load(args.benchmark, _config(args))
+    accepted, rejected, counts = split_accepted(benchmark, iter_jsonl(args.trajectories, Trajectory))
+    write_jsonl(args.accepted, accepted)
+    write_jsonl(args.rejected, rejected)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items())) or "none"
+    _say(f"{args.accepted}: {len(accepted)} accepted; {len(rejected)} rejected ({reasons})")
+
+
+def train(args: argparse.Namespace) -> None:
+    from dllm_agents.training import train as run
+
+    report = run(_config(args), args.backbone, args.benchmark, args.trajectories, args.output)
+    _say(f"{args.output}: {report.steps} steps, {report.supervised_tokens} supervised tokens, loss {report.final_loss:.3f}")
+
+
+def serve(args: argparse.Namespace) -> None:
+    from dllm_agents.serving.server import serve as run
+
+    if not args.backbone and not args.model:
+        raise StageError("serve: give --backbone NAME or --model DIR")
+    config = _config(args) if args.backbone else None
+    run(config=config, backbone=args.backbone, model=args.model, host=args.host, port=args.port)
+
+
+def probe(args: argparse.Namespace) -> None:
+    from dllm_agents.records import write_json
+    from dllm_agents.serving.probe import probe as run
+
+    found = run(_config(args), args.backbone, args.model)
+    write_json(args.output, found)
+    _say(f"{args.output}: {'healthy' if found.healthy else 'not healthy: ' + str(found.error)}, canary {found.canary}")
+
+
+def rollout(args: argparse.Namespace) -> None:
+    from dllm_agents.agents.runner import Shard
+    from dllm_agents.agents.runner import rollout as run
+
+    models = args.model or []
+    if len(args.tasks) != len(args.output) or (models and len(models) != len(args.tasks)):
+        raise StageError("rollout: give as many --output (and --model, if any) as --tasks files, in the same order")
+    padded = [None if name == "-" else Path(name) for name in models] or [None] * len(args.tasks)
+    shards = [Shard(tasks, output, model) for tasks, output, model in zip(args.tasks, args.output, padded, strict=True)]
+    run(_config(args), args.agent, shards)
+    _say(f"{', '.join(str(shard.output) for shard in shards)}: written")
+
+
+def score(args: argparse.Namespace) -> None:
+    from dllm_agents.analysis.stage import score_file
+
+    _say(f"{args.output}: {score_file(_config(args), args.episodes, args.tasks, args.output)} scores")
+
+
+def classify_failures(args: argparse.Namespace) -> None:
+    from dllm_agents.analysis.stage import classify_file
+
+    _say(f"{args.output}: {classify_file(_config(args), args.episodes, args.scores, args.output)} failures")
+
+
+def tabulate(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.tables import tabulate as run
+
+    run(args.name, _config(args), args.results, args.output)
+    _say(f"{args.output}.csv: written")
+
+
+def plot(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.figures import plot as run
+
+    run(args.name, _config(args), args.results, args.output)
+    _say(f"{args.output}.png: written")
+
+
+def schema(args: argparse.Namespace) -> None:
+    from dllm_agents.schemas import write_all
+
+    for path in write_all(args.root):
+        _say(f"{path}: written")
+
+
+def show(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.show import show as run
+
+    config = _config(args)
+    if args.where:
+        print(config.results)
+    else:
+        run(config)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser, one subcommand per stage."""
+    top = argparse.ArgumentParser(prog="dllm-agents", description=(__import__("dllm_agents").__doc__ or "").strip())
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="STAGE")
+
+    def command(function: Any, help_text: str, *, config: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__.replace("_", "-"), help=help_text, description=help_text)
+        sub.set_defaults(run=function)
+        if config:
+            sub.add_argument("--config", nargs="+", default=["config/demo.yaml"], metavar="FILE", help="YAML files, later ones on top")
+        return sub
+
+    sub = command(sample_tasks, "freeze the tasks of a benchmark")
+    sub.add_argument("--benchmark", required=True)
+    sub.add_argument("--split", choices=["test", "train"], default="test")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+
+    sub = command(collect_trajectories, "let the teacher play training tasks")
+    sub.add_argument("--benchmark", required=True)
+    sub.add_argument("--tasks", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+    sub = command(filter_trajectories, "keep the trajectories worth training on, and say why the others are not")
+    sub.add_argument("--benchmark", required=True)
+    sub.add_argument("--trajectories", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--accepted", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--rejected", type=Path, required=True, metavar="FILE")
+
+    sub = command(train, "train a backbone on accepted trajectories")
+    sub.add_argument("--backbone", required=True)
+    sub.add_argument("--benchmark", required=True)
+    sub.add_argument("--trajectories", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--output", type=Path, required=True, metavar="DIR")
+
+    sub = command(serve, "serve a backbone behind the OpenAI API")
+    sub.add_argument("--backbone", help="a name from the configuration")
+    sub.add_argument("--model", metavar="DIR", help="a checkpoint directory; with --backbone, the one trained for it")
+    sub.add_argument("--host", default="127.0.0.1")
+    sub.add_argument("--port", type=int, required=True)
+
+    sub = command(probe, "measure a served backbone")
+    sub.add_argument("--backbone", required=True)
+    sub.add_argument("--model", type=Path, metavar="DIR", help="the checkpoint trained for it")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+
+    sub = command(rollout, "let an agent play its benchmarks")
+    sub.add_argument("--agent", required=True)
+    sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--model", nargs="+", metavar="DIR", help="the checkpoint for each task file, - for none")
+    sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
+
+    sub = command(score, "score episodes with the official checkers")
+    sub.add_argument("--episodes", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--tasks", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+
+    sub = command(classify_failures, "name the failures in episodes, with evidence")
+    sub.add_argument("--episodes", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--scores", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+
+    for function, help_text in ((tabulate, "make a table from scores and failures"), (plot, "make a figure from scores and failures")):
+        sub = command(function, help_text)
+        sub.add_argument("name")
+        sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
+        sub.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
+
+    sub = command(show, "print the tables of a run and where its report lies")
+    sub.add_argument("--where", action="store_true", help="print the results folder instead")
+
+    sub = command(schema, "write the JSON Schemas and the table of configuration defaults", config=False)
+    sub.add_argument("--root", type=Path, default=Path())
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a subcommand; a StageError becomes its one line and exit status 1."""
+    args = parser().parse_args(argv)
+    # A job that is asked to end must run its clean-up: servers and simulators go with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        args.run(args)
+    except StageError as error:
+        sys.exit(f"dllm-agents: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError:
+        sys.exit("dllm-agents: out of memory; lower the batch size or concurrency in the configuration")
+    except OSError as error:
+        sys.exit(f"dllm-agents: {error.filename or 'input/output'}: {error.strerror or error}")
+
+
+def _config(args: argparse.Namespace) -> Any:
+    from dllm_agents.config import load
+
+    return load(args.config)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""What each table and figure is made from: (kind of result, benchmarks). Imports nothing, since the workflow reads it on every start."""
+
+NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
+    "diffuagent_table1": (("scores", "embodied"),),
+    "diffuagent_table2": (("scores", "bfcl"),),
+    "comparisons": (("scores", "all"),),
+    "failures": (("failures", "all"), ("scores", "all")),
+    "trajectory_filter": (("trajectories", "all"),),
+    "serving": (("serving", "all"),),
+    "diffuagent_figure1": (("scores", "all"), ("serving", "all")),
+    "diffuagent_figure3": (("failures", "embodied"), ("scores", "embodied")),
+    "diffuagent_figure4": (("failures", "bfcl"), ("scores", "bfcl")),
+}

@@ -1,0 +1,145 @@
+"""Teacher trajectories: collected through the same environments as agents use, then filtered with a named reason for each rejection."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+from dllm_agents import benchmarks, prompts
+from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.provenance import versions
+from dllm_agents.records import EpisodeStep, Task, Trajectory
+
+TEACHERS = {
+    "babyai": "expert",
+    "bfcl": "ground truth",
+    "alfworld": "planner",
+    "scienceworld": "gold path",
+    "multihop_qa": "oracle searcher",
+}
+REJECTIONS = {
+    "goal not reached": "the episode did not end in the goal state",
+    "wrong answer": "the official checker refuses the answer",
+    "no reasoning": "a step has no thought",
+    "invalid action": "the environment refused the teacher's own action",
+    "format": "the step, written as a completion, does not parse back to itself",
+}
+
+
+def collect(config: Config, benchmark_name: str, tasks: list[Task], workers: int = 1) -> Iterator[Trajectory]:
+    """One teacher trajectory per task, in task order. Raises StageError naming a task of another benchmark or version."""
+    benchmark = benchmarks.load(benchmark_name, config)
+    check_tasks(benchmark, tasks)
+    if workers <= 1 or not all(map(benchmark.interactive, tasks)):
+        yield from map(partial(_collect_one, benchmark, config.seed), tasks)
+        return
+    chunks = [tasks[start : start + 64] for start in range(0, len(tasks), 64)]
+    with ProcessPoolExecutor(workers) as pool:
+        for part in pool.map(partial(_collect_chunk, config, benchmark_name), chunks):
+            yield from part
+
+
+def check_tasks(benchmark: Benchmark, tasks: Iterable[Task]) -> None:
+    """Raise StageError when a task belongs to another benchmark, or to another version of this one."""
+    for task in tasks:
+        if task.benchmark != benchmark.name:
+            raise StageError(f"task {task.id}: belongs to {task.benchmark}, not {benchmark.name}; pass the tasks of {benchmark.name}")
+        if task.version != benchmark.version:
+            raise StageError(f"task {task.id}: made with {task.version}, here is {benchmark.version}; run sample-tasks again")
+
+
+def _collect_chunk(config: Config, benchmark_name: str, tasks: list[Task]) -> list[Trajectory]:
+    benchmark = benchmarks.load(benchmark_name, config)
+    return [_collect_one(benchmark, config.seed, task) for task in tasks]
+
+
+def _collect_one(benchmark: Benchmark, seed: int, task: Task) -> Trajectory:
+    if benchmark.interactive(task):
+        return play_teacher(benchmark, task, seed)
+    answer = benchmark.reference_answer(task)
+    valid = benchmark.judge(task, answer).valid
+    step = EpisodeStep(index=0, completion=answer, action=answer, progress=float(valid), valid=valid, done=True)
+    return Trajectory(
+        task=task, teacher=TEACHERS[benchmark.name], seed=seed, steps=[step], success=valid, progress=float(valid), versions=versions()
+    )
+
+
+def play_teacher(benchmark: Benchmark, task: Task, seed: int) -> Trajectory:
+    """The teacher labels every state; a share `exploration` of the executed actions are random valid ones, so that the
+    trajectories also hold states that only mistakes lead to."""
+    generator = random.Random(f"{seed}:{task.id}")
+    exploration = benchmark.options.exploration
+    steps: list[EpisodeStep] = []
+    with benchmark.environment(task) as environment:
+        initial = environment.reset()
+        for index in range(benchmark.max_steps):
+            label = environment.expert_action()
+            if label is None:
+                break
+            thought, action = label
+            choices = environment.valid_actions() if generator.random() < exploration else []
+            executed = generator.choice(choices) if choices else action
+            observation, progress, done, valid = environment.step(executed)
+            steps.append(
+                EpisodeStep(
+                    index=index,
+                    thought=thought,
+                    action=action,
+                    executed=executed if executed != action else None,
+                    observation=observation,
+                    progress=progress,
+                    valid=valid,
+                    done=done,
+                )
+            )
+            if done:
+                break
+        return Trajectory(
+            task=task,
+            teacher=TEACHERS[benchmark.name],
+            seed=seed,
+            exploration=exploration,
+            initial_observation=initial,
+            steps=steps,
+            success=environment.success,
+            progress=steps[-1].progress if steps else 0.0,
+            versions=versions(),
+        )
+
+
+def rejection(benchmark: Benchmark, trajectory: Trajectory) -> str | None:
+    """Why a trajectory is not trained on, as a key of REJECTIONS or the benchmark's own reason; None accepts it
+    (DLLM-Searcher section 4.2.1: correct final answer, complete reasoning, strictly valid format)."""
+    if not trajectory.success:
+        return "goal not reached" if benchmark.interactive(trajectory.task) else "wrong answer"
+    if benchmark.workflow == "react":
+        for step in trajectory.steps:
+            if not step.thought:
+                return "no reasoning"
+            if step.action is None or not _parses_back(step.thought, step.action):
+                return "format"
+            if not step.valid and step.executed is None:
+                return "invalid action"
+    return benchmark.check_trajectory(trajectory.steps)
+
+
+def _parses_back(thought: str, action: str) -> bool:
+    return prompts.parse_react(prompts.react_completion(thought, action)) == (thought, action)
+
+
+def split_accepted(benchmark: Benchmark, trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], list[Trajectory], Counter[str]]:
+    """(accepted, rejected with their reason, count per reason)."""
+    accepted, rejected, counts = [], [], Counter[str]()
+    for trajectory in trajectories:
+        reason = rejection(benchmark, trajectory)
+        if reason is None:
+            accepted.append(trajectory)
+        else:
+            counts[reason] += 1
+            rejected.append(trajectory.model_copy(update={"rejected": reason}))
+    return accepted, rejected, counts

@@ -1,0 +1,183 @@
+"""What the Snakemake rules ask of the configuration: which files a result reads, and which settings it depends on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dllm_agents.config import EMBODIED, Config, load
+from dllm_agents.errors import StageError
+from dllm_agents.prompts import style_sha256
+from dllm_agents.records import write_aside
+from dllm_agents.reporting.captions import caption
+from dllm_agents.reporting.needs import NEEDS
+
+DEFAULT_CONFIG = "config/demo.yaml"
+REPORTING = Path(__file__).parent / "reporting"
+
+
+class Plan:
+    """Files and settings of a checked configuration. Settings are what a rule lists as `params`: when they change, it reruns."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @staticmethod
+    def configure(files: Sequence[str], overrides: Mapping[str, Any]) -> tuple[Config, str]:
+        """The checked configuration, and the path of a copy of it that stages are given. Ends Snakemake with one line on a mistake."""
+        try:
+            config = load(files or [DEFAULT_CONFIG], overrides)
+        except StageError as error:
+            raise SystemExit(f"dllm-agents: {error}") from None
+        path = Path(config.results) / "config.yaml"
+        text = "# The configuration of this run, files merged and defaults filled in. Generated; edit config/ instead.\n" + yaml.safe_dump(
+            config.model_dump(mode="json"), sort_keys=False, width=120
+        )
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with write_aside(path) as handle:
+                handle.write(text)
+        return config, str(path)
+
+    def trained(self) -> list[tuple[str, str]]:
+        """(backbone, benchmark) of every checkpoint the run trains."""
+        return list(
+            dict.fromkeys(
+                (backbone, benchmark)
+                for agent in self.config.run.agents
+                for backbone in self.config.agent_backbones(agent).values()
+                for benchmark in self.config.agent_benchmarks(agent)
+                if self.config.backbones[backbone].training
+            )
+        )
+
+    def taught_benchmarks(self) -> list[str]:
+        """Benchmarks whose teacher trajectories are needed."""
+        return list(dict.fromkeys(benchmark for _, benchmark in self.trained()))
+
+    def agents_by_benchmarks(self) -> list[tuple[tuple[str, ...], list[str]]]:
+        """Agents grouped by the benchmarks they play."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for agent in self.config.run.agents:
+            played = tuple(self.config.agent_benchmarks(agent))
+            if played:
+                groups.setdefault(played, []).append(agent)
+        return list(groups.items())
+
+    def model(self, backbone: str, benchmark: str) -> str | None:
+        """The checkpoint that is trained for a benchmark, None for backbones that come ready."""
+        return f"{self.config.results}/models/{backbone}/{benchmark}" if self.config.backbones[backbone].training else None
+
+    def agent_models(self, agent: str, played: Sequence[str]) -> list[str]:
+        """The checkpoints an agent's job reads."""
+        backbones = self.config.agent_backbones(agent).values()
+        return [model for backbone in backbones for benchmark in played if (model := self.model(backbone, benchmark))]
+
+    def model_arguments(self, agent: str, played: Sequence[str]) -> str:
+        """The `--model` argument of an agent's job."""
+        models = self.agent_models(agent, played)
+        return "--model " + " ".join(map(shlex.quote, models)) if models else ""
+
+    def probed_models(self, backbone: str) -> list[str]:
+        """The checkpoint a backbone is probed with: that of its first benchmark."""
+        return [f"{self.config.results}/models/{name}/{benchmark}" for name, benchmark in self.trained() if name == backbone][:1]
+
+    def task_settings(self, benchmark: str, split: str) -> dict[str, Any]:
+        """What the tasks of a split depend on."""
+        options = self.config.benchmark_options(benchmark).model_dump(mode="json")
+        unused = {"train": {"tasks"}, "test": {"train_tasks", "exploration", "train_seed_start"}}[split]
+        return {"seed": self.config.seed} | {key: value for key, value in options.items() if key not in unused}
+
+    def training_settings(self, backbone: str, benchmark: str) -> dict[str, Any]:
+        """What a checkpoint depends on beside its trajectories."""
+        entry = self.config.backbones[backbone]
+        assert entry.training is not None
+        settings = entry.training.model_dump(mode="json", exclude={"steps"})
+        return settings | {
+            "steps": entry.training.steps.get(benchmark, entry.training.default_steps),
+            "prompt": style_sha256(entry.prompt),
+            "run_seed": self.config.seed,
+        }
+
+    def probe_settings(self, backbone: str) -> dict[str, Any]:
+        """What a probe depends on."""
+        run = self.config.run
+        return {"backbone": self._served(backbone), "concurrency": run.probe_concurrency, "requests": run.probe_requests}
+
+    def agent_settings(self, agent: str) -> dict[str, Any]:
+        """What an agent's episodes depend on beside tasks and checkpoints."""
+        backbones = {role: self._served(name) for role, name in self.config.agent_backbones(agent).items()}
+        entry = self.config.agents[agent].model_dump(mode="json", exclude={"concurrency"})
+        prompts = {role: style_sha256(self.config.backbones[name].prompt) for role, name in self.config.agent_backbones(agent).items()}
+        return {"agent": entry, "backbones": backbones, "prompts": prompts, "seed": self.config.seed}
+
+    def _served(self, backbone: str) -> dict[str, Any]:
+        return self.config.backbones[backbone].model_dump(mode="json", exclude={"training"}, exclude_defaults=True)
+
+    def reads(self, result: str) -> list[str]:
+        """The files a table or figure is made from."""
+        if result not in NEEDS:
+            raise SystemExit(f"dllm-agents: unknown table or figure {result!r}; allowed: {', '.join(sorted(NEEDS))}")
+        files: list[str] = []
+        for kind, group in NEEDS[result]:
+            files += self._files(kind, self._benchmarks(group))
+        return list(dict.fromkeys(files))
+
+    def _benchmarks(self, group: str) -> list[str]:
+        chosen = {"embodied": EMBODIED, "all": self.config.run.benchmarks}.get(group, (group,))
+        return [name for name in self.config.run.benchmarks if name in chosen]
+
+    def _files(self, kind: str, chosen: Sequence[str]) -> list[str]:
+        results = self.config.results
+        if kind == "serving":
+            return [f"{results}/serving/{backbone}.json" for backbone in self.config.used_backbones()]
+        if kind == "trajectories":
+            taught = [name for name in chosen if name in self.taught_benchmarks()]
+            return [f"{results}/trajectories/{name}/{part}.jsonl" for name in taught for part in ("accepted", "rejected")]
+        if kind == "models":
+            return [f"{results}/models/{backbone}/{benchmark}" for backbone, benchmark in self.trained() if benchmark in chosen]
+        ending = "jsonl" if kind == "episodes" else "parquet"
+        return [
+            f"{results}/{kind}/{benchmark}/{agent}.{ending}"
+            for agent in self.config.run.agents
+            for benchmark in self.config.agent_benchmarks(agent)
+            if benchmark in chosen
+        ]
+
+    def report_settings(self, result: str) -> dict[str, Any]:
+        """The settings of one table or figure: its own style, the rows asked for, what its caption states."""
+        config = self.config
+        benchmarks = {name: config.benchmark_options(name).model_dump(mode="json") for name in config.run.benchmarks}
+        return {
+            "style": config.report.style.get(result, {}),
+            "loop_length": config.report.loop_length,
+            "agents": {name: config.agent_backbones(name) for name in config.run.agents},
+            "benchmarks": benchmarks,
+        }
+
+    def caption(self, result: str) -> str:
+        """The caption of a table or figure: what it shows, on which tasks, and how these differ from the paper's."""
+        return caption(result, self.config)
+
+    def code(self, result: str) -> str:
+        """Hash of the one function that makes a result, so that editing it reruns that result alone."""
+        return _functions()[result]
+
+
+@cache
+def _functions() -> dict[str, str]:
+    """Result name -> hash of the source of the function of that name in reporting/."""
+    found: dict[str, str] = {}
+    for path in (REPORTING / "tables.py", REPORTING / "figures.py"):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef) and node.name in NEEDS:
+                segment = ast.get_source_segment(source, node) or ""
+                found[node.name] = hashlib.sha256(segment.encode()).hexdigest()[:16]
+    return found

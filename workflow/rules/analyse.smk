@@ -1,0 +1,37 @@
+"""Scores and failures.
+
+Needs: episodes/<benchmark>/<agent>.jsonl and the tasks. Gives: scores/<benchmark>/<agent>.parquet, failures/<benchmark>/<agent>.parquet.
+"""
+
+
+rule score:
+    """Score episodes; single answers are judged by the official checker in an isolated process."""
+    input:
+        episodes=f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl",
+        tasks=f"{RESULTS}/tasks/{{benchmark}}.jsonl",
+    output:
+        f"{RESULTS}/scores/{{benchmark}}/{{agent}}.parquet",
+    log:
+        f"{RESULTS}/logs/score/{{benchmark}}.{{agent}}.log",
+    conda:
+        "../../envs/main.yaml"
+    shell:
+        "{STAGE} score {WITH_CONFIG} --episodes {input.episodes:q} --tasks {input.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule classify_failures:
+    """Name the failures in episodes, each with its evidence."""
+    input:
+        episodes=f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl",
+        scores=f"{RESULTS}/scores/{{benchmark}}/{{agent}}.parquet",
+    output:
+        f"{RESULTS}/failures/{{benchmark}}/{{agent}}.parquet",
+    params:
+        loop_length=CONFIG.report.loop_length,
+    log:
+        f"{RESULTS}/logs/classify_failures/{{benchmark}}.{{agent}}.log",
+    conda:
+        "../../envs/main.yaml"
+    shell:
+        "{STAGE} classify-failures {WITH_CONFIG} --episodes {input.episodes:q} --scores {input.scores:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,47 @@
+"""What all rules share: the checked configuration and the files it asks for.
+
+Rules receive as `params` only the configuration values they use, so that editing one value reruns only what depends on it.
+"""
+
+import re
+import shlex
+import sys
+
+from dllm_agents.workflow import Plan
+
+CONFIG, CONFIG_FILE = Plan.configure(workflow.configfiles, config)
+PLAN = Plan(CONFIG)
+RESULTS = CONFIG.results
+STAGE = f"{shlex.quote(sys.executable)} -m dllm_agents"
+WITH_CONFIG = f"--config {CONFIG_FILE}"
+
+
+wildcard_constraints:
+    benchmark="[a-z0-9_]+",
+    backbone="[A-Za-z0-9_.-]+",
+    agent="[A-Za-z0-9_.-]+",
+    name="[a-z0-9_]+",
+
+
+def per_agent(kind, ending):
+    return [
+        f"{RESULTS}/{kind}/{benchmark}/{agent}.{ending}"
+        for agent in CONFIG.run.agents
+        for benchmark in CONFIG.agent_benchmarks(agent)
+    ]
+
+
+def accepted_files():
+    return [f"{RESULTS}/trajectories/{benchmark}/accepted.jsonl" for benchmark in PLAN.taught_benchmarks()]
+
+
+def model_files():
+    return [f"{RESULTS}/models/{backbone}/{benchmark}" for backbone, benchmark in PLAN.trained()]
+
+
+def table_files():
+    return [f"{RESULTS}/tables/{name}.{ending}" for name in CONFIG.report.tables for ending in ("csv", "md", "tex")]
+
+
+def figure_files():
+    return [f"{RESULTS}/figures/{name}.{ending}" for name in CONFIG.report.figures for ending in ("png", "pdf")]

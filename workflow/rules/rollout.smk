@@ -1,0 +1,31 @@
+"""Rollouts.
+
+Needs: tasks/<benchmark>.jsonl and the checkpoints of backbones that are trained here. Gives: episodes/<benchmark>/<agent>.jsonl.
+One job plays an agent over all its benchmarks and owns the servers it starts. Agents that play the same benchmarks share a rule.
+"""
+
+for played, agents in PLAN.agents_by_benchmarks():
+
+    rule:
+        name:
+            f"rollout_{'_'.join(played)}"
+        input:
+            tasks=expand(f"{RESULTS}/tasks/{{benchmark}}.jsonl", benchmark=played),
+            models=lambda wildcards, played=played: PLAN.agent_models(wildcards.agent, played),
+        output:
+            expand(f"{RESULTS}/episodes/{{benchmark}}/{{{{agent}}}}.jsonl", benchmark=played),
+        wildcard_constraints:
+            agent="|".join(map(re.escape, agents)),
+        params:
+            settings=lambda wildcards: PLAN.agent_settings(wildcards.agent),
+            models=lambda wildcards, played=played: PLAN.model_arguments(wildcards.agent, played),
+        log:
+            f"{RESULTS}/logs/rollout/{{agent}}.{'_'.join(played)}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/rollout/{{agent}}.{'_'.join(played)}.tsv"
+        threads: workflow.cores or 2
+        conda:
+            "../../envs/main.yaml"
+        shell:
+            "{STAGE} rollout {WITH_CONFIG} --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
+            " --output {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,23 @@
+"""The serving probe.
+
+Needs: the checkpoint of a backbone that is trained here, else nothing. Gives: serving/<backbone>.json.
+"""
+
+
+rule probe:
+    """Start a backbone's server, compare a greedy canary with the plain decoder, measure its speed."""
+    input:
+        model=lambda wildcards: PLAN.probed_models(wildcards.backbone),
+    output:
+        f"{RESULTS}/serving/{{backbone}}.json",
+    params:
+        settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),
+        model=lambda wildcards, input: f"--model {shlex.quote(input.model)}" if input.model else "",
+    log:
+        f"{RESULTS}/logs/probe/{{backbone}}.log",
+    # A probe measures speed, so nothing else runs beside it.
+    threads: workflow.cores or 2
+    conda:
+        "../../envs/main.yaml"
+    shell:
+        "{STAGE} probe {WITH_CONFIG} --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,26 @@
+"""Training.
+
+Needs: trajectories/<benchmark>/accepted.jsonl. Gives: models/<backbone>/<benchmark>/, a Hugging Face checkpoint directory with
+its training log.
+"""
+
+
+rule train:
+    """Train a backbone on the accepted trajectories of a benchmark."""
+    input:
+        accepted=f"{RESULTS}/trajectories/{{benchmark}}/accepted.jsonl",
+    output:
+        directory(f"{RESULTS}/models/{{backbone}}/{{benchmark}}"),
+    params:
+        settings=lambda wildcards: PLAN.training_settings(wildcards.backbone, wildcards.benchmark),
+    log:
+        f"{RESULTS}/logs/train/{{backbone}}.{{benchmark}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{backbone}}.{{benchmark}}.tsv"
+    # A training beside another busy process takes many times as long, so it gets the machine.
+    threads: workflow.cores or 2
+    conda:
+        "../../envs/main.yaml"
+    shell:
+        "{STAGE} train {WITH_CONFIG} --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
+        " --trajectories {input.accepted:q} --output {output:q} 2>&1 | tee {log:q}"
