@@ -53,7 +53,7 @@ def filter_trajectories(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from dllm_agents.training import train as run
+    from dllm_agents.training.stage import train as run
 
     report = run(_config(args), args.backbone, args.benchmark, args.trajectories, args.output)
     _say(f"{args.output}: {report.steps} steps, {report.supervised_tokens} supervised tokens, loss {report.final_loss:.3f}")

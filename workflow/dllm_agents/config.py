@@ -58,6 +58,15 @@ class Section(BaseModel):
             raise StageError(f"{file}: {_explain(error, cls, where)}") from None
 
 
+class TrainingBudget(Section):
+    """What every trained backbone gets of a benchmark, whatever its paradigm; set beside the data so that paradigms stay matched."""
+
+    supervised_tokens: int = Field(default=100_000, ge=1, description="tokens that carry loss; training stops at exactly this many, never by time")
+    max_vocabulary: int = Field(default=1024, ge=320, description="most tokens of the tokenizer made from the training texts")
+    max_prompt_tokens: int = Field(default=192, ge=16, description="examples with longer prompts are left out, counted and named")
+    response_tokens: int = Field(default=24, ge=4, description="longest response; full diffusion pads every response to it")
+
+
 class BenchmarkOptions(Section):
     """Options that every benchmark has."""
 
@@ -67,6 +76,7 @@ class BenchmarkOptions(Section):
         default=0.0, ge=0, le=1, description="share of executed actions that are random valid ones while the teacher labels every state"
     )
     max_steps: int = Field(default=30, ge=1, description="steps per episode")
+    training: TrainingBudget = Field(default_factory=TrainingBudget)
 
 
 class BabyAIOptions(BenchmarkOptions):
@@ -138,15 +148,11 @@ class Training(Section):
 
     objective: Literal["ar", "full_diffusion", "block_diffusion"]
     base: str | None = Field(default=None, description="checkpoint to start from; null trains from scratch")
-    steps: dict[str, int] = Field(default={}, description="optimiser steps per benchmark; training stops by steps, never by time")
-    default_steps: int = Field(default=300, ge=1)
     batch_size: int = Field(default=32, ge=1)
     hidden_size: int = Field(default=128, ge=8)
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
-    max_vocabulary: int = Field(default=1024, ge=64)
-    max_prompt_tokens: int = Field(default=192, ge=16)
-    response_tokens: int = Field(default=24, ge=4, description="tokens of the response block, padded with the end token")
+    block_length: int = Field(default=8, ge=1, description="tokens per block (block diffusion)")
     learning_rate: float = Field(default=5e-3, gt=0)
     muon_learning_rate: float | None = Field(default=0.02, description="rate for matrices with Muon; null uses AdamW throughout")
     warmup_steps: int = Field(default=50, ge=0)
@@ -239,6 +245,8 @@ class Config(Section):
                     self.benchmarks[name] = options.model_validate(section or {})
                 except ValidationError as error:
                     raise ValueError(_explain(error, options, f"benchmarks.{name}")) from None
+        for name in SCRIPTED:
+            self.agents.setdefault(name, Agent(policy=name))
         for name, backbone in self.add.items():
             self.backbones[name] = backbone
             self.agents.setdefault(name, Agent(policy=name))

@@ -251,7 +251,7 @@ def read_jsonl(path: str | Path, record: type[R]) -> list[R]:
 def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
     """The records of a JSON Lines file, one at a time. Raises StageError naming file and line of the first bad one."""
     try:
-        handle = open(path, encoding="utf-8")  # noqa: SIM115 - opened apart so that only opening is guarded
+        handle = open(path, "rb")  # noqa: SIM115 - opened apart so that only opening is guarded
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; run the stage that writes it, or pass another file") from None
     with handle:
@@ -263,11 +263,9 @@ def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"]) or "line"
-                what = "truncated or not JSON" if first["type"] == "json_invalid" else first["msg"]
+                what = "truncated or not JSON in UTF-8" if first["type"] == "json_invalid" else first["msg"]
                 problem = f"not a {record.__name__} record ({where}: {what})"
                 raise StageError(f"{path}:{number}: {problem}; delete the file to make it again") from None
-            except UnicodeDecodeError:
-                raise StageError(f"{path}:{number}: not UTF-8; delete the file to make it again") from None
 
 
 @contextmanager

@@ -91,16 +91,15 @@ class Plan:
     def task_settings(self, benchmark: str, split: str) -> dict[str, Any]:
         """What the tasks of a split depend on."""
         options = self.config.benchmark_options(benchmark).model_dump(mode="json")
-        unused = {"train": {"tasks"}, "test": {"train_tasks", "exploration", "train_seed_start"}}[split]
+        unused = {"train": {"tasks", "training"}, "test": {"train_tasks", "exploration", "train_seed_start", "training"}}[split]
         return {"seed": self.config.seed} | {key: value for key, value in options.items() if key not in unused}
 
     def training_settings(self, backbone: str, benchmark: str) -> dict[str, Any]:
         """What a checkpoint depends on beside its trajectories."""
         entry = self.config.backbones[backbone]
         assert entry.training is not None
-        settings = entry.training.model_dump(mode="json", exclude={"steps"})
-        return settings | {
-            "steps": entry.training.steps.get(benchmark, entry.training.default_steps),
+        return entry.training.model_dump(mode="json") | {
+            "budget": self.config.benchmark_options(benchmark).training.model_dump(mode="json"),
             "prompt": style_sha256(entry.prompt),
             "run_seed": self.config.seed,
         }

@@ -1,0 +1,110 @@
+"""ReAct turn by turn, with a scripted environment and a scripted backend."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from dllm_agents import prompts
+from dllm_agents.agents import react
+from dllm_agents.benchmarks.base import Environment, Step
+from dllm_agents.records import Task
+from dllm_agents.serving.client import PromptTooLong
+
+TASK = Task(id="babyai/L/1", benchmark="babyai", split="test", category="L", seed=1, version="v", goal="reach the end")
+
+
+class Corridor(Environment):
+    """Solved by going forward three times; anything else is invalid."""
+
+    def reset(self) -> str:
+        self.place, self.success = 0, False
+        return "You are at 0."
+
+    def step(self, action: str) -> Step:
+        valid = action == "forward"
+        self.place += valid
+        self.success = self.place == 3
+        return Step(f"You are at {self.place}.", self.place / 3, self.success, valid)
+
+
+class Backend:
+    """Answers from a list, and remembers what it was asked."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self.answers, self.asked, self.seeds = list(answers), [], []
+
+    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int) -> SimpleNamespace:
+        self.asked.append(messages[-1]["content"])
+        self.seeds.append(seed)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(
+            text=answer, prompt_tokens=10, completion_tokens=5, nfe=3, seconds=0.1, finish_reason="stop", trace=None
+        )
+
+
+GO = prompts.react_completion("I walk.", "forward")
+
+
+def play(backend: Backend, **settings: object) -> react.Played:
+    return react.play(Corridor(), TASK, backend, style="react", max_steps=5, **settings)  # type: ignore[arg-type]
+
+
+def test_success_ends_the_episode_and_counts_usage() -> None:
+    played = play(Backend(GO, GO, GO))
+    assert (played.ended, played.success, len(played.steps)) == ("success", True, 3)
+    assert (played.usage["policy"].calls, played.usage["policy"].forwards) == (3, 9)
+    assert played.steps[0].thought == "I walk." and played.steps[2].progress == 1.0
+
+
+def test_three_attempts_then_the_step_is_lost() -> None:
+    backend = Backend("hm", "hm", GO, "hm", "hm", "hm", GO, GO)
+    played = play(backend)
+    assert [step.attempts for step in played.steps] == [3, 3, 1, 1]
+    assert [step.action for step in played.steps] == ["forward", None, "forward", "forward"]
+    assert not played.steps[1].valid and played.steps[1].completion == "hm"
+    assert len(set(backend.seeds)) == len(backend.seeds)
+
+
+def test_step_limit() -> None:
+    played = play(Backend(*[prompts.react_completion("I wait.", "wait")] * 5))
+    assert played.ended == "step_limit" and not played.success and not any(step.valid for step in played.steps)
+
+
+def test_history_full_and_recent() -> None:
+    backend = Backend(GO, GO, GO)
+    play(backend)
+    assert "You are at 0." in backend.asked[2] and "You are at 1." in backend.asked[2]
+    backend = Backend(*[prompts.react_completion(f"Thought {n}.", "wait") for n in range(5)])
+    play(backend, history="recent")
+    assert "Thought 3." in backend.asked[4] and "Thought 2." in backend.asked[4] and "Thought 1." not in backend.asked[4]
+
+
+def test_a_prompt_too_long_loses_its_oldest_interactions_whole() -> None:
+    wait = [prompts.react_completion(f"Thought {n}.", "wait") for n in range(4)]
+    backend = Backend(wait[0], wait[1], PromptTooLong("too long"), wait[2], wait[3], GO)
+    played = play(backend)
+    assert "Thought 0." in backend.asked[2] and "Thought 0." not in backend.asked[3] and "Thought 1." in backend.asked[3]
+    assert len(played.steps) == 5
+
+
+def test_a_prompt_that_never_fits_is_an_error_not_an_endless_loop() -> None:
+    with pytest.raises(PromptTooLong):
+        play(Backend(PromptTooLong("too long")))
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("Thought: a\nAction: b", ("a", "b")),
+        ("noise Thought: a Action:  go to red ball 1 \nmore", ("a", "go to red ball 1")),
+        ("Action: b", None),
+        ("Thought: a\nAction:", None),
+        ("", None),
+        ("Thought:" * 20000, None),
+    ],
+)
+def test_parse_react(text: str, parsed: tuple[str, str] | None) -> None:
+    assert prompts.parse_react(text) == parsed

@@ -1,0 +1,100 @@
+"""The configuration is checked before any rule exists; every mistake is one line that names file, key and what is allowed."""
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from dllm_agents import schemas
+from dllm_agents.config import Config, load
+from dllm_agents.errors import StageError
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def mistake(tmp_path: Path, text: str) -> str:
+    with pytest.raises(StageError) as caught:
+        load([write(tmp_path, text)])
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(str(tmp_path / "mine.yaml"))
+    return line
+
+
+@pytest.mark.parametrize("scale", ["test", "demo", "paper"])
+def test_shipped_scales_are_valid(scale: str) -> None:
+    config = load([ROOT / "config" / f"{scale}.yaml"])
+    assert config.scale == scale
+    assert config.run.agents[:3] == ["random", "empty", "teacher"]
+
+
+def test_wrong_key_names_file_key_and_allowed_keys(tmp_path: Path) -> None:
+    line = mistake(tmp_path, "backbones: {b: {url: 'http://x', decoding: {stratgy: ar}}}")
+    assert "backbones.b.decoding.stratgy" in line
+    assert "did you mean 'strategy'" in line and "max_new_tokens" in line
+
+
+def test_wrong_type_names_key_and_value(tmp_path: Path) -> None:
+    line = mistake(tmp_path, "benchmarks: {babyai: {max_steps: many}}")
+    assert "benchmarks.babyai.max_steps" in line and "integer" in line and "'many'" in line
+
+
+def test_unknown_backbone_names_the_known_ones(tmp_path: Path) -> None:
+    line = mistake(tmp_path, f"extends: {ROOT}/config/demo.yaml\nagents: {{a: {{policy: nobody}}}}")
+    assert "agents.a.policy" in line and "'nobody'" in line and "tiny-ar" in line
+
+
+def test_unknown_agent_and_benchmark(tmp_path: Path) -> None:
+    assert "unknown agent 'x'" in mistake(tmp_path, "run: {agents: [x], benchmarks: []}")
+    assert "unknown benchmark 'x'" in mistake(tmp_path, "run: {agents: [], benchmarks: [x]}")
+    assert "benchmarks.x: unknown benchmark" in mistake(tmp_path, "benchmarks: {x: {}}\nrun: {agents: []}")
+
+
+def test_a_backbone_has_one_source(tmp_path: Path) -> None:
+    line = mistake(tmp_path, "backbones: {b: {url: 'http://x', model: dir}}\nrun: {agents: []}")
+    assert "backbones.b" in line and "exactly one of model, url, training" in line
+
+
+@pytest.mark.parametrize("text", ["a: [", "seed: 1\nseed: 2", "- 1", "1: x"])
+def test_broken_yaml_is_one_line(tmp_path: Path, text: str) -> None:
+    mistake(tmp_path, text)
+
+
+def test_a_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    assert "extends itself" in mistake(tmp_path, "extends: mine.yaml")
+
+
+def test_a_mistake_in_a_parent_names_the_parent(tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text("sead: 1")
+    with pytest.raises(StageError, match=r"parent\.yaml: sead: unknown key \(did you mean 'seed'\?\)"):
+        load([write(tmp_path, "extends: parent.yaml\nscale: mine")])
+
+
+def test_own_backbone_gains_an_agent_in_the_run(tmp_path: Path) -> None:
+    config = load([write(tmp_path, f"extends: {ROOT}/config/demo.yaml\nadd: {{mine: {{url: 'http://127.0.0.1:1/v1'}}}}")])
+    assert config.run.agents[-1] == "mine"
+    assert config.agent_backbones("mine") == {"policy": "mine"}
+    assert config.results == "results/demo"
+    assert load([write(tmp_path, yaml.safe_dump(config.model_dump(mode="json")))]) == config
+
+
+def test_generated_documents_do_not_drift() -> None:
+    for path, text in schemas.documents(ROOT).items():
+        assert path.read_text() == text, f"{path.relative_to(ROOT)} differs from the typed classes; run `make schema`"
+
+
+def test_schema_accepts_what_is_shipped_and_refuses_a_wrong_key() -> None:
+    validator = jsonschema.Draft202012Validator(schemas.config_schema())
+    validator.check_schema(schemas.config_schema())
+    for path in sorted((ROOT / "config").glob("*.yaml")):
+        errors = list(validator.iter_errors(yaml.safe_load(path.read_text())))
+        assert path.name == "claims.yaml" or not errors, f"{path.name}: {errors[:1]}"
+    assert list(validator.iter_errors({"benchmarks": {"babyai": {"levls": []}}}))
+    assert Config().model_dump(mode="json").keys() <= schemas.config_schema()["properties"].keys()
