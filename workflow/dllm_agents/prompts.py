@@ -8,22 +8,23 @@ and `memory`. The style's hash goes into every episode.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 
 from dllm_agents.errors import StageError
-from dllm_agents.records import EpisodeStep
+from dllm_agents.records import EpisodeStep, Task
+
+if TYPE_CHECKING:
+    from dllm_agents.benchmarks.base import Benchmark
 
 History = Literal["full", "recent", "last10"]
 KEPT_STEPS: dict[str, int | None] = {"full": None, "recent": 2, "last10": 10}
 PROMPT_ROOT = Path(__file__).resolve().parents[2] / "config" / "prompts"
-_REACT = re.compile(r"Thought:\s*(?P<thought>.*?)\s*Action:[ \t]*(?P<action>[^\r\n]*)", re.DOTALL)
 
 
 @cache
@@ -91,6 +92,14 @@ def embodied_messages(
     return [{"role": "user", "content": content}]
 
 
+def tool_messages(style: str, benchmark: Benchmark, task: Task) -> list[dict[str, str]]:
+    """The chat messages of a single-answer tool-calling task: the style's own `tool_calling.j2` where it has one (short prompts for
+    tiny models), else the benchmark's official prompt."""
+    if not (style_folder(style) / "tool_calling.j2").is_file():
+        return benchmark.messages(task)
+    return [{"role": "user", "content": render(style, "tool_calling.j2", question=task.goal, functions=task.data["functions"])}]
+
+
 def react_completion(thought: str, action: str) -> str:
     """The reply that `parse_react` reads back."""
     return f"Thought: {thought}\nAction: {action}"
@@ -98,7 +107,8 @@ def react_completion(thought: str, action: str) -> str:
 
 def parse_react(text: str) -> tuple[str, str] | None:
     """(thought, action) of a ReAct reply, or None when no "Thought: ... Action: ..." is found (DiffuAgent, released agent)."""
-    match = _REACT.search(text)
-    if match is None or not match["action"].strip():
-        return None
-    return match["thought"].strip(), match["action"].strip()
+    # Plain finds, since a regular expression takes quadratic time on a reply that repeats "Thought:" without end.
+    _, found, rest = text.partition("Thought:")
+    thought, follows, tail = rest.partition("Action:")
+    action = tail.strip().splitlines()[0].strip() if follows and tail.partition("\n")[0].strip() else ""
+    return (thought.strip(), action) if found and action else None

@@ -1,0 +1,79 @@
+"""Checkpoint directories in the Hugging Face layout, written aside and renamed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dllm_agents.errors import StageError
+from dllm_agents.records import TrainingReport, write_json
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+Attention = Literal["causal", "full", "block_causal"]
+
+
+def save(
+    output: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    attention: Attention,
+    block_length: int | None,
+    report: TrainingReport,
+) -> None:
+    """Write weights, configuration, tokenizer, generation settings, report and curves. `config.json` gains the object `dllm`, which
+    tells `models.load` what transformers has no word for: attention, mask token, whether logits are shifted, block length."""
+    from transformers import GenerationConfig
+
+    model.config.dllm = {
+        "attention": attention,
+        "mask_token_id": tokenizer.mask_token_id,
+        "logit_shift": False,
+        "block_length": block_length,
+    }
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, do_sample=False
+    )
+    with directory_aside(output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
+        write_json(folder / "training.json", report)
+        _write_curve(folder / "loss.csv", report)
+
+
+@contextmanager
+def directory_aside(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its place when the block ends without an error. Raises StageError when the disk refuses."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
+    except OSError as error:
+        raise StageError(f"{output}: cannot be written ({error.strerror}); free space or choose another results folder") from None
+    try:
+        yield folder
+        umask = os.umask(0)
+        os.umask(umask)
+        folder.chmod(0o777 & ~umask)
+        if output.exists():
+            shutil.rmtree(output)
+        folder.rename(output)
+    except OSError as error:
+        raise StageError(f"{output}: cannot be written ({error.strerror}); free space or choose another results folder") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_curve(path: Path, report: TrainingReport) -> None:
+    rows: list[tuple[str, Any, Any]] = [("training", step, loss) for step, loss in report.loss_curve]
+    rows += [("validation", step, loss) for step, loss in report.validation_curve]
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["curve", "step", "loss"])
+        writer.writerows(rows)

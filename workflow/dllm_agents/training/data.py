@@ -1,0 +1,90 @@
+"""Training examples from accepted trajectories: the prompt an agent would read at a step, and the teacher's reply to it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from dllm_agents import prompts
+from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.errors import StageError
+from dllm_agents.records import EpisodeStep, Trajectory
+from dllm_agents.training.objectives import Example
+from dllm_agents.training.tokenizer import CONTROL_TOKENS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class Exchange(NamedTuple):
+    """One reply of the teacher as text. `said` are the strings of the environment and the teacher alone, without the prompt around them."""
+
+    task: str
+    messages: list[dict[str, str]]
+    reply: str
+    said: tuple[str, ...]
+
+
+def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
+    """One exchange per step with an action, rendered by the templates that rollouts use. The history holds what was executed; the
+    reply is the teacher's label for the state it led to."""
+    task = trajectory.task
+    if benchmark.workflow == "tool_calling":
+        messages = prompts.tool_messages(style, benchmark, task)
+        return [Exchange(task.id, messages, step.action, ()) for step in trajectory.steps[:1] if step.action is not None]
+    history = [as_executed(step) for step in trajectory.steps]
+    found = []
+    for index, step in enumerate(trajectory.steps):
+        if step.action is None:
+            continue
+        messages = prompts.embodied_messages(style, task.benchmark, task.goal, trajectory.initial_observation, history[:index])
+        reply = prompts.react_completion(step.thought or "", step.action)
+        seen = history[index - 1].observation if index else trajectory.initial_observation
+        found.append(Exchange(task.id, messages, reply, (task.goal, seen, reply)))
+    return found
+
+
+def as_executed(step: EpisodeStep) -> EpisodeStep:
+    """The step as an agent that had played it would remember it: its own action, and no thought that speaks of another one."""
+    if step.executed is None or step.executed == step.action:
+        return step
+    return step.model_copy(update={"action": step.executed, "thought": None, "executed": None})
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[Example]:
+    """Exchanges as token ids, the reply closed by the end token. Raises StageError naming a task whose text holds a control token."""
+    for exchange in found:
+        text = exchange.reply + "".join(message["content"] for message in exchange.messages)
+        for token in CONTROL_TOKENS:
+            if token in text:
+                raise StageError(f"task {exchange.task}: its text holds the control token {token}; remove it from the trajectory")
+    rendered = tokenizer.apply_chat_template([exchange.messages for exchange in found], add_generation_prompt=True, tokenize=False)
+    prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(list(rendered), add_special_tokens=False)
+    reply_ids = tokenizer.backend_tokenizer.encode_batch_fast([exchange.reply for exchange in found], add_special_tokens=False)
+    end = tokenizer.eos_token_id
+    return [Example(prompt.ids, [*reply.ids, end]) for prompt, reply in zip(prompt_ids, reply_ids, strict=True)]
+
+
+def split(count: int, share: float, groups: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
+    """(training, validation) indices; the examples of one group (task) stay on one side. Nothing is held out of fewer than 20 groups."""
+    names = sorted(set(groups))
+    random.Random(seed).shuffle(names)
+    held = set(names[: round(share * len(names))]) if len(names) >= 20 else set()
+    return [i for i in range(count) if groups[i] not in held], [i for i in range(count) if groups[i] in held]
+
+
+def batches(examples: Sequence[Example], batch_size: int, seed: int, pool: int = 32) -> Iterator[list[int]]:
+    """Indices of batches without end: every epoch is shuffled anew, and `pool` batches at a time are sorted by length, so that
+    little is spent on padding."""
+    generator = random.Random(seed)
+    size = min(batch_size, len(examples))
+    while True:
+        order = list(range(len(examples)))
+        generator.shuffle(order)
+        epoch = []
+        for start in range(0, len(order), size * pool):
+            near = sorted(order[start : start + size * pool], key=lambda i: len(examples[i].prompt) + len(examples[i].response))
+            epoch += [near[at : at + size] for at in range(0, len(near) - size + 1, size)]
+        generator.shuffle(epoch)
+        yield from epoch

@@ -1,0 +1,77 @@
+"""Muon on the matrices, AdamW on the rest, under one schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised by five Newton-Schulz iterations (Jordan et al. 2024; the coefficients are theirs).
+
+    torch.optim.Muon iterates in bfloat16, matrix by matrix; a CPU without bfloat16 units emulates that, and the optimiser then costs
+    more than the model. Here matrices of one shape go together, in their own precision.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in shapes.items():
+                momenta = []
+                for parameter in parameters:
+                    assert parameter.grad is not None
+                    momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                    momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                    momenta.append(parameter.grad.lerp(momentum, group["momentum"]))
+                rate = group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
+                for parameter, update in zip(parameters, orthogonalise(torch.stack(momenta)), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
+
+
+def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Approximately the nearest semi-orthogonal matrices to `matrices` [count, rows, columns]: singular values in about [0.7, 1.2]."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
+
+
+class Optimisers:
+    """The optimisers of a model, stepped together. `fraction` scales every rate."""
+
+    def __init__(self, model: nn.Module, learning_rate: float, muon_learning_rate: float | None) -> None:
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        matrices = [parameter for name, parameter in named if muon_learning_rate and parameter.ndim == 2 and ".layers." in name]
+        chosen = {id(parameter) for parameter in matrices}
+        rest = [parameter for _, parameter in named if id(parameter) not in chosen]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)]
+        if matrices:
+            self.parts.append(Muon(matrices, lr=float(muon_learning_rate or 0)))
+        self.rates = [part.param_groups[0]["lr"] for part in self.parts]
+
+    def step(self, fraction: float) -> None:
+        """One update at `fraction` of the full rates; clears the gradients."""
+        for part, rate in zip(self.parts, self.rates, strict=True):
+            part.param_groups[0]["lr"] = rate * fraction
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+
+def rate_fraction(step: int, warmup_steps: int, progress: float) -> float:
+    """Linear warm-up over steps, then cosine decay to zero as `progress` (share of the supervised-token budget used) goes to 1."""
+    return min(1.0, (step + 1) / max(1, warmup_steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

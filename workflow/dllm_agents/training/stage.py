@@ -1,0 +1,176 @@
+"""The `train` stage: accepted trajectories in, a checkpoint directory out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from dllm_agents import benchmarks
+from dllm_agents.config import Config, Training, TrainingBudget
+from dllm_agents.errors import StageError
+from dllm_agents.provenance import hardware, sha256, versions
+from dllm_agents.records import TrainingReport, Trajectory, read_jsonl
+from dllm_agents.training import checkpoint, data, objectives, tokenizer
+from dllm_agents.training.loop import fit, mean_loss
+from dllm_agents.training.objectives import Batch, Example
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+ATTENTION: dict[str, checkpoint.Attention] = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
+VALIDATION_BATCHES = 4
+Objective = Callable[..., Batch]
+
+
+def train(config: Config, backbone: str, benchmark: str, trajectories: Path, output: Path) -> TrainingReport:
+    """Train a backbone from scratch on a benchmark's accepted trajectories and write its checkpoint directory.
+
+    Stops at exactly the budgeted number of supervised tokens. Same configuration, data and thread count: same weights. Raises StageError
+    for a backbone that is not trained here, a file without trajectories, or prompts that are all too long.
+    """
+    started = time.monotonic()
+    settings = _settings(config, backbone)
+    budget: TrainingBudget = config.benchmark_options(benchmark).training
+    found = _exchanges(config, backbone, benchmark, trajectories)
+    words = build_tokenizer(found, budget.max_vocabulary)
+    fitting = _fitting(data.encode(words, found), found, budget, trajectories)
+    seed = config.seed if settings.seed is None else settings.seed
+    kept, held = data.split(len(fitting), settings.validation_share, [task for task, _ in fitting], seed)
+    examples, validation = [fitting[i][1] for i in kept], [fitting[i][1] for i in held]
+    torch.manual_seed(seed)
+    model = new_model(settings, words)
+    objective = objective_of(settings, budget, words)
+    checks = _validation_batches(validation, objective, settings.batch_size, seed)
+    run = fit(
+        model,
+        _batches(examples, objective, settings.batch_size, seed),
+        budget.supervised_tokens,
+        learning_rate=settings.learning_rate,
+        muon_learning_rate=settings.muon_learning_rate,
+        warmup_steps=settings.warmup_steps,
+        clip=settings.clip,
+        validate=(lambda: mean_loss(model, checks)) if checks else None,
+        label=f"{backbone} on {benchmark}",
+    )
+    more = {"budget": budget.model_dump(mode="json"), "vocabulary": len(words), "input_tokens": run.input_tokens}
+    report = TrainingReport(
+        backbone=backbone,
+        benchmark=benchmark,
+        objective=settings.objective,
+        steps=run.steps,
+        examples=len(examples),
+        supervised_tokens=run.supervised_tokens,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        final_loss=run.loss_curve[-1][1],
+        validation_loss=run.validation_curve[-1][1] if run.validation_curve else None,
+        loss_curve=run.loss_curve,
+        validation_curve=run.validation_curve,
+        seed=seed,
+        settings={
+            **settings.model_dump(mode="json"),
+            "budget": budget.model_dump(mode="json"),
+            "vocabulary": len(words),
+            "input_tokens": run.input_tokens,
+        },
+        data_sha256=sha256(trajectories),
+        versions=versions("torch", "transformers", "tokenizers"),
+        hardware=hardware(),
+        seconds=round(time.monotonic() - started, 3),
+        tokens_per_second=round(run.tokens_per_second, 1),
+    )
+    block_length = settings.block_length if settings.objective == "block_diffusion" else None
+    checkpoint.save(output, model, words, ATTENTION[settings.objective], block_length, report)
+    return report
+
+
+def build_tokenizer(found: Sequence[data.Exchange], max_vocabulary: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of these exchanges; it depends on nothing that differs between paradigms."""
+    texts = [text for exchange in found for text in (*(message["content"] for message in exchange.messages), exchange.reply)]
+    return tokenizer.build(texts, [text for exchange in found for text in exchange.said], max_vocabulary)
+
+
+def new_model(settings: Training, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of the configured size with random weights, drawn from torch's global generator."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(  # type: ignore[call-arg]
+            vocab_size=len(words),
+            hidden_size=settings.hidden_size,
+            intermediate_size=3 * settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.heads,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTokenizerFast) -> Objective:
+    """The configured objective, as a function from examples and a source of noise to a batch."""
+    pad, mask = int(words.pad_token_id), int(words.mask_token_id)
+    if settings.objective == "ar":
+        return lambda examples, generator: objectives.next_token(examples, pad)
+    if settings.objective == "full_diffusion":
+        return partial(objectives.full_diffusion, pad=pad, mask=mask, response_tokens=budget.response_tokens)
+    return partial(objectives.block_diffusion, pad=pad, mask=mask, block_length=settings.block_length)
+
+
+def _settings(config: Config, backbone: str) -> Training:
+    entry = config.backbones.get(backbone)
+    trained = sorted(name for name, other in config.backbones.items() if other.training)
+    if entry is None or entry.training is None:
+        raise StageError(f"backbone {backbone!r}: not trained here; backbones with a training section: {', '.join(trained) or 'none'}")
+    return entry.training
+
+
+def _exchanges(config: Config, backbone: str, benchmark: str, trajectories: Path) -> list[data.Exchange]:
+    source = benchmarks.load(benchmark, config)
+    style = config.backbones[backbone].prompt
+    accepted = read_jsonl(trajectories, Trajectory)
+    found = [exchange for trajectory in accepted for exchange in data.exchanges(source, trajectory, style)]
+    if not found:
+        raise StageError(f"{trajectories}: no accepted trajectory with an action; collect more (benchmarks.{benchmark}.train_tasks)")
+    return found
+
+
+def _fitting(
+    examples: Sequence[Example], found: Sequence[data.Exchange], budget: TrainingBudget, trajectories: Path
+) -> list[tuple[str, Example]]:
+    fitting = [
+        (exchange.task, example)
+        for exchange, example in zip(found, examples, strict=True)
+        if len(example.prompt) <= budget.max_prompt_tokens and len(example.response) <= budget.response_tokens
+    ]
+    if not fitting:
+        longest = f"{min(len(e.prompt) for e in examples)} prompt and {min(len(e.response) for e in examples)} response tokens"
+        raise StageError(f"{trajectories}: no example fits; the shortest need {longest}: raise max_prompt_tokens or response_tokens")
+    if dropped := len(examples) - len(fitting):
+        kept = {task for task, _ in fitting}
+        first = next((exchange.task for exchange in found if exchange.task not in kept), found[0].task)
+        limits = f"{budget.max_prompt_tokens} prompt or {budget.response_tokens} response tokens"
+        print(f"{trajectories}: {dropped} of {len(examples)} examples left out (over {limits}), e.g. of {first}", file=sys.stderr)
+    return fitting
+
+
+def _batches(examples: Sequence[Example], objective: Objective, batch_size: int, seed: int) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    for chosen in data.batches(examples, batch_size, seed):
+        yield objective([examples[i] for i in chosen], generator=generator)
+
+
+def _validation_batches(held: Sequence[Example], objective: Objective, batch_size: int, seed: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    starts = range(0, min(len(held), VALIDATION_BATCHES * batch_size), batch_size)
+    return [objective(held[start : start + batch_size], generator=generator) for start in starts]
