@@ -28,10 +28,10 @@ localrules:
 
 
 rule report:
+    default_target: True
     input:
         table_files(),
         figure_files(),
-    default_target: True
 
 
 rule tasks:

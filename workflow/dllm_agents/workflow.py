@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -36,6 +38,8 @@ class Plan:
             config = load(files or [DEFAULT_CONFIG], overrides)
         except StageError as error:
             raise SystemExit(f"dllm-agents: {error}") from None
+        # Rules call the stages by name: those of the environment that runs Snakemake, wherever it was started from.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         path = Path(config.results) / "config.yaml"
         text = "# The configuration of this run, files merged and defaults filled in. Generated; edit config/ instead.\n" + yaml.safe_dump(
             config.model_dump(mode="json"), sort_keys=False, width=120
@@ -166,7 +170,10 @@ class Plan:
 
     def code(self, result: str) -> str:
         """Hash of the one function that makes a result, so that editing it reruns that result alone."""
-        return _functions()[result]
+        functions = _functions()
+        if result not in functions:
+            raise SystemExit(f"dllm-agents: no function makes {result!r}; allowed: {', '.join(sorted(functions))}")
+        return functions[result]
 
 
 @cache

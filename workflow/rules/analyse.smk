@@ -15,8 +15,10 @@ rule score:
         f"{RESULTS}/logs/score/{{benchmark}}.{{agent}}.log",
     conda:
         "../../envs/main.yaml"
+    params:
+        config=CONFIG_FILE,
     shell:
-        "{STAGE} score {WITH_CONFIG} --episodes {input.episodes:q} --tasks {input.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents score --config {params.config:q} --episodes {input.episodes:q} --tasks {input.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule classify_failures:
@@ -26,12 +28,13 @@ rule classify_failures:
         scores=f"{RESULTS}/scores/{{benchmark}}/{{agent}}.parquet",
     output:
         f"{RESULTS}/failures/{{benchmark}}/{{agent}}.parquet",
-    params:
-        loop_length=CONFIG.report.loop_length,
     log:
         f"{RESULTS}/logs/classify_failures/{{benchmark}}.{{agent}}.log",
     conda:
         "../../envs/main.yaml"
+    params:
+        config=CONFIG_FILE,
+        loop_length=CONFIG.report.loop_length,
     shell:
-        "{STAGE} classify-failures {WITH_CONFIG} --episodes {input.episodes:q} --scores {input.scores:q}"
+        "dllm-agents classify-failures --config {params.config:q} --episodes {input.episodes:q} --scores {input.scores:q}"
         " --output {output:q} 2>&1 | tee {log:q}"

@@ -5,15 +5,13 @@ Rules receive as `params` only the configuration values they use, so that editin
 
 import re
 import shlex
-import sys
+from pathlib import Path
 
 from dllm_agents.workflow import Plan
 
 CONFIG, CONFIG_FILE = Plan.configure(workflow.configfiles, config)
 PLAN = Plan(CONFIG)
 RESULTS = CONFIG.results
-STAGE = f"{shlex.quote(sys.executable)} -m dllm_agents"
-WITH_CONFIG = f"--config {CONFIG_FILE}"
 
 
 wildcard_constraints:
@@ -32,16 +30,30 @@ def per_agent(kind, ending):
 
 
 def accepted_files():
-    return [f"{RESULTS}/trajectories/{benchmark}/accepted.jsonl" for benchmark in PLAN.taught_benchmarks()]
+    return [
+        f"{RESULTS}/trajectories/{benchmark}/accepted.jsonl"
+        for benchmark in PLAN.taught_benchmarks()
+    ]
 
 
 def model_files():
-    return [f"{RESULTS}/models/{backbone}/{benchmark}" for backbone, benchmark in PLAN.trained()]
+    return [
+        f"{RESULTS}/models/{backbone}/{benchmark}"
+        for backbone, benchmark in PLAN.trained()
+    ]
 
 
 def table_files():
-    return [f"{RESULTS}/tables/{name}.{ending}" for name in CONFIG.report.tables for ending in ("csv", "md", "tex")]
+    return [
+        f"{RESULTS}/tables/{name}.{ending}"
+        for name in CONFIG.report.tables
+        for ending in ("csv", "md", "tex")
+    ]
 
 
 def figure_files():
-    return [f"{RESULTS}/figures/{name}.{ending}" for name in CONFIG.report.figures for ending in ("png", "pdf")]
+    return [
+        f"{RESULTS}/figures/{name}.{ending}"
+        for name in CONFIG.report.figures
+        for ending in ("png", "pdf")
+    ]

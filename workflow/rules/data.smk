@@ -9,28 +9,30 @@ rule sample_tasks:
     """Freeze the evaluation tasks of a benchmark."""
     output:
         f"{RESULTS}/tasks/{{benchmark}}.jsonl",
-    params:
-        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "test"),
     log:
         f"{RESULTS}/logs/sample_tasks/{{benchmark}}.log",
     conda:
         "../../envs/main.yaml"
+    params:
+        config=CONFIG_FILE,
+        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "test"),
     shell:
-        "{STAGE} sample-tasks {WITH_CONFIG} --benchmark {wildcards.benchmark} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents sample-tasks --config {params.config:q} --benchmark {wildcards.benchmark} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule sample_training_tasks:
     """Freeze the tasks a teacher plays; never one that is evaluated."""
     output:
         f"{RESULTS}/tasks/train/{{benchmark}}.jsonl",
-    params:
-        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
     log:
         f"{RESULTS}/logs/sample_training_tasks/{{benchmark}}.log",
     conda:
         "../../envs/main.yaml"
+    params:
+        config=CONFIG_FILE,
+        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
     shell:
-        "{STAGE} sample-tasks {WITH_CONFIG} --benchmark {wildcards.benchmark} --split train --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents sample-tasks --config {params.config:q} --benchmark {wildcards.benchmark} --split train --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule collect_trajectories:
@@ -39,17 +41,18 @@ rule collect_trajectories:
         tasks=f"{RESULTS}/tasks/train/{{benchmark}}.jsonl",
     output:
         f"{RESULTS}/trajectories/{{benchmark}}/teacher.jsonl",
-    params:
-        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
     log:
         f"{RESULTS}/logs/collect_trajectories/{{benchmark}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/collect_trajectories/{{benchmark}}.tsv"
-    threads: workflow.cores or 2
     conda:
         "../../envs/main.yaml"
+    threads: workflow.cores or 2
+    params:
+        config=CONFIG_FILE,
+        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
     shell:
-        "{STAGE} collect-trajectories {WITH_CONFIG} --benchmark {wildcards.benchmark} --tasks {input.tasks:q}"
+        "dllm-agents collect-trajectories --config {params.config:q} --benchmark {wildcards.benchmark} --tasks {input.tasks:q}"
         " --output {output:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
@@ -64,6 +67,8 @@ rule filter_trajectories:
         f"{RESULTS}/logs/filter_trajectories/{{benchmark}}.log",
     conda:
         "../../envs/main.yaml"
+    params:
+        config=CONFIG_FILE,
     shell:
-        "{STAGE} filter-trajectories {WITH_CONFIG} --benchmark {wildcards.benchmark} --trajectories {input.teacher:q}"
+        "dllm-agents filter-trajectories --config {params.config:q} --benchmark {wildcards.benchmark} --trajectories {input.teacher:q}"
         " --accepted {output.accepted:q} --rejected {output.rejected:q} 2>&1 | tee {log:q}"

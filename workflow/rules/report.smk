@@ -17,17 +17,19 @@ rule table:
         ),
         md=f"{RESULTS}/tables/{{name}}.md",
         tex=f"{RESULTS}/tables/{{name}}.tex",
-    params:
-        settings=lambda wildcards: PLAN.report_settings(wildcards.name),
-        code=lambda wildcards: PLAN.code(wildcards.name),
-        caption=lambda wildcards: PLAN.caption(wildcards.name),
-        base=lambda wildcards: f"{RESULTS}/tables/{wildcards.name}",
     log:
         f"{RESULTS}/logs/table/{{name}}.log",
     conda:
         "../../envs/main.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, output: str(Path(output[0]).parents[1]),
+        settings=lambda wildcards: PLAN.report_settings(wildcards.name),
+        code=lambda wildcards: PLAN.code(wildcards.name),
+        caption=lambda wildcards: PLAN.caption(wildcards.name),
+        base=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
     shell:
-        "{STAGE} tabulate {wildcards.name} {WITH_CONFIG} --results {RESULTS} --output {params.base:q} 2>&1 | tee {log:q}"
+        "dllm-agents tabulate {wildcards.name} --config {params.config:q} --results {params.results:q} --output {params.base:q} 2>&1 | tee {log:q}"
 
 
 rule figure:
@@ -42,14 +44,16 @@ rule figure:
             labels={"figure": "{name}", "form": "PNG"},
         ),
         pdf=f"{RESULTS}/figures/{{name}}.pdf",
-    params:
-        settings=lambda wildcards: PLAN.report_settings(wildcards.name),
-        code=lambda wildcards: PLAN.code(wildcards.name),
-        caption=lambda wildcards: PLAN.caption(wildcards.name),
-        base=lambda wildcards: f"{RESULTS}/figures/{wildcards.name}",
     log:
         f"{RESULTS}/logs/figure/{{name}}.log",
     conda:
         "../../envs/main.yaml"
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, output: str(Path(output[0]).parents[1]),
+        settings=lambda wildcards: PLAN.report_settings(wildcards.name),
+        code=lambda wildcards: PLAN.code(wildcards.name),
+        caption=lambda wildcards: PLAN.caption(wildcards.name),
+        base=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
     shell:
-        "{STAGE} plot {wildcards.name} {WITH_CONFIG} --results {RESULTS} --output {params.base:q} 2>&1 | tee {log:q}"
+        "dllm-agents plot {wildcards.name} --config {params.config:q} --results {params.results:q} --output {params.base:q} 2>&1 | tee {log:q}"

@@ -11,21 +11,29 @@ for played, agents in PLAN.agents_by_benchmarks():
             f"rollout_{'_'.join(played)}"
         input:
             tasks=expand(f"{RESULTS}/tasks/{{benchmark}}.jsonl", benchmark=played),
-            models=lambda wildcards, played=played: PLAN.agent_models(wildcards.agent, played),
+            models=lambda wildcards, played=played: PLAN.agent_models(
+                wildcards.agent, played
+            ),
         output:
-            expand(f"{RESULTS}/episodes/{{benchmark}}/{{{{agent}}}}.jsonl", benchmark=played),
-        wildcard_constraints:
-            agent="|".join(map(re.escape, agents)),
-        params:
-            settings=lambda wildcards: PLAN.agent_settings(wildcards.agent),
-            models=lambda wildcards, played=played: PLAN.model_arguments(wildcards.agent, played),
+            expand(
+                f"{RESULTS}/episodes/{{benchmark}}/{{{{agent}}}}.jsonl",
+                benchmark=played,
+            ),
         log:
             f"{RESULTS}/logs/rollout/{{agent}}.{'_'.join(played)}.log",
         benchmark:
             f"{RESULTS}/benchmarks/rollout/{{agent}}.{'_'.join(played)}.tsv"
-        threads: workflow.cores or 2
+        wildcard_constraints:
+            agent="|".join(map(re.escape, agents)),
         conda:
             "../../envs/main.yaml"
+        threads: workflow.cores or 2
+        params:
+            config=CONFIG_FILE,
+            settings=lambda wildcards: PLAN.agent_settings(wildcards.agent),
+            models=lambda wildcards, played=played: PLAN.model_arguments(
+                wildcards.agent, played
+            ),
         shell:
-            "{STAGE} rollout {WITH_CONFIG} --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
+            "dllm-agents rollout --config {params.config:q} --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
             " --output {output:q} 2>&1 | tee {log:q}"

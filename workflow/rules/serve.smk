@@ -10,14 +10,17 @@ rule probe:
         model=lambda wildcards: PLAN.probed_models(wildcards.backbone),
     output:
         f"{RESULTS}/serving/{{backbone}}.json",
-    params:
-        settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),
-        model=lambda wildcards, input: f"--model {shlex.quote(input.model)}" if input.model else "",
     log:
         f"{RESULTS}/logs/probe/{{backbone}}.log",
-    # A probe measures speed, so nothing else runs beside it.
-    threads: workflow.cores or 2
     conda:
         "../../envs/main.yaml"
+    # A probe measures speed, so nothing else runs beside it.
+    threads: workflow.cores or 2
+    params:
+        config=CONFIG_FILE,
+        settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),
+        model=lambda wildcards, input: (
+            f"--model {shlex.quote(input.model)}" if input.model else ""
+        ),
     shell:
-        "{STAGE} probe {WITH_CONFIG} --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents probe --config {params.config:q} --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"

@@ -11,16 +11,19 @@ rule train:
         accepted=f"{RESULTS}/trajectories/{{benchmark}}/accepted.jsonl",
     output:
         directory(f"{RESULTS}/models/{{backbone}}/{{benchmark}}"),
-    params:
-        settings=lambda wildcards: PLAN.training_settings(wildcards.backbone, wildcards.benchmark),
     log:
         f"{RESULTS}/logs/train/{{backbone}}.{{benchmark}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{backbone}}.{{benchmark}}.tsv"
-    # A training beside another busy process takes many times as long, so it gets the machine.
-    threads: workflow.cores or 2
     conda:
         "../../envs/main.yaml"
+    # A training beside another busy process takes many times as long, so it gets the machine.
+    threads: workflow.cores or 2
+    params:
+        config=CONFIG_FILE,
+        settings=lambda wildcards: PLAN.training_settings(
+            wildcards.backbone, wildcards.benchmark
+        ),
     shell:
-        "{STAGE} train {WITH_CONFIG} --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
+        "dllm-agents train --config {params.config:q} --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
         " --trajectories {input.accepted:q} --output {output:q} 2>&1 | tee {log:q}"
