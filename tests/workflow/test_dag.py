@@ -1,0 +1,160 @@
+"""The real DAG at scale `test`: run, run again, killed and resumed, edited."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TEST_SCALE = ROOT / "config" / "test.yaml"
+pytestmark = pytest.mark.workflow
+
+
+def command(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE,)) -> list[str]:
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(workdir), "--cores", "2"),
+        *("--configfile", *map(str, config)),
+        *arguments,
+    ]
+
+
+def snakemake(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE,)) -> str:
+    done = subprocess.run(command(workdir, *arguments, config=config), capture_output=True, text=True, cwd=workdir)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr
+
+
+def planned(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE,)) -> dict[str, int]:
+    """Rule -> number of jobs a dry run would start."""
+    text = snakemake(workdir, "--dry-run", *arguments, config=config)
+    table = text.partition("Job stats:")[2].partition("\n\n")[0]
+    jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if name != "total"}
+    return {name: count for name, count in jobs.items() if name != "report"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("finished")
+    snakemake(workdir, "report", "episodes", "serving")
+    return workdir
+
+
+def test_every_result_stands(finished: Path) -> None:
+    results = finished / "results" / "test"
+    config = yaml.safe_load((results / "config.yaml").read_text())
+    for name in config["report"]["tables"]:
+        table = pd.read_csv(results / "tables" / f"{name}.csv")
+        assert len(table), name
+        assert (results / "tables" / f"{name}.md").read_text().strip()
+        assert "\\toprule" in (results / "tables" / f"{name}.tex").read_text()
+    for name in config["report"]["figures"]:
+        assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert not list(results.rglob("*.part")) and not list(results.rglob(".*.journal"))
+
+
+def test_the_teacher_is_an_upper_bound_and_the_empty_agent_a_lower_one(finished: Path) -> None:
+    table = pd.read_csv(finished / "results/test/tables/diffuagent_table1.csv")
+    success = table[(table.metric == "success") & (table.benchmark == "babyai")].dropna(subset=["n"]).set_index("agent")["value"]
+    assert success["teacher"] == 100 and success["empty"] == 0
+    assert success.between(0, 100).all()
+
+
+def test_training_and_evaluation_tasks_are_disjoint(finished: Path) -> None:
+    for benchmark in ("babyai", "bfcl"):
+        lines = [(finished / f"results/test/tasks/{part}{benchmark}.jsonl").read_text().splitlines() for part in ("", "train/")]
+        evaluated, trained = ({yaml.safe_load(line)["id"] for line in part} for part in lines)
+        assert evaluated and trained and not evaluated & trained
+
+
+def test_nothing_to_do_for_an_unchanged_run(finished: Path) -> None:
+    assert "Nothing to be done" in snakemake(finished, "--dry-run", "report", "episodes", "serving")
+
+
+def test_html_report(finished: Path) -> None:
+    snakemake(finished, "report", "--report", "results/test/report.html")
+    text = (finished / "results/test/report.html").read_text()
+    assert "diffuagent_figure3" in text and "Retry loops" in text
+
+
+def edited(tmp_path: Path, change: dict[str, object]) -> list[Path]:
+    path = tmp_path / "change.yaml"
+    path.write_text(yaml.safe_dump(change))
+    return [TEST_SCALE, path]
+
+
+def test_a_figures_style_reruns_that_figure_alone(finished: Path, tmp_path: Path) -> None:
+    change = edited(tmp_path, {"report": {"style": {"diffuagent_figure3": {"dpi": 80}}}})
+    assert planned(finished, "report", config=change) == {"figure": 1}
+
+
+def test_one_agents_setting_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
+    change = edited(tmp_path, {"agents": {"tiny-ar": {"attempts": 2}}})
+    jobs = planned(finished, "report", config=change)
+    assert jobs.pop("rollout_babyai_bfcl") == 1 and jobs.pop("score") == 2 and jobs.pop("classify_failures") == 2
+    assert set(jobs) <= {"table", "figure"}
+
+
+def test_a_backbone_of_ones_own_runs_only_its_stages(finished: Path, tmp_path: Path) -> None:
+    model = finished / "results/test/models/tiny-ar/babyai"
+    change = edited(tmp_path, {"add": {"mine": {"model": str(model), "prompt": "compact"}}})
+    jobs = planned(finished, "report", config=change)
+    assert jobs["rollout_babyai_bfcl"] == 1 and jobs["probe"] == 1 and "train" not in jobs and "sample_tasks" not in jobs
+
+
+def test_a_wrong_configuration_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text(f"extends: {TEST_SCALE}\nrun: {{agentz: []}}\n")
+    done = subprocess.run(command(tmp_path, "--dry-run", config=[tmp_path / "wrong.yaml"]), capture_output=True, text=True)
+    assert done.returncode != 0
+    line = next(line for line in (done.stdout + done.stderr).splitlines() if "agentz" in line)
+    assert "wrong.yaml" in line and "unknown key" in line and "Traceback" not in done.stdout + done.stderr
+
+
+def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_a_run_killed_in_its_rollout_resumes_to_the_same_tables(finished: Path, tmp_path: Path) -> None:
+    """Kill Snakemake and the rollout while episodes are being played, run again, and compare every table byte for byte."""
+    results = tmp_path / "results" / "test"
+    running = subprocess.Popen(command(tmp_path, "report"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and running.poll() is None:
+        journals = [path for path in results.rglob(".tiny-*.journal") if path.read_bytes().count(b"\n") > 1]
+        if journals:
+            break
+        time.sleep(0.05)
+    assert running.poll() is None, "the run ended before it could be killed"
+    started = children(running)
+    os.kill(running.pid, signal.SIGKILL)
+    for process in started:
+        if process.is_running() and any("rollout" in part for part in _cmdline(process)):
+            process.kill()
+    running.wait()
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not [process for process in alive if "serve" in _cmdline(process)], "a server outlived its job"
+    for process in alive:
+        process.kill()
+    kept = journals[0].read_bytes().count(b"\n") - 1
+    assert kept >= 1
+    snakemake(tmp_path, "--unlock")
+    snakemake(tmp_path, "report")
+    for path in sorted((finished / "results/test/tables").glob("*.csv")):
+        if not path.stem.endswith("_timing") and path.stem != "serving":
+            assert (results / "tables" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
