@@ -83,7 +83,7 @@ def make_simulator(level: str, seed: int) -> Any:
         raise StageError(f"benchmarks.babyai.levels: minigrid has no level {level!r}; did you mean {' or '.join(close)}?")
     spec = levels[level]
     size = {"room_size": _ROOM_SIZES[level]} if level in _ROOM_SIZES else {}
-    simulator = load_env_creator(spec.entry_point)(**{**spec.kwargs, **size})
+    simulator: Any = load_env_creator(spec.entry_point)(**{**spec.kwargs, **size})
     simulator.gen_obs = dict  # minigrid's image costs most of a step and nothing here reads it: see babyai_text.look
     draw, left = simulator._rand_int, _MAX_DRAWS
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from dllm_agents.benchmarks.babyai_text import (
@@ -83,6 +83,11 @@ def _flood(simulator: Any, start: Position, keys: Sequence[str]) -> tuple[list[A
     return reached, [cell for cell in reached if cell.type == "door" and cell.is_locked]
 
 
+def _front(pose: Pose) -> Position:
+    dx, dy = VECTORS[pose[2]]
+    return pose[0] + dx, pose[1] + dy
+
+
 class Teacher:
     """Labels any state of one simulator. It changes nothing and draws nothing, so equal states get equal labels."""
 
@@ -100,7 +105,9 @@ class Teacher:
         self._view, self._available, self._recent = view, available, recent
         self._things = {(x, y): cell for (x, y), cell in self._cells()}
         leaf = self._current(self._simulator.instrs)
-        self._asked = self._describe(leaf)
+        wanted = leaf.desc_move if hasattr(leaf, "desc_move") else leaf.desc
+        self._asked = " ".join(filter(None, [wanted.color, wanted.type or "object"]))
+        self._goals = self._where(wanted.obj_set)
         intention = self._aim(leaf)
         if remaining:
             intention = self._aim_at_pattern(remaining) or intention
@@ -126,10 +133,6 @@ class Teacher:
         if kind == "AfterInstr":
             first, second, done = second, first, instruction.b_done
         return self._current(second if done == "success" else first)
-
-    def _describe(self, leaf: Any) -> str:
-        wanted = leaf.desc_move if hasattr(leaf, "desc_move") else leaf.desc
-        return " ".join(filter(None, [wanted.color, wanted.type or "object"]))
 
     def _where(self, things: Iterable[Any]) -> list[Position]:
         wanted = {id(thing) for thing in things}
@@ -252,14 +255,24 @@ class Teacher:
             action = self._action_on(verb, target, self._view.pose, self._available)
             if action is not None:
                 return self._say(verb, target, action), action
-        if intention.verb == "go to" and self._facing() == intention.target:
+        if intention.verb == "go to" and _front(self._view.pose) == intention.target:
             return f"I face the {thing_name(self._things[intention.target])} already, so I turn away first.", "turn left"
-        turns = self._turns_to_see(aims)
-        if turns:
-            return self._look_around("turn right" if turns == 3 and not self._one_room else "turn left")
-        if self._one_room and not self._in_view(intention.target) and not self._looked_everywhere():
-            return self._look_around()
-        return self._walk(intention)
+        return self._get_in_view(intention, aims)
+
+    def _get_in_view(self, intention: Intention, aims: Sequence[tuple[str, Position]]) -> tuple[str, str]:
+        """One move towards the nearest pose from which an aim can be acted on. In one small room that is a turn to the left until all
+        sides were seen, which asks for no knowledge of the map."""
+        here = self._view.pose[:2]
+        move = self._approach(lambda pose: self._can_act_from(aims, pose))
+        if self._one_room and "move forward" not in self._recent:
+            x, y = here
+            turnable = any(self._can_act_from(aims, (x, y, direction)) for direction in range(4))
+            looked = list(self._recent) == ["turn left"] * 3
+            if turnable or not (looked or self._in_view(intention.target)):
+                move = "turn left"
+        if self._in_view(intention.target) and move != "turn left":
+            return "The way is blocked, so I walk around.", move
+        return self._look_around(move or "turn left")
 
     def _action_on(self, verb: str, target: Position, pose: Pose, available: Options) -> str | None:
         """The action text that does `verb` to what lies at `target`, if its walk is free to its end."""
@@ -293,89 +306,72 @@ class Teacher:
                 x, y = front
         return True
 
-    def _turns_to_see(self, aims: Sequence[tuple[str, Position]]) -> int:
-        """How many left turns bring an aim into a view from which it can be acted on; 0 when none does."""
-        x, y, direction = self._view.pose
-        for verb, target in aims:
-            found = []
-            for turns in (1, 2, 3):
-                pose = (x, y, (direction - turns) % 4)
-                view = look(self._simulator, pose)
-                if any(thing.position == target for thing in view.things) and self._action_on(verb, target, pose, options(view)):
-                    found.append(turns)
-            if found:
-                return 3 if found[0] == 2 and found[-1] == 3 else found[0]
-        return 0
-
-    def _walk(self, intention: Intention) -> tuple[str, str]:
-        """One primitive move on the shortest way to face the target."""
-        move = self._first_move(intention.target)
-        if move is None:
-            return self._look_around()
-        if self._in_view(intention.target):
-            return "The way is blocked, so I walk around.", move
-        return self._look_around(move)
-
-    def _first_move(self, target: Position) -> str | None:
+    def _approach(self, reached: Callable[[Pose], bool]) -> str:
+        """The first move of the shortest walk over free cells to another pose that is `reached`; "" if there is none."""
         start = self._view.pose
         first: dict[Pose, str] = {start: ""}
         queue = deque([start])
         while queue:
             pose = queue.popleft()
+            if pose != start and reached(pose):
+                return first[pose]
             x, y, direction = pose
-            dx, dy = VECTORS[direction]
-            front = (x + dx, y + dy)
-            if front == target:
-                return first[pose] or None
-            cell = self._simulator.grid.get(*front)
-            steps = [((x, y, (direction - 1) % 4), "turn left"), ((x, y, (direction + 1) % 4), "turn right")]
+            steps: list[tuple[Pose, str]] = [((x, y, (direction - 1) % 4), "turn left"), ((x, y, (direction + 1) % 4), "turn right")]
+            cell = self._simulator.grid.get(*_front(pose))
             if cell is None or cell.can_overlap():
-                steps.insert(0, ((*front, direction), "move forward"))
+                steps.append(((*_front(pose), direction), "move forward"))
             for state, move in steps:
                 if state not in first:
                     first[state] = first[pose] or move
                     queue.append(state)
-        return None
+        return ""
+
+    def _can_act_from(self, aims: Sequence[tuple[str, Position]], pose: Pose) -> bool:
+        view = look(self._simulator, pose)
+        visible = {thing.position for thing in view.things}
+        aims = [(verb, target) for verb, target in aims if target in visible]
+        if not aims:
+            return False
+        available = options(view)
+        return any(self._action_on(verb, target, pose, available) for verb, target in aims)
 
     def _put(self, intention: Intention) -> tuple[str, str]:
         held = thing_name(self._simulator.carrying)
-        if self._facing() == intention.target:
+        if _front(self._view.pose) == intention.target:
             return f"This is the place, so I drop the {held}.", "drop"
-        return f"I carry the {held} to its place.", self._first_move(intention.target) or "turn left"
+        move = self._approach(lambda pose: _front(pose) == intention.target)
+        return f"I carry the {held} to its place.", move or "turn left"
 
     def _drop(self, intention: Intention) -> tuple[str, str]:
         """Drop what is carried where it is in nobody's way."""
         held = thing_name(self._simulator.carrying)
-        x, y, direction = self._view.pose
-        for turns in range(4):
-            dx, dy = VECTORS[(direction - turns) % 4]
-            if self._harmless((x + dx, y + dy), intention.target):
-                return f"My hands must be free, so I drop the {held}.", "turn left" if turns else "drop"
-        move = self._first_move(intention.target)
-        return f"There is no room to drop the {held} here.", move or ("drop" if "drop" in self._available.moves else "turn left")
+        known: dict[Position, bool] = {}
+
+        def harmless(pose: Pose) -> bool:
+            at = _front(pose)
+            if at not in known:
+                known[at] = self._harmless(at, intention.target)
+            return known[at]
+
+        thought = f"My hands must be free, so I drop the {held}."
+        if harmless(self._view.pose):
+            return thought, "drop"
+        return thought, self._approach(harmless) or ("drop" if "drop" in self._available.moves else "turn left")
 
     def _harmless(self, at: Position, target: Position) -> bool:
-        """Whether a thing dropped at `at` blocks neither a door nor the way to the target."""
+        """Whether a thing dropped at `at` blocks neither a door nor the way to the target and to what the task asks for."""
         if self._simulator.grid.get(*at) is not None:
             return False
         beside = [self._things.get((at[0] + dx, at[1] + dy)) for dx, dy in VECTORS]
         if any(cell is not None and cell.type == "door" for cell in beside):
             return False
-        way = self._way([target], closed=at)
-        return way is None or at not in way[:-1]
+        ways = [self._way(targets, closed=at) for targets in ([target], self._goals)]
+        return not any(way and at in way[:-1] for way in ways)
 
     # What is seen ----------------------------------------------------------------------------------------------------------------
 
-    def _facing(self) -> Position:
-        x, y, direction = self._view.pose
-        return x + VECTORS[direction][0], y + VECTORS[direction][1]
-
     def _in_view(self, target: Position) -> bool:
         return any(thing.position == target for thing in self._view.things)
-
-    def _looked_everywhere(self) -> bool:
-        last = list(self._recent[-3:])
-        return last == ["turn left"] * 3 or "move forward" in last
 
     def _look_around(self, move: str = "turn left") -> tuple[str, str]:
         how = "walk on" if move == "move forward" else "look around"
