@@ -112,3 +112,9 @@ def parse_react(text: str) -> tuple[str, str] | None:
     thought, follows, tail = rest.partition("Action:")
     action = tail.strip().splitlines()[0].strip() if follows and tail.partition("\n")[0].strip() else ""
     return (thought.strip(), action) if found and action else None
+
+
+def exemplars(style: str, name: str) -> list[str]:
+    """The exemplars of a module, cut at lines of `---`; none where the style has no file for them."""
+    path = style_folder(style) / "exemplars" / f"{name}.txt"
+    return [part.strip() for part in path.read_text(encoding="utf-8").split("\n---\n")] if path.is_file() else []

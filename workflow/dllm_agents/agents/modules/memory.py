@@ -1,0 +1,45 @@
+"""Pre-hoc memory: the trajectory so far, summarised every few steps (DiffuAgent section 5.1, equations 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dllm_agents import prompts
+from dllm_agents.agents.policy import Complete, add_usage
+from dllm_agents.records import EpisodeStep, RoleUsage, Task
+
+MAX_CHARACTERS = 4000
+
+
+@dataclass(slots=True)
+class Memory:
+    """m' = Memory(m, e[t-k .. t-1], u_task), asked for at steps t = k, 2k, ...; reused as it is in between.
+
+    `every` is k_mem (5 in the paper), `keep` the number of latest interactions the policy sees beside the memory (2).
+    The memory reads actions and observations, not thoughts, as released.
+    """
+
+    complete: Complete
+    style: str
+    every: int = 5
+    keep: int = 2
+    text: str = ""
+    usage: dict[str, RoleUsage] = field(default_factory=dict)
+
+    def update(self, task: Task, initial_observation: str, steps: Sequence[EpisodeStep], seed: int) -> str:
+        """The memory to act on at step t = len(steps). An empty summary keeps the old one."""
+        if steps and len(steps) % self.every == 0:
+            content = prompts.render(
+                self.style,
+                "memory.j2",
+                goal=task.goal,
+                initial_observation=initial_observation,
+                memory=self.text,
+                steps=list(steps[-self.every :]),
+                exemplars=prompts.exemplars(self.style, "memory"),
+            )
+            completion = self.complete([{"role": "user", "content": content}], seed=seed)
+            add_usage(self.usage, "memory", completion)
+            self.text = completion.text.strip()[:MAX_CHARACTERS] or self.text
+        return self.text
