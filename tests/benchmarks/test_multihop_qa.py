@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dllm_agents import benchmarks
 from dllm_agents.benchmarks import multihop_corpus, qa_files
 from dllm_agents.benchmarks.multihop_corpus import Question, found_at_once, queries_from_question
@@ -43,6 +40,8 @@ from dllm_agents.benchmarks.search_reply import (
 )
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SHARED = Path(os.environ.get("DLLM_AGENTS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "multihop_qa"
 
@@ -295,6 +294,7 @@ def test_hostile_replies_are_classified_in_bounds():
         "x" * 1_000_000: OTHER,
         "<tool_call>" + "x" * 1_000_000: OTHER,
         GOOD_CALL.replace("who", "who" * 200): TOOL_CALL_FORMAT_ERROR,
+        GOOD_CALL.replace("who", r"\ud800"): TOOL_CALL_FORMAT_ERROR,
         tool_call(["q"] * 6): TOOL_CALL_FORMAT_ERROR,
     }
     started = time.perf_counter()
@@ -305,7 +305,9 @@ def test_hostile_replies_are_classified_in_bounds():
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", "<tool_response>", GOOD_CALL, "{", "a ", "<th"])
+        st.sampled_from(
+            ["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", "<tool_response>", GOOD_CALL, "{", "a ", "<th"]
+        )
     ).map("".join)
 )
 def test_any_text_is_either_read_or_classified(text):
@@ -313,7 +315,10 @@ def test_any_text_is_either_read_or_classified(text):
     assert reply in FORMAT_FAILURES if isinstance(reply, str) else bool(reply.queries) != (reply.answer is not None)
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="<>", exclude_categories=["Cs"]), min_size=1, max_size=80).filter(str.strip), st.booleans())
+@given(
+    st.text(alphabet=st.characters(exclude_characters="<>", exclude_categories=["Cs"]), min_size=1, max_size=80).filter(str.strip),
+    st.booleans(),
+)
 def test_a_written_reply_is_read_back(query, tool_first):
     reply = parse_reply(reply_text("why", tool_call([query]), tool_first))
     assert reply == Reply("why", tool_call([query]), queries=(query.strip(),))
@@ -413,10 +418,10 @@ def test_web_search_fails_with_one_line_that_never_shows_the_key(server, answer,
 
 
 def test_web_search_survives_a_key_that_no_header_can_hold_and_a_dead_server():
-    for key, url in [("bad\nkey", "http://127.0.0.1:9"), ("key", "http://127.0.0.1:9")]:
+    for key in ("hush\nhush", "hush"):
         with pytest.raises(StageError) as error:
-            WebSearch(url, key, retries=1, backoff=0.0).search("who", 10)
-        assert key not in str(error.value)
+            WebSearch("http://127.0.0.1:9", key, retries=1, backoff=0.0).search("who", 10)
+        assert "hush" not in str(error.value)
 
 
 def test_web_engine_needs_url_and_key_and_no_generated_question(monkeypatch, tmp_path):
@@ -454,13 +459,25 @@ MUSIQUE = {
     "question": "Who?",
     "answer": "Ann",
     "answer_aliases": ["Anna"],
-    "paragraphs": [{"title": "P", "paragraph_text": "Text.", "is_supporting": True}, {"title": "N", "paragraph_text": "No.", "is_supporting": False}],
+    "paragraphs": [
+        {"title": "P", "paragraph_text": "Text.", "is_supporting": True},
+        {"title": "N", "paragraph_text": "No.", "is_supporting": False},
+    ],
 }
 
 
 def test_the_published_layouts_are_read_into_one_shape(tmp_path):
-    hub = HOTPOT | {"context": {"title": ["Up"], "sentences": [["Ann directed Up."]]}, "supporting_facts": {"title": ["Up", "Up"], "sent_id": [0, 1]}}
-    rows = [HOTPOT, hub | {"_id": "h2"}, MUSIQUE, {"id": "f1", "question": "Q?", "golden_answers": ["a", "b"]}, {"Question": "B?", "Answer": "c"}]
+    hub = HOTPOT | {
+        "context": {"title": ["Up"], "sentences": [["Ann directed Up."]]},
+        "supporting_facts": {"title": ["Up", "Up"], "sent_id": [0, 1]},
+    }
+    rows = [
+        HOTPOT,
+        hub | {"_id": "h2"},
+        MUSIQUE,
+        {"id": "f1", "question": "Q?", "golden_answers": ["a", "b"]},
+        {"Question": "B?", "Answer": "c"},
+    ]
     read = qa_files.read_questions(write_lines(tmp_path / "q.jsonl", rows))
     assert [row.id for row in read] == ["h1", "h2", "m1", "f1", "5"]
     assert read[0].supporting == ("Up", "Ann") and read[0].paragraphs[1] == Passage("Ann", "Ann was born in Oslo.")
@@ -524,11 +541,12 @@ def test_questions_with_their_own_paragraphs_are_played_and_the_oracle_reads_the
 
 
 def test_training_questions_are_drawn_evenly_and_never_stand_in_the_evaluated_sets(tmp_path):
-    sets = {name: write_lines(tmp_path / f"{name}.jsonl", [{"idx": i, "question": f"{name} {i}?", "answer": "a"} for i in range(30)]) for name in "abc"}
+    sets = {
+        name: write_lines(tmp_path / f"{name}.jsonl", [{"idx": i, "question": f"{name} {i}?", "answer": "a"} for i in range(30)])
+        for name in "abc"
+    }
     test = write_lines(tmp_path / "t.jsonl", [{"idx": i, "question": f"A {i}", "answer": "a"} for i in range(25)])
-    options = {"sets": {"t": test}, "train_sets": sets, "train_tasks": 15, "corpus": "unused"}
-    (tmp_path / "unused").touch()
-    options["corpus"] = str(tmp_path / "unused")
+    options = {"sets": {"t": test}, "train_sets": sets, "train_tasks": 15}
     train = benchmarks.load("multihop_qa", options).tasks("train")
     assert Counter(task.category for task in train) == {"train-a": 5, "train-b": 5, "train-c": 5}
     assert train == benchmarks.load("multihop_qa", options).tasks("train")
@@ -564,17 +582,15 @@ def test_version_changes_with_every_source(tmp_path):
 def test_the_published_sets_have_their_sizes():
     files = {"hotpotqa": "hotpotqa_500", "2wiki": "2wiki_500", "musique": "musique_500", "bamboogle": "bamboogle"}
     sets = {name: str(SHARED / f"{file}.jsonl") for name, file in files.items()}
-    benchmark = benchmarks.load("multihop_qa", {"sets": sets, "train_sets": {"r1": str(SHARED / "r1_searcher_stage2.jsonl")}, "train_tasks": 2048})
+    benchmark = benchmarks.load(
+        "multihop_qa", {"sets": sets, "train_sets": {"r1": str(SHARED / "r1_searcher_stage2.jsonl")}, "train_tasks": 2048}
+    )
     tasks = benchmark.tasks("test")
     assert Counter(task.category for task in tasks) == {"hotpotqa": 500, "2wiki": 500, "musique": 500, "bamboogle": 125}
     assert tasks[0].id == "multihop_qa/hotpotqa/1"
-    assert all(benchmark.judge(task, benchmark_answer(task)).valid for task in tasks)
+    assert all(benchmark.judge(task, answer_text(task.data["answers"][0])).valid for task in tasks)
     train = benchmark.tasks("train")
     assert len(train) == 2048 and not {task.goal for task in train} & {task.goal for task in tasks}
-
-
-def benchmark_answer(task):
-    return reply_text("so", answer_text(task.data["answers"][0]))
 
 
 # Accuracy
@@ -639,7 +655,7 @@ def test_llm_judge_asks_with_question_references_and_answer_and_never_shows_its_
     assert judge.verdict("Who?", ["Ann"], " ") == "incorrect" and len(requests) == 3
     with pytest.raises(StageError) as error:
         judge.verdict("Who?", ["Ann"], "x")
-    assert "HTTP 401" in str(error.value) and "secret-key" not in str(error.value)
+    assert "gives no answer" in str(error.value) and "secret-key" not in str(error.value)
 
 
 def test_acc_l_counts_unparsable_verdicts_apart_and_reports_agreement():

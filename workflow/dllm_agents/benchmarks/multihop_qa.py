@@ -1,0 +1,318 @@
+"""Multi-hop question answering with a search tool (DLLM-Searcher section 5.1; HotpotQA, 2WikiMultiHopQA, MuSiQue, Bamboogle).
+
+Question sets come from files, or are generated: a seeded world of facts and questions that chain 2 to 4 of them. Scores on
+generated questions are not comparable with published ones, and every task of that set says so in its category.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from dllm_agents.benchmarks import multihop_corpus, qa_files
+from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step, Verdict
+from dllm_agents.benchmarks.multihop_corpus import GENERATOR_VERSION, RELATIONS, TEST_WORLD, Question
+from dllm_agents.benchmarks.qa_accuracy import contains_answer, normalise
+from dllm_agents.benchmarks.qa_files import QuestionRow
+from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, SearchEngine, WebSearch, plain
+from dllm_agents.benchmarks.search_reply import MAX_QUERY_CHARACTERS, Reply, answer_text, format_failure, parse_reply, reply_text, tool_call
+from dllm_agents.config import MultiHopQAOptions
+from dllm_agents.errors import StageError
+from dllm_agents.records import EpisodeStep, Task
+
+__all__ = ["BENCHMARK", "MultiHopQA", "SearchEnvironment", "format_failure", "parse_reply", "reply_text"]
+
+GENERATED = "generated"
+GENERATED_TEST_QUESTIONS = 500
+QUESTIONS_PER_TRAINING_WORLD = 48
+GENERATION_TOP_K = 10
+MAX_PASSAGE_CHARACTERS = 500
+MAX_TITLE_CHARACTERS = 100
+NOTHING_FOUND = "No results."
+_WEB_KEY = "WEB_SEARCH_API_KEY"
+
+
+class SearchEnvironment(Environment):
+    """One question. Actions are replies with a search call or an answer; progress is hop recall, the share of gold passages
+    that some search has shown (the answer's correctness where gold passages are unknown); success is ACC_R of the answer."""
+
+    def __init__(self, task: Task, engine: SearchEngine, top_k: int, tool_delay: float = 0.0) -> None:
+        self.task = task
+        self._engine, self._top_k, self._delay = engine, top_k, tool_delay
+        self._start()
+
+    def _start(self) -> None:
+        self.success = False
+        self.answer: str | None = None
+        self._seen: set[int] = set()
+        self._tried: set[int] = set()
+        self._entities = [hop["title"] for hop in self._hops[:1]]
+        self._done = False
+
+    @property
+    def _hops(self) -> list[dict[str, str]]:
+        return self.task.data["hops"]
+
+    @property
+    def seen_hops(self) -> set[int]:
+        """Indices of the gold passages shown so far."""
+        return set(self._seen)
+
+    @property
+    def _progress(self) -> float:
+        return len(self._seen) / len(self._hops) if self._hops else float(self.success)
+
+    def reset(self) -> str:
+        self._start()
+        return self.task.goal
+
+    def step(self, action: str) -> Step:
+        if self._done:
+            return Step("The question is already answered.", self._progress, True, False)
+        reply = parse_reply(action)
+        if isinstance(reply, str):
+            return Step(f"Format error: {reply}.", self._progress, False, False)
+        if reply.answer is not None:
+            self.answer, self._done = reply.answer, True
+            self.success = contains_answer(reply.answer, self.task.data["answers"])
+            return Step("", self._progress, True, True)
+        return Step(self._search(reply), self._progress, False, True)
+
+    def _search(self, reply: Reply) -> str:
+        started = time.perf_counter()
+        found = [self._engine.search(query, self._top_k) for query in reply.queries]
+        for query, passages in zip(reply.queries, found, strict=True):
+            self._note(query, passages)
+        time.sleep(max(0.0, self._delay - (time.perf_counter() - started)))
+        if len(found) == 1:
+            return results_text(found[0])
+        lists = zip(reply.queries, map(results_text, found), strict=True)
+        return "\n".join(f"Query: {plain(query, MAX_QUERY_CHARACTERS)}\n{results}" for query, results in lists)
+
+    def _note(self, query: str, passages: Sequence[Passage]) -> None:
+        shown = {(passage.title, passage.text) for passage in passages}
+        titles = {normalise(passage.title) for passage in passages}
+        for index, hop in enumerate(self._hops):
+            if (hop["title"], hop["text"]) in shown if hop["text"] else normalise(hop["title"]) in titles:
+                self._seen.add(index)
+            if query == hop["query"]:
+                self._tried.add(index)
+        self._entities += [passage.text.rstrip(".").rpartition(" ")[2] for passage in passages]
+
+    def valid_actions(self) -> list[str]:
+        """Searches for, and answers with, what has been met so far; for generated questions, whose names are a closed list."""
+        if self.task.data["set"] != GENERATED:
+            return []
+        kinds = {name: kind for kind, names in multihop_corpus.ENTITIES.items() for name in names}
+        met = [name for name in dict.fromkeys(self._entities) if name in kinds]
+        searches = [tool_call([f"{relation} of {name}"]) for name in met for relation in RELATIONS if RELATIONS[relation][0] == kinds[name]]
+        return sorted(searches + [answer_text(name) for name in met])
+
+    def expert_action(self) -> tuple[str, str] | None:
+        """The oracle searcher: looks up the first gold passage it has not seen, then gives the gold answer."""
+        if self._done:
+            return None
+        for index, hop in enumerate(self._hops):
+            if index not in self._seen | self._tried:
+                return self._think(index), tool_call([hop["query"]])
+        if not self._hops and not self._entities:
+            return "I look the question up.", tool_call([self.task.goal[:300]])
+        return self._think(len(self._hops)), answer_text(self.task.data["answers"][0])
+
+    def _think(self, index: int) -> str:
+        """The oracle's thought before hop `index`: what it has just learnt, and what it needs next."""
+        generated = self.task.data["set"] == GENERATED
+        learnt = [self._hops[index - 1]["text"]] if generated and index else []
+        if index == len(self._hops):
+            return " ".join([*learnt, "That is the answer."])
+        query = self._hops[index]["query"]
+        return " ".join([*learnt, f"I need the {query}." if generated else f"I need to read about {query}."])
+
+
+class MultiHopQA(Benchmark):
+    """Multi-hop QA. Same options and seed, same tasks; a training question never stands in the evaluated sets."""
+
+    name = "multihop_qa"
+    workflow = "search"
+    options: MultiHopQAOptions
+
+    def __init__(self, options: MultiHopQAOptions, seed: int = 42) -> None:
+        super().__init__(options, seed)
+        self._engines: dict[int | None, SearchEngine] = {}
+        self._lock = threading.Lock()
+
+    @cached_property
+    def version(self) -> str:
+        """Question sources with their fingerprints, the corpus, and the search engine: what a score depends on."""
+        train = {f"train/{name}": path for name, path in self.options.train_sets.items()}
+        paths = {**self.options.sets, **train, "corpus": self.options.corpus}
+        parts = [f"{name} {qa_files.fingerprint(path)}" for name, path in paths.items() if path]
+        if GENERATED in self.options.sets:
+            parts.append(f"{GENERATOR_VERSION} seed {self.seed}")
+        engine = self.options.search if self.options.search == "web" else f"{self.options.search} bm25s {package_version('bm25s')}"
+        return "; ".join([*parts, f"{engine} top {self.options.top_k}"])
+
+    def tasks(self, split: Split) -> list[Task]:
+        """Test: every question of every set, or `tasks` of them; train: `train_tasks` questions. A number is spread evenly over the
+        sets and drawn by seed: 6,144 over three training sets is the published draw of 2,048 each."""
+        if split == "test":
+            names, wanted = list(self.options.sets), self.options.tasks
+        else:
+            names, wanted = list(self.options.train_sets) + [GENERATED] * self._trains_on_generated, self.options.train_tasks
+            if wanted and not names:
+                raise StageError("benchmarks.multihop_qa.train_sets: empty; name a training question file, or set train_tasks: 0")
+        shares = [None] * len(names) if wanted is None else even_shares(wanted, len(names))
+        return [task for name, share in zip(names, shares, strict=True) for task in self._set_tasks(name, split, share)]
+
+    @property
+    def _trains_on_generated(self) -> bool:
+        return GENERATED in self.options.sets and not self.options.train_sets
+
+    def _set_tasks(self, name: str, split: Split, share: int | None) -> list[Task]:
+        if name == GENERATED:
+            return self._generated_tasks(split, GENERATED_TEST_QUESTIONS if share is None else share)
+        rows = self._rows[split, name]
+        if split == "train":
+            rows = [row for row in rows if normalise(row.question) not in self._evaluated]
+        if share is not None and share < len(rows):
+            kept = sorted(random.Random(f"{self.seed}/{split}/{name}").sample(range(len(rows)), share))
+            rows = [rows[index] for index in kept]
+        return [self._file_task(name, split, row) for row in rows]
+
+    def _file_task(self, name: str, split: Split, row: QuestionRow) -> Task:
+        hops = [{"title": title, "text": "", "query": title[:300]} for title in row.supporting]
+        category = name if split == "test" else f"train-{name}"
+        return self._task(f"{category}/{row.id}", category, split, row.question, {"set": name, "answers": list(row.answers), "hops": hops})
+
+    def _generated_tasks(self, split: Split, count: int) -> list[Task]:
+        tasks: list[Task] = []
+        world = TEST_WORLD if split == "test" else TEST_WORLD + 1
+        while len(tasks) < count:
+            wanted = count if split == "test" else min(QUESTIONS_PER_TRAINING_WORLD, count - len(tasks))
+            tasks += [self._generated_task(split, world, index, made) for index, made in enumerate(self._questions(world, wanted))]
+            world += 1
+        return tasks
+
+    def _generated_task(self, split: Split, world: int, index: int, question: Question) -> Task:
+        hops = [{"title": hop.subject, "text": hop.text, "query": hop.query} for hop in question.hops]
+        data = {"set": GENERATED, "world": world, "answers": [question.answer], "hops": hops}
+        return self._task(f"{GENERATED}/w{world}-q{index}", GENERATED, split, question.text, data)
+
+    def _task(self, path: str, category: str, split: Split, question: str, data: dict[str, Any]) -> Task:
+        return Task(
+            id=f"{self.name}/{path}",
+            benchmark=self.name,
+            split=split,
+            category=category,
+            seed=self.seed,
+            version=self.version,
+            goal=question,
+            data=data,
+        )
+
+    def _questions(self, world: int, count: int) -> list[Question]:
+        engine = BM25(self._world(world))
+
+        def search(query: str) -> list[str]:
+            return [passage.text for passage in engine.search(query, GENERATION_TOP_K)]
+
+        try:
+            return multihop_corpus.questions(self.seed, world, count, search)
+        except ValueError as error:
+            raise StageError(f"benchmarks.multihop_qa.tasks: {error}; ask for fewer") from None
+
+    def _world(self, world: int) -> list[Passage]:
+        return [Passage(*paragraph) for paragraph in multihop_corpus.paragraphs(self.seed, world)]
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str], list[QuestionRow]]:
+        """(split, set) -> questions of the sets that are files."""
+        rows: dict[tuple[str, str], list[QuestionRow]] = {}
+        for split, sets in (("test", self.options.sets), ("train", self.options.train_sets)):
+            for name, path in sets.items():
+                if path is not None:
+                    rows[split, name] = qa_files.read_questions(path)
+                elif name != GENERATED:
+                    raise StageError(f"benchmarks.multihop_qa.sets.{name}: needs the path of a question file; only {GENERATED!r} has none")
+        return rows
+
+    @cached_property
+    def _evaluated(self) -> frozenset[str]:
+        return frozenset(normalise(row.question) for (split, _), rows in self._rows.items() if split == "test" for row in rows)
+
+    def environment(self, task: Task) -> SearchEnvironment:
+        return SearchEnvironment(task, self._engine(task), self.options.top_k, self.options.tool_delay)
+
+    def judge(self, task: Task, completion: str) -> Verdict:
+        """ACC_R of a completion that ends in an answer; the error type is its format failure, "no answer" or "wrong answer"."""
+        reply = parse_reply(completion)
+        if isinstance(reply, str):
+            return Verdict(False, reply)
+        if reply.answer is None:
+            return Verdict(False, "no answer")
+        return Verdict(True) if contains_answer(reply.answer, task.data["answers"]) else Verdict(False, "wrong answer")
+
+    def check_trajectory(self, steps: Sequence[EpisodeStep]) -> str | None:
+        """Complete reasoning and strictly valid format in every step (DLLM-Searcher section 4.2.1)."""
+        for step in steps:
+            if not step.thought:
+                return "no reasoning"
+            if step.action is None or format_failure(reply_text(step.thought, step.action), require_thought=True):
+                return "format"
+        return None
+
+    def _engine(self, task: Task) -> SearchEngine:
+        """The engine that a task's searches go to; built once, shared by all its episodes."""
+        world = task.data.get("world")
+        with self._lock:
+            if world not in self._engines:
+                self._engines[world] = self._build_engine(world)
+            return self._engines[world]
+
+    def _build_engine(self, world: int | None) -> SearchEngine:
+        if self.options.search == "web":
+            return self._web_engine(world)
+        corpus = self._file_corpus() if world is None else self._world(world)
+        return Hybrid(corpus, self._cache) if self.options.search == "hybrid" else BM25(corpus)
+
+    def _web_engine(self, world: int | None) -> WebSearch:
+        if world is not None:
+            raise StageError("benchmarks.multihop_qa.search: the web knows nothing of generated questions; use bm25 or hybrid")
+        key = os.environ.get(_WEB_KEY)
+        if not self.options.web_search_url or not key:
+            raise StageError(f"benchmarks.multihop_qa.search: web needs web_search_url and a key in the environment variable {_WEB_KEY}")
+        return WebSearch(self.options.web_search_url, key)
+
+    @property
+    def _cache(self) -> Path:
+        root = self.options.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dllm-agents"
+        return Path(root)
+
+    def _file_corpus(self) -> list[Passage]:
+        if self.options.corpus:
+            return qa_files.read_corpus(self.options.corpus)
+        own = dict.fromkeys(passage for rows in self._rows.values() for row in rows for passage in row.paragraphs)
+        if not own:
+            raise StageError("benchmarks.multihop_qa.corpus: the question files hold no paragraphs; give a corpus, or use search: web")
+        return list(own)
+
+
+def even_shares(total: int, parts: int) -> list[int]:
+    """`total` split into `parts` as evenly as it goes, the larger shares first."""
+    return [total // parts + (index < total % parts) for index in range(parts)]
+
+
+def results_text(passages: Sequence[Passage]) -> str:
+    """Search results as the agent reads them: one numbered line each."""
+    rows = [(plain(passage.title, MAX_TITLE_CHARACTERS), plain(passage.text, MAX_PASSAGE_CHARACTERS)) for passage in passages]
+    return "\n".join(f"{rank}. {title}: {text}" for rank, (title, text) in enumerate(rows, 1)) or NOTHING_FOUND
+
+
+BENCHMARK = MultiHopQA

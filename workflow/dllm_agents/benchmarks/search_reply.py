@@ -1,0 +1,168 @@
+"""The search agent's reply format: how it is written, how it is read, and the named ways in which it fails.
+
+A reply is `<think>...</think>` followed by `<tool_call>{"name": "search", "arguments": {"query": ["..."]}}</tool_call>` or by
+`<answer>...</answer>` (DLLM-Searcher section 4.4 and its released code). Replies are hostile: reading takes linear time and bounded
+memory, and never raises.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+EMPTY_OUTPUT = "empty output"
+NO_TOOL_CALL = "no tool_call"
+THINK_FORMAT_ERROR = "think format error"
+TOOL_CALL_FORMAT_ERROR = "tool_call format error"
+OTHER = "other"
+FORMAT_FAILURES = (EMPTY_OUTPUT, NO_TOOL_CALL, THINK_FORMAT_ERROR, TOOL_CALL_FORMAT_ERROR, OTHER)
+"""DLLM-Searcher Table 3, whose four classes sum to 422 of 500 replies, and the rest."""
+
+MAX_REPLY_CHARACTERS = 65_536
+MAX_CALL_CHARACTERS = 4_096
+MAX_ANSWER_CHARACTERS = 2_048
+MAX_QUERIES = 5
+MAX_QUERY_CHARACTERS = 300
+
+_END_TOKENS = re.compile(r"<\|[a-z_]{1,24}\|>|</s>")
+_BROKEN_THINK = re.compile(r"</?th(?:i(?:n(?:k)?)?)?(?![a-z])")
+_CALL_LIKE = re.compile(r"</?tools?(?:_calls?)?(?![a-z_])|</?function(?:_call)?(?![a-z_])")
+
+
+class Reply(NamedTuple):
+    """A reply that was read: a thought, and either searches or an answer. `action` is the action's own text, tags included."""
+
+    thought: str | None
+    action: str
+    queries: tuple[str, ...] = ()
+    answer: str | None = None
+
+
+def tool_call(queries: Sequence[str]) -> str:
+    """The search call for `queries`, as the published format writes it."""
+    call = {"name": "search", "arguments": {"query": list(queries)}}
+    return f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
+
+
+def answer_text(answer: str) -> str:
+    """The action that ends an episode with `answer`."""
+    return f"<answer>{answer}</answer>"
+
+
+def reply_text(thought: str, action: str, tool_first: bool = False) -> str:
+    """A whole reply, which `parse_reply` reads back; `tool_first` puts the action before the thought (Searcher section 5.3.3)."""
+    think = f"<think>{thought}</think>"
+    return f"{action}\n{think}" if tool_first else f"{think}\n{action}"
+
+
+def parse_reply(text: str) -> Reply | str:
+    """The reply that a text holds, or its format failure, one of FORMAT_FAILURES.
+
+    The first action counts; what follows it is read only for a thought that stands right behind it. A tool response that the
+    model wrote itself ends the reply. The thought may be absent: see `format_failure` for the stricter rule of the filter.
+    """
+    if len(text) > MAX_REPLY_CHARACTERS:
+        return OTHER
+    text = _END_TOKENS.sub("", text).partition("<tool_response>")[0].strip()
+    if not text:
+        return EMPTY_OUTPUT
+    before, thought, rest = _leading_thought(text)
+    start = _first_action(rest)
+    if rest is None or _BROKEN_THINK.search(before) or _BROKEN_THINK.search(rest if start < 0 else rest[:start]):
+        return THINK_FORMAT_ERROR
+    if start < 0:
+        return _without_action(thought, rest)
+    read = _read_answer(rest[start:]) if rest.startswith("<answer>", start) else _read_call(rest[start:])
+    if isinstance(read, str) or thought is not None:
+        return read if isinstance(read, str) else read._replace(thought=thought)
+    behind = rest[start:].partition("</answer>" if read.answer is not None else "</tool_call>")[2].lstrip()
+    if not behind.startswith("<think>"):
+        return read
+    _, thought, tail = _leading_thought(behind)
+    return THINK_FORMAT_ERROR if tail is None else read._replace(thought=thought)
+
+
+def format_failure(text: str, require_thought: bool = False) -> str | None:
+    """The class of DLLM-Searcher Table 3 (or "other") that a reply falls in; None for a well-formed one.
+
+    With `require_thought` an absent or empty thought is a think format error, as in the filter of teacher trajectories.
+    """
+    reply = parse_reply(text)
+    if isinstance(reply, str):
+        return reply
+    return THINK_FORMAT_ERROR if require_thought and not reply.thought else None
+
+
+def complete_call(text: str) -> str | None:
+    """The first closed `<tool_call>...</tool_call>` of a growing reply, outside an open thought; None while there is none."""
+    start = text.find("<tool_call>")
+    if start < 0 or text.rfind("<think>", 0, start) > text.rfind("</think>", 0, start):
+        return None
+    end = text.find("</tool_call>", start)
+    return None if end < 0 else text[start : end + len("</tool_call>")]
+
+
+def _leading_thought(text: str) -> tuple[str, str | None, str | None]:
+    """(text before, thought, text behind) of a think block that precedes the first action; the thought is None when there is none
+    and text behind is None when the block is not closed or is nested."""
+    opened, action = text.find("<think>"), _first_action(text)
+    if opened < 0 or 0 <= action < opened:
+        return "", None, text
+    thought, closed, behind = text[opened + len("<think>") :].partition("</think>")
+    if not closed or "<think>" in thought:
+        return "", None, None
+    return text[:opened], thought.strip(), behind
+
+
+def _first_action(text: str | None) -> int:
+    """Where the first call or answer opens; -1 when none does."""
+    starts = [start for start in (text.find("<tool_call>"), text.find("<answer>")) if start >= 0] if text else []
+    return min(starts, default=-1)
+
+
+def _without_action(thought: str | None, rest: str) -> str:
+    if _CALL_LIKE.search(rest):
+        return TOOL_CALL_FORMAT_ERROR
+    return NO_TOOL_CALL if thought is not None else OTHER
+
+
+def _read_answer(text: str) -> Reply | str:
+    answer, closed, _ = text[len("<answer>") :].partition("</answer>")
+    answer = answer.strip()
+    if not closed or not answer or len(answer) > MAX_ANSWER_CHARACTERS or "<answer>" in answer:
+        return OTHER
+    return Reply(None, answer_text(answer), answer=answer)
+
+
+def _read_call(text: str) -> Reply | str:
+    end = text.find("</tool_call>")
+    if end < 0 or end > MAX_CALL_CHARACTERS:
+        return TOOL_CALL_FORMAT_ERROR
+    try:
+        call = json.loads(text[len("<tool_call>") : end])
+    except (ValueError, RecursionError):
+        return TOOL_CALL_FORMAT_ERROR
+    queries = _queries(call)
+    if not queries:
+        return TOOL_CALL_FORMAT_ERROR
+    return Reply(None, text[: end + len("</tool_call>")], queries=queries)
+
+
+def _queries(call: object) -> tuple[str, ...]:
+    """The searches of a decoded call; empty when it is not a call of `search` with a query or a list of queries."""
+    if not isinstance(call, dict) or set(call) != {"name", "arguments"} or call["name"] != "search":
+        return ()
+    arguments = call["arguments"]
+    if not isinstance(arguments, dict) or set(arguments) != {"query"}:
+        return ()
+    given = arguments["query"]
+    queries = [given] if isinstance(given, str) else given
+    if not isinstance(queries, list) or not 1 <= len(queries) <= MAX_QUERIES:
+        return ()
+    if not all(isinstance(query, str) and len(query) <= MAX_QUERY_CHARACTERS for query in queries):
+        return ()
+    # JSON can spell half a surrogate pair, which no engine can be sent.
+    cleaned = tuple(query.encode("utf-8", "ignore").decode().strip() for query in queries)
+    return cleaned if all(cleaned) else ()
