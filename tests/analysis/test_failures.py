@@ -1,0 +1,172 @@
+"""The taxonomy, rule by rule, with an example each."""
+
+import pytest
+
+from dllm_agents.analysis.failures import TAXONOMY, Call, argument_failures, classify, longest_run, loops, parse_calls
+from dllm_agents.records import Episode, EpisodeStep
+
+
+def episode(*steps: EpisodeStep, **fields) -> Episode:
+    base = {"task_id": "babyai/GoTo/1", "benchmark": "babyai", "category": "GoTo", "goal": "go", "agent": "a", "seed": 1, "max_steps": 8}
+    return Episode(**(base | {"ended": "success", "success": True, "steps": list(steps)} | fields))
+
+
+def acts(*actions: str | None, observations: str | None = None) -> list[EpisodeStep]:
+    return [
+        EpisodeStep(
+            index=index,
+            action=action,
+            completion=f"Thought: x Action: {action}",
+            observation=observations[index] if observations else str(index),
+        )
+        for index, action in enumerate(actions)
+    ]
+
+
+def kinds(found) -> list[str]:
+    return [failure.kind for failure in found]
+
+
+@pytest.mark.parametrize(
+    ("actions", "length"),
+    [([], 0), (["a"], 1), (["a", "a", "b"], 2), (["a", "b", "b", "b", "a"], 3), ([None, None], 0), (["a", None, "a"], 1), (["a", "A"], 1)],
+)
+def test_longest_run(actions, length):
+    assert longest_run(actions) == length
+
+
+def test_a_loop_is_three_or_more_identical_actions_with_its_steps_and_text():
+    found = loops(episode(*acts("go", "turn left", "turn left", "turn left", "turn left", "go", "go")))
+    assert [(f.kind, f.first_step, f.last_step, f.count, f.evidence) for f in found] == [("loop", 1, 4, 4, "turn left")]
+    assert loops(episode(*acts("a", "a"))) == []
+
+
+def test_loop_threshold_is_a_parameter_and_more_than_three_is_count_above_it():
+    played = episode(*acts(*"aaabbbb"))
+    assert [f.count for f in loops(played)] == [3, 4]
+    assert [f.count for f in loops(played, loop_length=4)] == [4]
+
+
+def test_a_loop_says_whether_the_observation_changed():
+    found = loops(episode(*acts(*"aaabbb", observations="xxxxyz")))
+    assert [f.detail for f in found] == ["unchanged observation", "changing observation"]
+
+
+def test_a_step_without_action_breaks_a_loop():
+    assert loops(episode(*acts("a", "a", None, "a", "a"))) == []
+
+
+RULES = {
+    "format": episode(EpisodeStep(index=0, completion="I will go to the ball."), success=True),
+    "empty": episode(EpisodeStep(index=0, completion=" \n")),
+    "invalid_action": episode(EpisodeStep(index=0, completion="Thought: t Action: fly", action="fly", valid=False)),
+    "truncated": episode(EpisodeStep(index=0, completion="Thought: t Action: go", action="go", finish_reason="length")),
+    "server": episode(EpisodeStep(index=0, error="connection refused")),
+    "step_limit": episode(*acts("a", "b"), success=False, ended="step_limit"),
+    "premature_exit": episode(*acts("a", "b"), success=False, ended="early_exit"),
+    "loop": episode(*acts("a", "a", "a")),
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_each_rule_finds_its_example_and_nothing_else(kind):
+    assert kinds(classify(RULES[kind])) == [kind]
+
+
+def test_a_good_episode_has_no_failure():
+    assert classify(episode(*acts("a", "b", "a"))) == []
+
+
+def test_every_kind_found_is_in_the_taxonomy():
+    assert {failure.kind for example in RULES.values() for failure in classify(example)} <= set(TAXONOMY)
+
+
+def test_steps_of_one_kind_are_one_failure_with_first_last_and_count():
+    steps = acts("a", "b", "c")
+    found = classify(episode(steps[0], steps[1].model_copy(update={"valid": False}), steps[2].model_copy(update={"valid": False})))
+    assert [(f.kind, f.first_step, f.last_step, f.count) for f in found] == [("invalid_action", 1, 2, 2)]
+
+
+def test_an_episode_that_ended_in_an_error_is_a_server_failure_with_its_reason():
+    found = classify(episode(success=False, ended="error", error="server: port closed"))
+    assert [(f.kind, f.evidence, f.first_step) for f in found] == [("server", "server: port closed", -1)]
+
+
+def test_an_environment_that_ends_without_success_is_a_premature_exit():
+    found = classify(episode(*acts("focus on dog"), success=False, ended="done"))
+    assert [(f.kind, f.detail) for f in found] == [("premature_exit", "environment")]
+
+
+def test_evidence_is_cut():
+    found = classify(episode(EpisodeStep(index=0, completion="x" * 100_000)))
+    assert len(found[0].evidence) == 200
+
+
+TOOLS = [
+    {
+        "name": "area.circle",
+        "parameters": {
+            "type": "dict",
+            "properties": {"radius": {"type": "float"}, "unit": {"type": "string", "enum": ["m", "ft"]}},
+            "required": ["radius"],
+        },
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ("[area.circle(radius=2)]", [Call("area.circle", {"radius": 2})]),
+        ("area.circle(radius=2.5, unit='m')", [Call("area.circle", {"radius": 2.5, "unit": "m"})]),
+        ('<tool_call>{"name": "search", "arguments": {"query": ["x"]}}</tool_call>', [Call("search", {"query": ["x"]})]),
+        ("", []),
+        ("I would call area.circle", None),
+        ("[area.circle(2)]", None),
+        ("[area.circle(radius=__import__('os'))]", None),
+        ('<tool_call>{"name": </tool_call>', None),
+        ("(" * 5000, None),
+        ("[" * 60 + "]" * 60, None),
+    ],
+)
+def test_parse_calls(text, calls):
+    assert parse_calls(text) == calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"radius": 2}, []),
+        ({"radius": "2"}, [("parameter_value", "radius: type")]),
+        ({}, [("parameter_value", "area.circle: required")]),
+        ({"radius": 2, "unit": "mile"}, [("parameter_value", "unit: enum")]),
+        ({"radius": 2, "colour": 1}, [("parameter_value", "area.circle: additionalProperties")]),
+    ],
+)
+def test_arguments_are_checked_against_the_offered_tool(arguments, expected):
+    assert argument_failures([Call("area.circle", arguments)], TOOLS) == expected
+
+
+def test_a_call_of_a_tool_that_is_not_offered():
+    assert argument_failures([Call("area.square", {})], TOOLS) == [("wrong_function", "area.square: not offered")]
+
+
+def test_an_episode_that_holds_the_tools_has_its_calls_checked():
+    bad = episode(EpisodeStep(index=0, completion="[area.circle(radius='x')]", action="[area.circle(radius='x')]"), extra={"tools": TOOLS})
+    assert kinds(classify(bad)) == ["parameter_value"]
+    prose = episode(EpisodeStep(index=0, completion="a circle", action="a circle"), extra={"tools": TOOLS})
+    assert kinds(classify(prose)) == ["schema"]
+
+
+def test_the_checkers_verdict_gives_the_figure_4_class():
+    answered = episode(
+        EpisodeStep(index=0, completion="[f(a=1)]", action="[f(a=1)]"), benchmark="bfcl", success=False, ended="answered", answer="[f(a=1)]"
+    )
+    found = classify(answered, error_type="simple_function_checker:wrong_func_name")
+    assert [(f.kind, f.detail) for f in found] == [("wrong_function", "simple_function_checker:wrong_func_name")]
+
+
+def test_hostile_text_is_only_text():
+    text = "<script>alert(1)</script>\x00" * 5000
+    found = classify(episode(EpisodeStep(index=0, completion=text, action=text), extra={"tools": TOOLS}))
+    assert kinds(found) == ["schema"]

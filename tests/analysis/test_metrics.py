@@ -1,0 +1,84 @@
+"""Scores from episodes, and their Parquet form."""
+
+import pytest
+
+from dllm_agents.analysis.frames import read_frame, write_frame
+from dllm_agents.analysis.metrics import score
+from dllm_agents.benchmarks.base import Verdict
+from dllm_agents.errors import StageError
+from dllm_agents.records import Episode, EpisodeStep, Failure, RoleUsage, Score
+
+
+def played(task_id="babyai/GoTo/1", **fields) -> Episode:
+    steps = [EpisodeStep(index=0, action="a", valid=False), EpisodeStep(index=1, action="b")]
+    base = {
+        "task_id": task_id,
+        "benchmark": "babyai",
+        "category": "GoTo",
+        "goal": "g",
+        "agent": "x",
+        "seed": 1,
+        "max_steps": 8,
+        "steps": steps,
+    }
+    base |= {"ended": "success", "success": True, "progress": 1.0, "versions": {"dllm-agents": "0.1", "babyai": "minigrid 3.2.0"}}
+    return Episode(
+        **(
+            base
+            | {"usage": {"policy": RoleUsage(calls=2, completion_tokens=7, forwards=3), "memory": RoleUsage(calls=1, forwards=4)}}
+            | fields
+        )
+    )
+
+
+def test_an_interactive_episode_keeps_the_environments_outcome():
+    (row,) = score([played()])
+    assert (row.success, row.progress, row.steps, row.invalid_steps, row.completion_tokens, row.forwards) == (True, 1.0, 2, 1, 7, 7)
+    assert (row.version, row.package) == ("minigrid 3.2.0", "0.1")
+
+
+def test_a_verdict_decides_over_a_single_answer():
+    answered = played(ended="answered", success=False, progress=0.0, answer="[f()]")
+    (right,) = score([answered], {answered.task_id: Verdict(True)})
+    (wrong,) = score([answered], {answered.task_id: Verdict(False, "value_error:string")})
+    assert (right.success, right.progress, right.error_type) == (True, 1.0, None)
+    assert (wrong.success, wrong.progress, wrong.error_type) == (False, 0.0, "value_error:string")
+
+
+def test_a_task_that_comes_twice_is_refused_by_name():
+    with pytest.raises(StageError, match="task babyai/GoTo/1"):
+        list(score([played(), played()]))
+    assert len(list(score([played(), played(seed=2)]))) == 2
+
+
+def test_scores_survive_parquet(tmp_path):
+    rows = list(score([played(), played("babyai/GoTo/2", native_score=3.5)], {"babyai/GoTo/2": Verdict(False, "e")}))
+    assert write_frame(tmp_path / "s.parquet", rows, Score) == 2
+    frame = read_frame(tmp_path / "s.parquet", Score)
+    assert list(frame.columns) == list(Score.model_fields)
+    assert frame["error_type"].tolist() == [None, "e"]
+    assert frame["native_score"].isna().tolist() == [True, False]
+
+
+def test_no_failures_make_a_file_with_columns(tmp_path):
+    write_frame(tmp_path / "f.parquet", [], Failure)
+    frame = read_frame(tmp_path / "f.parquet", Failure)
+    assert len(frame) == 0 and list(frame.columns) == list(Failure.model_fields)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 but not really"])
+def test_a_broken_parquet_file_is_named(tmp_path, content):
+    (tmp_path / "s.parquet").write_bytes(content)
+    with pytest.raises(StageError, match="s.parquet: not a Parquet file"):
+        read_frame(tmp_path / "s.parquet", Score)
+
+
+def test_a_parquet_file_of_another_version_is_named(tmp_path):
+    write_frame(tmp_path / "f.parquet", [], Failure)
+    with pytest.raises(StageError, match="no column 'seed'"):
+        read_frame(tmp_path / "f.parquet", Score)
+
+
+def test_a_missing_file_names_the_stage(tmp_path):
+    with pytest.raises(StageError, match="score stage"):
+        read_frame(tmp_path / "none.parquet", Score)

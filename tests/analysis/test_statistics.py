@@ -1,0 +1,94 @@
+"""Intervals and tests, against scipy and against textbook values."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from dllm_agents.analysis import statistics
+
+
+@given(n=st.integers(1, 400), share=st.floats(0, 1))
+def test_wilson_agrees_with_scipy(n, share):
+    successes = round(share * n)
+    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert statistics.wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses_what_is_no_rate(successes, n):
+    with pytest.raises(ValueError, match="no rate"):
+        statistics.wilson_interval(successes, n)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
+def test_mcnemar_agrees_with_the_binomial_test(pairs):
+    result = statistics.mcnemar([a for a, _ in pairs], [b for _, b in pairs])
+    discordant = result.gained + result.lost
+    expected = stats.binomtest(result.gained, discordant).pvalue if discordant else 1.0
+    assert result.p == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_of_the_measured_recipe_is_far_below_the_bound():
+    first, second = [True] * 168 + [False] * 24, [True] * 92 + [False] * 100
+    assert statistics.mcnemar(first, second).p < 1e-17
+
+
+def test_bootstrap_covers_the_mean_and_repeats():
+    values = np.random.default_rng(0).normal(0.3, 1, 300)
+    interval = statistics.bootstrap_interval(values, seed=1)
+    assert interval.low < values.mean() < interval.high
+    assert interval == statistics.bootstrap_interval(values, seed=1)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(300), rel=0.1)
+
+
+def test_clusters_that_move_together_widen_the_interval():
+    values = [1.0] * 20 + [0.0] * 20
+    alone = statistics.bootstrap_interval(values, seed=1)
+    together = statistics.bootstrap_interval(values, [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10, seed=1)
+    assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+def test_paired_bootstrap_uses_the_pairs():
+    first, second = np.arange(100.0), np.arange(100.0) - 1
+    assert statistics.paired_bootstrap(first, second, seed=1) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="cannot be paired"):
+        statistics.paired_bootstrap([1.0], [1.0, 2.0], seed=1)
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [float("inf"), 1.0]])
+def test_bootstrap_refuses_no_values_and_values_not_finite(values):
+    with pytest.raises(ValueError):
+        statistics.bootstrap_interval(values, seed=1)
+
+
+def test_equivalence_needs_the_whole_interval_inside_the_margin():
+    generator = np.random.default_rng(3)
+    first = (generator.random(4000) < 0.5).astype(float)
+    assert statistics.equivalence(first, first[::-1], 0.05, seed=1).holds
+    few = statistics.equivalence(first[:20], first[20:40], 0.05, seed=1)
+    assert not few.holds
+    assert not statistics.equivalence(np.ones(4000), np.zeros(4000), 0.05, seed=1).holds
+
+
+def test_no_difference_on_few_tasks_is_no_proof_of_equivalence():
+    assert not statistics.equivalence([1.0] * 10, [1.0] * 10, 0.05, seed=1).holds
+    assert statistics.equivalence([1.0] * 100, [1.0] * 100, 0.05, seed=1).holds
+
+
+def test_holm_is_the_step_down_correction():
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([]) == []
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_cohens_h():
+    assert statistics.cohens_h(0.5, 0.5) == 0
+    assert statistics.cohens_h(1.0, 0.0) == pytest.approx(np.pi)
+
+
+def test_ratio_interval_holds_the_ratio_of_totals():
+    top, bottom = np.arange(1.0, 101), np.full(100, 2.0)
+    low, high = statistics.ratio_interval(top, bottom, seed=1)
+    assert low < top.sum() / bottom.sum() < high

@@ -1,0 +1,272 @@
+"""How episodes fail: one rule-based taxonomy for all workflows, every failure with its evidence. Linear in the number of steps.
+
+Retry loops follow DiffuAgent section 4.1 ("three or more consecutive repetitive actions"; the caption of Figure 3 says "more than
+3", which is the same record with count > 3). The three classes of Figure 4 come from the official checker's error type through
+`dllm_agents.analysis.bfcl_errors`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+
+from dllm_agents.records import Episode, EpisodeStep, Failure
+
+TAXONOMY: dict[str, str] = {
+    "loop": "the same action three or more times in a row",
+    "format": "text without an action that parses",
+    "schema": "a tool call that is malformed (Figure 4: JSON Schema Error)",
+    "parameter_value": "a tool call with wrong, missing or unknown arguments (Figure 4: Parameter / Value Error)",
+    "wrong_function": "a call of a function that is not the right one, or not offered (Figure 4: Wrong Function)",
+    "invalid_action": "a parsed action that the environment refuses",
+    "premature_exit": "the episode ended before the goal and before the step limit",
+    "step_limit": "the step limit came first",
+    "empty": "no text at all",
+    "truncated": "the completion ran into its token limit",
+    "server": "the backbone's server or the environment gave an error",
+}
+LOOP_LENGTH = 3
+EVIDENCE_CHARACTERS = 200
+# ast.parse may exhaust the interpreter's stack on deep nesting; no honest call comes near this.
+MAX_CALL_CHARACTERS = 20_000
+MAX_NESTING = 50
+
+
+class Run(NamedTuple):
+    """A maximal run of identical consecutive items: `first` to `last` inclusive."""
+
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        return self.last - self.first + 1
+
+
+class Call(NamedTuple):
+    """A tool call as parsed from text."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def runs(actions: Iterable[str | None]) -> Iterator[Run]:
+    """The maximal runs of identical consecutive actions, in order. None is no action: it is in no run and separates runs."""
+    for action, group in groupby(enumerate(actions), key=lambda pair: pair[1]):
+        indices = [index for index, _ in group]
+        if action is not None:
+            yield Run(indices[0], indices[-1])
+
+
+def longest_run(actions: Sequence[str | None]) -> int:
+    """Length of the longest run of identical consecutive actions; 0 when there is no action."""
+    return max((run.length for run in runs(actions)), default=0)
+
+
+def loops(episode: Episode, loop_length: int = LOOP_LENGTH) -> list[Failure]:
+    """The retry loops: runs of at least `loop_length` identical consecutive actions, each with its steps and the action.
+
+    `count` is the run's length (so "more than 3" is count > 3); `detail` says whether the observation never changed in it.
+    """
+    found = []
+    for run in runs(step.action for step in episode.steps):
+        if run.length >= loop_length:
+            steps = episode.steps[run.first : run.last + 1]
+            unchanged = len({step.observation for step in steps}) == 1
+            detail = "unchanged observation" if unchanged else "changing observation"
+            found.append(_failure(episode, "loop", detail, steps, steps[0].action or ""))
+    return found
+
+
+def classify(episode: Episode, error_type: str | None = None, loop_length: int = LOOP_LENGTH) -> list[Failure]:
+    """All failures of an episode with their evidence, in the order of TAXONOMY; an episode may have several, a good one may have some.
+
+    `error_type` is the official checker's verdict on a single answer (`Score.error_type`); its class decides over the schema check
+    of the call's arguments, which runs where the episode holds the offered tools (`episode.extra["tools"]`).
+    """
+    found = loops(episode, loop_length)
+    for kind, rule in _STEP_RULES.items():
+        steps = [step for step in episode.steps if rule(step)]
+        if steps:
+            text = steps[0].error or steps[0].completion or steps[0].action or steps[0].observation
+            found.append(_failure(episode, kind, _step_detail(kind, steps[0]), steps, text))
+    found += _answer_failures(episode, error_type)
+    found += _ending_failures(episode)
+    order = list(TAXONOMY)
+    return sorted(found, key=lambda failure: (order.index(failure.kind), failure.first_step))
+
+
+def parse_calls(text: str) -> list[Call] | None:
+    """The tool calls in an answer: BFCL's `[name(argument=value), ...]`, or JSON `{"name": ..., "arguments": {...}}`, bare or in
+    `<tool_call>` tags. None when the text is neither. Nothing is evaluated: values must be literals."""
+    text = text.strip()
+    if len(text) > MAX_CALL_CHARACTERS or _nesting(text) > MAX_NESTING:
+        return None
+    if "<tool_call>" in text:
+        parts = [part.partition("</tool_call>")[0] for part in text.split("<tool_call>")[1:]]
+        calls = [_json_call(part) for part in parts]
+        return None if any(call is None for call in calls) else [call for call in calls if call is not None]
+    if text.startswith("{"):
+        call = _json_call(text)
+        return None if call is None else [call]
+    return _python_calls(text)
+
+
+def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(kind, detail) of every call that does not fit the offered tools (function documents with name and parameters, BFCL's or
+    OpenAI's), by jsonschema. Parameters that a tool does not declare are refused."""
+    offered = {str(tool.get("name", tool.get("function", {}).get("name"))): tool.get("function", tool) for tool in tools}
+    found = []
+    for call in calls:
+        if call.name not in offered:
+            found.append(("wrong_function", f"{call.name}: not offered"))
+            continue
+        schema = {**_json_schema(offered[call.name].get("parameters", {})), "additionalProperties": False}
+        try:
+            error = next(iter(Draft202012Validator(schema).iter_errors(call.arguments)), None)
+        except (SchemaError, ValidationError, RecursionError):
+            continue  # a tool document that is no schema cannot convict a call
+        if error is not None:
+            where = ".".join(str(part) for part in error.absolute_path) or call.name
+            found.append(("parameter_value", f"{where}: {error.validator}"))
+    return found
+
+
+_STEP_RULES: dict[str, Callable[[EpisodeStep], bool]] = {
+    "server": lambda step: step.error is not None,
+    "empty": lambda step: step.error is None and step.action is None and not step.completion.strip(),
+    "format": lambda step: step.error is None and step.action is None and bool(step.completion.strip()),
+    "invalid_action": lambda step: step.action is not None and not step.valid,
+    "truncated": lambda step: step.finish_reason == "length",
+}
+
+
+def _step_detail(kind: str, step: EpisodeStep) -> str:
+    if kind == "format":
+        return "no action" if "action:" not in step.completion.lower() else "thought missing or out of order"
+    return ""
+
+
+def _answer_failures(episode: Episode, error_type: str | None) -> list[Failure]:
+    """What is wrong with a single answer: by the checker's class where there is one, by the offered tools' schemas where not."""
+    last = episode.steps[-1:]
+    if error_type is not None:
+        from dllm_agents.analysis.bfcl_errors import error_class
+
+        kind = error_class(error_type)
+        return [] if kind is None else [_failure(episode, kind, error_type, last, episode.answer or "")]
+    tools = episode.extra.get("tools")
+    if not isinstance(tools, list):
+        return []
+    found: dict[tuple[str, str], list[EpisodeStep]] = {}
+    for step in episode.steps:
+        calls = parse_calls(step.action) if step.action else []
+        problems = [("schema", "not a call")] if calls is None else argument_failures(calls, tools)
+        for problem in problems:
+            found.setdefault(problem, []).append(step)
+    return [_failure(episode, kind, detail, steps, steps[0].action or "") for (kind, detail), steps in found.items()]
+
+
+def _ending_failures(episode: Episode) -> list[Failure]:
+    if episode.success:
+        return []
+    last = episode.steps[-1:]
+    if episode.ended == "error":
+        return [_failure(episode, "server", "episode", last, episode.error or "")] if not any(step.error for step in episode.steps) else []
+    if episode.ended in ("early_exit", "done"):
+        detail = "verifier" if episode.ended == "early_exit" else "environment"
+        return [_failure(episode, "premature_exit", detail, last, last[0].observation if last else "")]
+    if episode.ended == "step_limit":
+        return [_failure(episode, "step_limit", "", last, last[0].action or "" if last else "")]
+    if not episode.steps:
+        return [_failure(episode, "empty", "no step", [], "")]
+    return []
+
+
+def _failure(episode: Episode, kind: str, detail: str, steps: Sequence[EpisodeStep], evidence: str) -> Failure:
+    return Failure(
+        task_id=episode.task_id,
+        benchmark=episode.benchmark,
+        category=episode.category,
+        agent=episode.agent,
+        kind=kind,
+        detail=detail,
+        first_step=steps[0].index if steps else -1,
+        last_step=steps[-1].index if steps else -1,
+        count=max(1, len(steps)),
+        evidence=evidence[:EVIDENCE_CHARACTERS],
+    )
+
+
+def _json_call(text: str) -> Call | None:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not isinstance(data.get("arguments", {}), dict):
+        return None
+    return Call(data["name"], data.get("arguments", {}))
+
+
+def _python_calls(text: str) -> list[Call] | None:
+    source = text if text.startswith("[") else f"[{text}]"
+    try:
+        tree = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    if not isinstance(tree, ast.List):
+        return None
+    calls = [_python_call(node) for node in tree.elts]
+    return None if any(call is None for call in calls) else [call for call in calls if call is not None]
+
+
+def _python_call(node: ast.expr) -> Call | None:
+    if not isinstance(node, ast.Call) or node.args:
+        return None
+    try:
+        arguments = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg is not None}
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return Call(ast.unparse(node.func), arguments)
+
+
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+_TYPES = {
+    "dict": "object",
+    "float": "number",
+    "tuple": "array",
+    "HashMap": "object",
+    "ArrayList": "array",
+    "Array": "array",
+    "long": "integer",
+}
+
+
+def _json_schema(document: Any) -> Any:
+    """A BFCL parameter document as JSON Schema: its own type names translated, `any` left open."""
+    if isinstance(document, list):
+        return [_json_schema(item) for item in document]
+    if not isinstance(document, Mapping):
+        return document
+    schema = {key: _json_schema(value) for key, value in document.items() if key not in ("default", "description", "optional")}
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        kind = _TYPES.get(kind, kind)
+        if kind in ("object", "array", "string", "integer", "number", "boolean", "null"):
+            schema["type"] = kind
+        else:
+            del schema["type"]
+    return schema

@@ -1,0 +1,60 @@
+"""Scores and failures as Parquet files, one column per field of their record."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dllm_agents.errors import StageError
+from dllm_agents.records import Record, write_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ARROW: dict[Any, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def arrow_schema(record: type[Record]) -> pa.Schema:
+    """The Parquet schema of a flat record; optional fields and literals take their plain type."""
+    return pa.schema([(name, _arrow_type(field.annotation)) for name, field in record.model_fields.items()])
+
+
+def write_frame(path: str | Path, records: Iterable[Record], record: type[Record]) -> int:
+    """Write flat records as Parquet, aside and then renamed; returns how many. No records make a file with columns and no rows."""
+    rows = [item.model_dump() for item in records]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, arrow_schema(record)), buffer)
+    with write_aside(path, "wb") as handle:
+        handle.write(buffer.getvalue())
+    return len(rows)
+
+
+def read_frame(path: str | Path, record: type[Record]) -> pd.DataFrame:
+    """The rows of a Parquet file. Raises StageError naming the file when it is not one, or lacks a column of the record."""
+    try:
+        table = pq.ParquetFile(str(path)).read()
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror or 'cannot be read'}; run the score stage that writes it") from None
+    except pa.ArrowInvalid:
+        raise StageError(f"{path}: not a Parquet file, or truncated; delete it to make it again") from None
+    missing = [name for name in record.model_fields if name not in table.column_names]
+    if missing:
+        raise StageError(f"{path}: no column {missing[0]!r}; it was written by another version: delete it to make it again")
+    frame = table.select(list(record.model_fields)).to_pandas()
+    for name in frame.columns[frame.isna().any()]:
+        # Absent text stays None: pandas would make it a float that is not a number.
+        if pa.types.is_string(table.schema.field(name).type):
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    for kind in (annotation, *get_args(annotation)):
+        if kind in _ARROW:
+            return _ARROW[kind]
+    return pa.string()

@@ -1,0 +1,48 @@
+"""From episodes to scores: one row per episode, pure given the official checker's verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from dllm_agents.benchmarks.base import Verdict
+from dllm_agents.errors import StageError
+from dllm_agents.records import Episode, Score
+
+
+def score(episodes: Iterable[Episode], verdicts: Mapping[str, Verdict] | None = None) -> Iterator[Score]:
+    """The score of every episode. `verdicts` (task id -> verdict) decide over single answers, where progress is 1 or 0; the
+    environment's own outcome stands elsewhere. Raises StageError for a task that comes twice with one seed."""
+    seen: set[tuple[str, str, int]] = set()
+    for episode in episodes:
+        key = (episode.task_id, episode.agent, episode.seed)
+        if key in seen:
+            raise StageError(f"task {episode.task_id}: agent {episode.agent} has two episodes with seed {episode.seed}; delete one of them")
+        seen.add(key)
+        yield score_episode(episode, (verdicts or {}).get(episode.task_id))
+
+
+def score_episode(episode: Episode, verdict: Verdict | None = None) -> Score:
+    """The score of one episode."""
+    success = episode.success if verdict is None else verdict.valid
+    usage = episode.usage.values()
+    return Score(
+        task_id=episode.task_id,
+        benchmark=episode.benchmark,
+        category=episode.category,
+        agent=episode.agent,
+        seed=episode.seed,
+        success=success,
+        progress=episode.progress if verdict is None else float(verdict.valid),
+        native_score=episode.native_score,
+        error_type=None if verdict is None else verdict.error_type,
+        ended=episode.ended,
+        steps=len(episode.steps),
+        invalid_steps=sum(not step.valid for step in episode.steps),
+        prompt_tokens=sum(role.prompt_tokens for role in usage),
+        completion_tokens=sum(role.completion_tokens for role in usage),
+        forwards=sum(role.forwards for role in usage),
+        version=episode.versions.get(episode.benchmark, ""),
+        package=episode.versions.get("dllm-agents", ""),
+        seconds=episode.seconds,
+        model_seconds=sum(role.seconds for role in usage),
+    )

@@ -1,0 +1,184 @@
+"""Intervals and paired tests over tasks. Rates and differences are fractions in [0, 1] here; percentages are made where tables are."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+Floats = npt.NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Exact McNemar test: `gained` tasks only the first agent solved, `lost` tasks only the second; two-sided `p`."""
+
+    gained: int
+    lost: int
+    p: float
+
+
+class Equivalence(NamedTuple):
+    """Two one-sided tests by a bootstrap interval of twice the significance level: `holds` when it lies within the margin."""
+
+    difference: float
+    low: float
+    high: float
+    holds: bool
+
+
+def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson score interval of a rate (Wilson 1927, without continuity correction). Raises ValueError when n < 1 or counts do not fit."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n} is no rate")
+    from scipy.special import ndtri
+
+    z = float(ndtri(0.5 + confidence / 2))
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # At the ends the interval touches 0 or 1 exactly; rounding must not put the rate outside of it.
+    return Interval(max(0.0, min(rate, float(centre - half))), min(1.0, max(rate, float(centre + half))))
+
+
+def bootstrap_interval(
+    values: Sequence[float] | Floats,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Percentile bootstrap interval of a mean. With `clusters` whole clusters are drawn, so that tasks of one level or one set of
+    ids move together (Davison & Hinkley 1997, section 3.8). Raises ValueError for no values or values that are not finite."""
+    return percentile_interval(bootstrap_means(values, clusters, seed=seed, resamples=resamples), confidence)
+
+
+def bootstrap_means(
+    values: Sequence[float] | Floats, clusters: Sequence[Hashable] | None = None, *, seed: int, resamples: int = RESAMPLES
+) -> Floats:
+    """The bootstrap distribution of a mean, shape [resamples]; means of independent sets may be combined draw by draw."""
+    return _bootstrap_means(_finite(values), clusters, seed, resamples)
+
+
+def percentile_interval(draws: Floats, confidence: float = CONFIDENCE) -> Interval:
+    """The central interval of a bootstrap distribution."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def paired_bootstrap(
+    first: Sequence[float] | Floats,
+    second: Sequence[float] | Floats,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Percentile bootstrap interval of the mean of first - second, both given task by task in the same order."""
+    return bootstrap_interval(_differences(first, second), clusters, seed=seed, confidence=confidence, resamples=resamples)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """Exact two-sided McNemar test on the same tasks (binomial test of the discordant pairs; p = 1 when there is none)."""
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} outcomes cannot be paired")
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    gained, lost = int(np.sum(a & ~b)), int(np.sum(~a & b))
+    from scipy.special import bdtr
+
+    # The binomial test at 1/2 is symmetric, so the two-sided p is twice the smaller tail.
+    p = 1.0 if gained + lost == 0 else min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
+    return McNemar(gained, lost, p)
+
+
+def equivalence(
+    first: Sequence[float] | Floats,
+    second: Sequence[float] | Floats,
+    margin: float,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int,
+    significance: float = 0.05,
+) -> Equivalence:
+    """Whether the mean of first - second lies within +-margin, by two one-sided tests (Schuirmann 1987) through the paired bootstrap.
+
+    When no pair differs the bootstrap interval has no width; then the rule of three bounds the unseen differences instead.
+    """
+    differences = _differences(first, second)
+    interval = bootstrap_interval(differences, clusters, seed=seed, confidence=1 - 2 * significance)
+    if interval.low == interval.high:
+        unseen = -np.log(significance) / len(differences)
+        interval = Interval(interval.low - unseen, interval.high + unseen)
+    return Equivalence(float(differences.mean()), interval.low, interval.high, -margin < interval.low and interval.high < margin)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [1.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def cohens_h(first: float, second: float) -> float:
+    """Effect size of two rates: difference of their arcsine transforms (Cohen 1988, chapter 6)."""
+    return float(2 * np.arcsin(np.sqrt(first)) - 2 * np.arcsin(np.sqrt(second)))
+
+
+def ratio_interval(numerator: Sequence[float] | Floats, denominator: Sequence[float] | Floats, *, seed: int) -> Interval:
+    """Bootstrap interval of sum(numerator) / sum(denominator), pairs drawn together (tokens per second, NFE per token)."""
+    top, bottom = _finite(numerator), _finite(denominator)
+    generator = np.random.default_rng(seed)
+    batch = max(1, 2_000_000 // len(top))
+    ratios = []
+    for start in range(0, RESAMPLES, batch):
+        draws = generator.integers(0, len(top), (min(batch, RESAMPLES - start), len(top)))
+        below = bottom[draws].sum(1)
+        ratios.append(top[draws].sum(1)[below > 0] / below[below > 0])
+    return percentile_interval(np.concatenate(ratios))
+
+
+def _bootstrap_means(values: Floats, clusters: Sequence[Hashable] | None, seed: int, resamples: int) -> Floats:
+    """Means of `resamples` draws with replacement, of values or of whole clusters; shape [resamples]."""
+    generator = np.random.default_rng(seed)
+    if clusters is None:
+        # Draws with replacement are multinomial counts of the distinct values: as cheap for 100,000 tasks as for 100.
+        distinct, counts = np.unique(values, return_counts=True)
+        drawn = generator.multinomial(len(values), counts / len(values), size=resamples)
+        return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
+    if len(clusters) != len(values):
+        raise ValueError(f"{len(clusters)} clusters for {len(values)} values")
+    names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
+    member = np.fromiter((names[name] for name in clusters), dtype=np.int64, count=len(values))
+    sums, sizes = np.bincount(member, weights=values), np.bincount(member)
+    draws = generator.integers(0, len(names), (resamples, len(names)))
+    return np.asarray(sums[draws].sum(1) / sizes[draws].sum(1), dtype=np.float64)
+
+
+def _differences(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> Floats:
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values cannot be paired")
+    return _finite(first) - _finite(second)
+
+
+def _finite(values: Sequence[float] | Floats) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError("no values")
+    if not np.isfinite(array).all():
+        raise ValueError("values that are not finite")
+    return array
