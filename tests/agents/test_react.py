@@ -40,9 +40,7 @@ class Backend:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return SimpleNamespace(
-            text=answer, prompt_tokens=10, completion_tokens=5, nfe=3, seconds=0.1, finish_reason="stop", trace=None
-        )
+        return SimpleNamespace(text=answer, prompt_tokens=10, completion_tokens=5, nfe=3, seconds=0.1, finish_reason="stop", trace=None)
 
 
 GO = prompts.react_completion("I walk.", "forward")

@@ -81,12 +81,17 @@ def rollout(args: argparse.Namespace) -> None:
     from dllm_agents.agents.runner import Shard
     from dllm_agents.agents.runner import rollout as run
 
-    models = args.model or []
-    if len(args.tasks) != len(args.output) or (models and len(models) != len(args.tasks)):
-        raise StageError("rollout: give as many --output (and --model, if any) as --tasks files, in the same order")
-    padded = [None if name == "-" else Path(name) for name in models] or [None] * len(args.tasks)
-    shards = [Shard(tasks, output, model) for tasks, output, model in zip(args.tasks, args.output, padded, strict=True)]
-    run(_config(args), args.agent, shards)
+    if len(args.tasks) != len(args.output):
+        raise StageError("rollout: give as many --output as --tasks files, in the same order")
+    config = _config(args)
+    if args.agent not in config.agents:
+        raise StageError(f"rollout: unknown agent {args.agent!r}; allowed: {', '.join(sorted(config.agents))}")
+    models: list[dict[str, Path]] = [{} for _ in args.tasks]
+    for position, item in enumerate(args.model or []):
+        backbone, _, directory = item.rpartition("=")
+        models[position % len(models)][backbone or config.agents[args.agent].policy] = Path(directory)
+    shards = [Shard(*parts) for parts in zip(args.tasks, args.output, models, strict=True)]
+    run(config, args.agent, shards)
     _say(f"{', '.join(str(shard.output) for shard in shards)}: written")
 
 
@@ -183,7 +188,12 @@ def parser() -> argparse.ArgumentParser:
     sub = command(rollout, "let an agent play its benchmarks")
     sub.add_argument("--agent", required=True)
     sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")
-    sub.add_argument("--model", nargs="+", metavar="DIR", help="the checkpoint for each task file, - for none")
+    sub.add_argument(
+        "--model",
+        nargs="+",
+        metavar="DIR",
+        help="checkpoints trained here, one for each task file in order; BACKBONE=DIR for a role other than the policy",
+    )
     sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
 
     sub = command(score, "score episodes with the official checkers")

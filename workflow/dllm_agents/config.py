@@ -61,7 +61,9 @@ class Section(BaseModel):
 class TrainingBudget(Section):
     """What every trained backbone gets of a benchmark, whatever its paradigm; set beside the data so that paradigms stay matched."""
 
-    supervised_tokens: int = Field(default=100_000, ge=1, description="tokens that carry loss; training stops at exactly this many, never by time")
+    supervised_tokens: int = Field(
+        default=100_000, ge=1, description="tokens that carry loss; training stops at exactly this many, never by time"
+    )
     max_vocabulary: int = Field(default=1024, ge=320, description="most tokens of the tokenizer made from the training texts")
     max_prompt_tokens: int = Field(default=192, ge=16, description="examples with longer prompts are left out, counted and named")
     response_tokens: int = Field(default=24, ge=4, description="longest response; full diffusion pads every response to it")
@@ -90,7 +92,8 @@ class ScienceWorldOptions(BenchmarkOptions):
     task_types: list[str] | None = Field(default=None, description="ScienceWorld task names; null for all 30")
     task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
     simplifications: str = Field(default="selfWateringFlowerPots,openContainers,openDoors,noElectricalAction")
-    jvm_memory_mb: int = Field(default=512, ge=128, le=600)
+    gold_within_limit: bool = Field(default=False, description="draw only tasks whose gold path fits max_steps")
+    jvm_memory_mb: int = Field(default=384, ge=128, le=448, description="Java heap of a simulator; it needs about 150 MB beside it")
     recycle_after: int = Field(default=20, ge=1, description="episodes after which a simulator process is replaced")
 
 
@@ -196,11 +199,20 @@ class Agent(Section):
     benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has")
     history: Literal["full", "recent", "last10"] = "full"
     attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses")
+    memory: str | None = Field(default=None, description="backbone of the memory module (embodied)")
+    memory_every: int = Field(default=5, ge=1, description="steps between two memories (k_mem)")
+    memory_keep: int = Field(default=2, ge=0, description="latest interactions kept beside the memory")
+    verifier: str | None = Field(default=None, description="backbone of the early-exit verifier (embodied)")
+    verifier_prompt: Literal["strict", "modest"] = "modest"
+    verifier_every: int = Field(default=5, ge=1, description="steps between two verifications")
+    selector: str | None = Field(default=None, description="backbone of the tool selector (tool calling)")
+    editor: str | None = Field(default=None, description="backbone of the tool-call editor (tool calling)")
     concurrency: int = Field(default=8, ge=1, description="episodes in flight")
     seed: int | None = None
 
 
 SCRIPTED = ("random", "empty", "teacher")
+MODULE_ROLES = ("memory", "verifier", "selector", "editor")
 
 
 class Run(Section):
@@ -256,6 +268,9 @@ class Config(Section):
         _require(self.run.agents, self.agents, "run.agents", "agent")
         for name, agent in self.agents.items():
             _require([agent.policy], [*SCRIPTED, *self.backbones], f"agents.{name}.policy", "backbone")
+            for role in MODULE_ROLES:
+                if (module := getattr(agent, role)) is not None:
+                    _require([module], self.backbones, f"agents.{name}.{role}", "backbone")
             _require(agent.benchmarks or [], BENCHMARK_OPTIONS, f"agents.{name}.benchmarks", "benchmark")
         for name, backbone in self.backbones.items():
             _require(backbone.benchmarks or [], BENCHMARK_OPTIONS, f"backbones.{name}.benchmarks", "benchmark")
@@ -283,8 +298,9 @@ class Config(Section):
 
     def agent_backbones(self, name: str) -> dict[str, str]:
         """Role -> backbone of an agent; empty for the scripted ones."""
-        policy = self.agents[name].policy
-        return {} if policy in SCRIPTED else {"policy": policy}
+        agent = self.agents[name]
+        roles = {} if agent.policy in SCRIPTED else {"policy": agent.policy}
+        return roles | {role: module for role in MODULE_ROLES if (module := getattr(agent, role)) is not None}
 
     def used_backbones(self) -> list[str]:
         """The backbones that the run's agents need, in order of first use."""

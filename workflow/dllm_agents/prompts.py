@@ -71,11 +71,11 @@ def embodied_messages(
     initial_observation: str,
     steps: Sequence[EpisodeStep],
     valid_actions: Sequence[str] = (),
-    history: History = "full",
+    history: History | int = "full",
     memory: str = "",
 ) -> list[dict[str, str]]:
     """The chat messages a ReAct policy reads before its next step (DiffuAgent section 2.1)."""
-    kept = KEPT_STEPS[history]
+    kept = history if isinstance(history, int) else KEPT_STEPS[history]
     example = style_folder(style) / "examples" / f"{benchmark}.txt"
     content = render(
         style,
@@ -83,7 +83,7 @@ def embodied_messages(
         goal=goal,
         initial_observation=initial_observation,
         observation=steps[-1].observation if steps else initial_observation,
-        steps=list(steps if kept is None else steps[-kept:]),
+        steps=list(steps if kept is None else steps[len(steps) - kept if kept < len(steps) else 0 :]),
         all_steps=list(steps),
         valid_actions=list(valid_actions),
         example=example.read_text(encoding="utf-8").strip() if example.is_file() else "",

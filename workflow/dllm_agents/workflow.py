@@ -80,13 +80,16 @@ class Plan:
 
     def agent_models(self, agent: str, played: Sequence[str]) -> list[str]:
         """The checkpoints an agent's job reads."""
-        backbones = self.config.agent_backbones(agent).values()
-        return [model for backbone in backbones for benchmark in played if (model := self.model(backbone, benchmark))]
+        return [path for _, path in self._agent_models(agent, played)]
 
     def model_arguments(self, agent: str, played: Sequence[str]) -> str:
         """The `--model` argument of an agent's job."""
-        models = self.agent_models(agent, played)
-        return "--model " + " ".join(map(shlex.quote, models)) if models else ""
+        models = [shlex.quote(f"{backbone}={path}") for backbone, path in self._agent_models(agent, played)]
+        return "--model " + " ".join(models) if models else ""
+
+    def _agent_models(self, agent: str, played: Sequence[str]) -> list[tuple[str, str]]:
+        backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
+        return [(backbone, path) for backbone in backbones for benchmark in played if (path := self.model(backbone, benchmark))]
 
     def probed_models(self, backbone: str) -> list[str]:
         """The checkpoint a backbone is probed with: that of its first benchmark."""

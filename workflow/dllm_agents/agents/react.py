@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dllm_agents import prompts
+from dllm_agents.agents.modules.early_exit import Verifier
+from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.policy import Complete, CompletionLike, add_usage
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.records import Ending, EpisodeStep, RoleUsage, Task
@@ -42,8 +44,10 @@ def play(
     max_steps: int = 30,
     seed: int = 42,
     list_actions: bool = False,
+    memory: Memory | None = None,
+    verifier: Verifier | None = None,
 ) -> Played:
-    """Play a task with a ReAct policy.
+    """Play a task with a ReAct policy, and DiffuAgent's memory and early-exit verifier where they are given.
 
     At each step the policy is asked up to `attempts` times in all until "Thought: ... Action: ..." parses (the released
     agent's rule); an unparsable step still costs a step. A prompt that does not fit the context loses its oldest
@@ -51,11 +55,16 @@ def play(
     """
     played = Played(initial_observation=environment.reset())
     dropped = 0
+    left_early = False
     for index in range(max_steps):
+        if memory is not None:
+            memory.update(task, played.initial_observation, played.steps, call_seed(seed, task, index, 0))
         actions = environment.valid_actions() if list_actions else ()
         parsed = None
         for attempt in range(1, attempts + 1):
-            completion, dropped = _ask(complete, played, task, style, history, actions, dropped, call_seed(seed, task, index, attempt))
+            completion, dropped = _ask(
+                complete, played, task, style, history, actions, memory, dropped, call_seed(seed, task, index, attempt)
+            )
             add_usage(played.usage, "policy", completion)
             parsed = prompts.parse_react(completion.text)
             if parsed is not None:
@@ -86,7 +95,15 @@ def play(
         )
         if done:
             break
-    return close(environment, played)
+        if verifier is not None and verifier.exits(task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1)):
+            left_early = True
+            break
+    close(environment, played)
+    if left_early:
+        played.ended = "early_exit"
+    for module in (memory, verifier):
+        played.usage |= module.usage if module is not None else {}
+    return played
 
 
 def play_scripted(environment: Environment, choose: Scripted, *, max_steps: int) -> Played:
@@ -128,13 +145,21 @@ def _ask(
     style: str,
     history: prompts.History,
     actions: Sequence[str],
+    memory: Memory | None,
     dropped: int,
     seed: int,
 ) -> tuple[CompletionLike, int]:
     """One completion, dropping the oldest interactions until the prompt fits; returns it and how many are dropped now."""
     while True:
         messages = prompts.embodied_messages(
-            style, task.benchmark, task.goal, played.initial_observation, played.steps[dropped:], actions, history
+            style,
+            task.benchmark,
+            task.goal,
+            played.initial_observation,
+            played.steps[dropped:],
+            actions,
+            history=memory.keep if memory is not None and memory.text else history,
+            memory=memory.text if memory is not None else "",
         )
         try:
             return complete(messages, seed=seed), dropped

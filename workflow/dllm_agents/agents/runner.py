@@ -6,10 +6,10 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,9 @@ from pathlib import Path
 from dllm_agents import benchmarks, prompts
 from dllm_agents.agents import react, tool_calling
 from dllm_agents.agents.journal import Journal
+from dllm_agents.agents.modules import editor, selector
+from dllm_agents.agents.modules.early_exit import Verifier
+from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.policy import Complete
 from dllm_agents.agents.react import Played
 from dllm_agents.benchmarks.base import Benchmark
@@ -31,15 +34,16 @@ from dllm_agents.serving.launch import running_server
 from dllm_agents.trajectories import check_tasks
 
 Play = Callable[[Task], Played]
+MODULE_STYLE = "react"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The tasks of one benchmark, where their episodes go, and the checkpoint trained for them, if any."""
+    """The tasks of one benchmark, where their episodes go, and the checkpoints trained for them (backbone -> directory)."""
 
     tasks: Path
     output: Path
-    model: Path | None = None
+    models: Mapping[str, Path] = field(default_factory=dict)
 
 
 def rollout(config: Config, agent_name: str, shards: Sequence[Shard]) -> None:
@@ -133,16 +137,28 @@ def play_all(
 
 @contextmanager
 def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> Iterator[Play]:
-    """The function that plays one task, with the servers it needs running around it."""
+    """The function that plays one task, with the servers it needs running around it: one for every backbone, whatever its roles."""
     agent = config.agents[agent_name]
     seed = config.seed if agent.seed is None else agent.seed
     if agent.policy in SCRIPTED:
         yield partial(_play_scripted, agent.policy, benchmark, seed)
         return
-    backbone = config.backbones[agent.policy]
-    with running_server(agent.policy, config, shard.model) as server, Client.for_backbone(server, backbone) as client:
-        complete = partial(client.complete, decoding=decoding_for(backbone, benchmark.name))
-        yield partial(_play_policy, agent, backbone, benchmark, complete, seed)
+    with ExitStack() as stack:
+        clients: dict[str, Client] = {}
+        for name in dict.fromkeys(config.agent_backbones(agent_name).values()):
+            server = stack.enter_context(running_server(name, config, shard.models.get(name)))
+            clients[name] = stack.enter_context(Client.for_backbone(server, config.backbones[name]))
+
+        def complete_as(role: str, max_new_tokens: int | None = None) -> Complete | None:
+            name = config.agent_backbones(agent_name).get(role)
+            if name is None:
+                return None
+            decoding = decoding_for(config.backbones[name], benchmark.name)
+            if max_new_tokens is not None:
+                decoding = decoding.model_copy(update={"max_new_tokens": max_new_tokens})
+            return partial(clients[name].complete, decoding=decoding)
+
+        yield partial(_play_policy, config, agent, benchmark, complete_as, seed)
 
 
 def decoding_for(backbone: Backbone, benchmark: str) -> Decoding:
@@ -150,20 +166,37 @@ def decoding_for(backbone: Backbone, benchmark: str) -> Decoding:
     return backbone.benchmark_decoding.get(benchmark, backbone.decoding)
 
 
-def _play_policy(agent: Agent, backbone: Backbone, benchmark: Benchmark, complete: Complete, seed: int, task: Task) -> Played:
+def _play_policy(
+    config: Config, agent: Agent, benchmark: Benchmark, complete_as: Callable[..., Complete | None], seed: int, task: Task
+) -> Played:
+    style = config.backbones[agent.policy].prompt
+    complete = complete_as("policy")
+    assert complete is not None
     if not benchmark.interactive(task):
-        return tool_calling.answer(benchmark, task, complete, style=backbone.prompt, seed=seed)
+        selecting, editing = complete_as("selector", selector.MAX_TOKENS), complete_as("editor", editor.MAX_TOKENS)
+        return tool_calling.answer(
+            benchmark,
+            task,
+            complete,
+            style=style,
+            seed=seed,
+            selector=selector.Selector(selecting, MODULE_STYLE) if selecting else None,
+            editor=editor.Editor(editing, MODULE_STYLE) if editing else None,
+        )
+    remembering, verifying = complete_as("memory"), complete_as("verifier")
     with benchmark.environment(task) as environment:
         return react.play(
             environment,
             task,
             complete,
-            style=backbone.prompt,
+            style=style,
             history=agent.history,
             attempts=agent.attempts,
             max_steps=benchmark.max_steps,
             seed=seed,
             list_actions=benchmark.lists_actions,
+            memory=Memory(remembering, MODULE_STYLE, agent.memory_every, agent.memory_keep) if remembering else None,
+            verifier=Verifier(verifying, MODULE_STYLE, agent.verifier_prompt, agent.verifier_every) if verifying else None,
         )
 
 
@@ -203,7 +236,10 @@ def _episode(
         goal=task.goal,
         agent=agent_name,
         backbones=config.agent_backbones(agent_name),
-        decoding={"policy": decoding_for(backbone, task.benchmark).model_dump(exclude_none=True)} if backbone else {},
+        decoding={
+            role: decoding_for(config.backbones[name], task.benchmark).model_dump(exclude_none=True)
+            for role, name in config.agent_backbones(agent_name).items()
+        },
         seed=seed,
         max_steps=benchmark.max_steps,
         initial_observation=played.initial_observation,
@@ -228,15 +264,15 @@ def _episode(
 def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:
     """Everything the episodes of a shard depend on, hashed."""
     agent = config.agents[agent_name]
-    backbone = config.backbones.get(agent.policy)
+    backbones = config.agent_backbones(agent_name)
     parts = {
         "seed": config.seed,
         "agent": agent.model_dump(mode="json", exclude={"concurrency"}),
-        "backbone": backbone.model_dump(mode="json") if backbone else None,
-        "prompt": prompts.style_sha256(backbone.prompt) if backbone else None,
+        "backbones": {role: config.backbones[name].model_dump(mode="json") for role, name in backbones.items()},
+        "prompts": {role: prompts.style_sha256(config.backbones[name].prompt) for role, name in backbones.items()},
         "options": benchmark.options.model_dump(mode="json"),
         "tasks": sha256(shard.tasks),
-        "model": sha256(shard.model) if shard.model and shard.model.exists() else str(shard.model),
+        "models": {name: sha256(path) for name, path in shard.models.items()},
         "versions": versions(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

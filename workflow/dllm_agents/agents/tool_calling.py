@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from dllm_agents import prompts
+from dllm_agents.agents.modules.editor import Editor
+from dllm_agents.agents.modules.selector import Selector
 from dllm_agents.agents.policy import Complete, add_usage
-from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
+from dllm_agents.agents.react import Played, call_seed
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.records import EpisodeStep, Task
 
+MAX_ANSWER = 16_000
 
-def answer(benchmark: Benchmark, task: Task, complete: Complete, *, style: str, seed: int) -> Played:
-    """Ask for the tool calls of a single-turn task. Whether they are right is left to the official checker in the score stage."""
+
+def answer(
+    benchmark: Benchmark,
+    task: Task,
+    complete: Complete,
+    *,
+    style: str,
+    seed: int,
+    selector: Selector | None = None,
+    editor: Editor | None = None,
+) -> Played:
+    """Ask for the tool calls of a single-turn task, and let the modules, where given, choose the tools before and mend the
+    form after. Whether the calls are right is left to the official checker in the score stage."""
+    functions = list(task.data["functions"])
+    if selector is not None:
+        functions = [dict(function) for function in selector.select(task.goal, functions, call_seed(seed, task, 0, 0))]
+        task = task.model_copy(update={"data": task.data | {"functions": functions}})
     completion = complete(prompts.tool_messages(style, benchmark, task), seed=call_seed(seed, task, 0, 1))
-    played = answered(completion.text)
+    text = completion.text
+    if editor is not None:
+        text = editor.edit(text, functions, call_seed(seed, task, 0, 2))
+    played = answered(text)
     add_usage(played.usage, "policy", completion)
+    for module in (selector, editor):
+        played.usage |= module.usage if module is not None else {}
+    if selector is not None:
+        played.extra["selected_tools"] = [function["name"] for function in functions]
     played.steps[0] = played.steps[0].model_copy(
         update={
+            "completion": completion.text[:MAX_ANSWER],
             "finish_reason": completion.finish_reason,
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
@@ -28,7 +54,7 @@ def answer(benchmark: Benchmark, task: Task, complete: Complete, *, style: str, 
 
 
 def answered(text: str) -> Played:
-    """An episode of one step that holds the answer; too long an answer is cut, and cut text is never a valid call."""
-    text = text[: 4 * MAX_COMPLETION_CHARACTERS]
+    """An episode of one step that holds the answer; too long an answer is cut, and a cut answer is never a valid call."""
+    text = text[:MAX_ANSWER]
     step = EpisodeStep(index=0, completion=text, action=text or None, done=True)
     return Played(steps=[step], answer=text, ended="answered")
