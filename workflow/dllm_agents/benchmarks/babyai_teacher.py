@@ -32,6 +32,8 @@ from dllm_agents.benchmarks.babyai_text import (
 _CLOSED, _UNLOCK, _NO_KEY, _BLOCKED = 2, 3, 60, 30  # extra steps that a cell on the way is worth
 _MAX_DEPTH = 6  # keys behind doors behind keys ...
 _PORTABLE = ("key", "ball", "box")
+_LOOKED = ["turn left"] * 3  # all four sides were seen
+_SPACE = 4  # steps ahead worth walking to see more of a small room
 
 
 class Intention(NamedTuple):
@@ -260,19 +262,28 @@ class Teacher:
         return self._get_in_view(intention, aims)
 
     def _get_in_view(self, intention: Intention, aims: Sequence[tuple[str, Position]]) -> tuple[str, str]:
-        """One move towards the nearest pose from which an aim can be acted on. In one small room that is a turn to the left until all
-        sides were seen, which asks for no knowledge of the map."""
-        here = self._view.pose[:2]
-        move = self._approach(lambda pose: self._can_act_from(aims, pose))
-        if self._one_room and "move forward" not in self._recent:
-            x, y = here
-            turnable = any(self._can_act_from(aims, (x, y, direction)) for direction in range(4))
-            looked = list(self._recent) == ["turn left"] * 3
-            if turnable or not (looked or self._in_view(intention.target)):
-                move = "turn left"
-        if self._in_view(intention.target) and move != "turn left":
-            return "The way is blocked, so I walk around.", move
-        return self._look_around(move or "turn left")
+        """One move towards the nearest pose from which an aim can be acted on."""
+        move = self._explore_one_room(intention.target, aims) if self._one_room else ""
+        if not move:
+            move = self._approach(lambda pose: self._can_act_from(aims, pose)) or "turn left"
+            if self._in_view(intention.target, self._view):
+                return "The way is blocked, so I walk around.", move
+        return self._look_around(move)
+
+    def _explore_one_room(self, target: Position, aims: Sequence[tuple[str, Position]]) -> str:
+        """In one small room the move follows from what is seen and the last three actions, not from the map: turn left; walk where
+        there is space once all sides were seen. Returns "" where only the map helps."""
+        last = list(self._recent)
+        if last in (_LOOKED[1:] + ["move forward"], _LOOKED[2:] + ["move forward"] * 2):
+            return ""
+        x, y, direction = self._view.pose
+        sides = [(x, y, (direction - turns) % 4) for turns in range(4)]
+        if any(self._can_act_from(aims, side) for side in sides):
+            return "turn left"
+        if any(self._in_view(target, look(self._simulator, side)) for side in sides):
+            return ""
+        space = not any(thing.right == 0 and thing.distance < _SPACE for thing in self._view.things)
+        return "move forward" if last == _LOOKED and space else "turn left"
 
     def _action_on(self, verb: str, target: Position, pose: Pose, available: Options) -> str | None:
         """The action text that does `verb` to what lies at `target`, if its walk is free to its end."""
@@ -370,8 +381,8 @@ class Teacher:
 
     # What is seen ----------------------------------------------------------------------------------------------------------------
 
-    def _in_view(self, target: Position) -> bool:
-        return any(thing.position == target for thing in self._view.things)
+    def _in_view(self, target: Position, view: View) -> bool:
+        return any(thing.position == target for thing in view.things)
 
     def _look_around(self, move: str = "turn left") -> tuple[str, str]:
         how = "walk on" if move == "move forward" else "look around"
