@@ -6,7 +6,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dllm_agents.errors import StageError
+
 Strategy = Literal["ar", "llada", "dream", "fast_dllm", "fast_dllm_v2", "dllm_var", "sdar"]
+
+
+class DecodingError(StageError, ValueError):
+    """The settings themselves cannot be carried out. The message is one line that names the field."""
 
 
 class ToolPrefill(BaseModel):
@@ -19,6 +25,10 @@ class ToolPrefill(BaseModel):
     bias: float = Field(default=0.5, ge=0, description="added to the confidence of undecided positions in the span")
     span: Literal["between", "after_open"] = Field(
         default="between", description="biased positions: between the tags (paper), or everything after the first (released code)"
+    )
+    rule: Literal["always", "predicted"] = Field(
+        default="always",
+        description="tool-call turns: every turn, or those where a first look at the bare block predicts the opening tag (one forward)",
     )
     open_id: int | None = Field(default=None, description="token id of the opening tag; default: the checkpoint's <tool_call>")
     close_id: int | None = Field(default=None, description="token id of the closing tag; default: the checkpoint's </tool_call>")
@@ -36,9 +46,9 @@ class Decoding(BaseModel):
     sub_block_length: int | None = Field(default=None, ge=1)
     threshold: float | None = Field(default=None, ge=0, le=1)
     factor: float | None = Field(default=None, gt=0)
-    remasking: (
-        Literal["low_confidence", "random", "sequential", "low_confidence_static", "low_confidence_dynamic"] | None
-    ) = Field(default=None, description="which masked positions are settled first; `sequential` is strict left to right")
+    remasking: Literal["low_confidence", "random", "sequential", "low_confidence_static", "low_confidence_dynamic"] | None = Field(
+        default=None, description="which masked positions are settled first; `sequential` is strict left to right"
+    )
     order: Literal["origin", "maskgit_plus", "topk_margin", "entropy", "confidence_threshold"] | None = Field(
         default=None, description="Dream's orders"
     )

@@ -1,0 +1,116 @@
+"""One attention for every family: the tokens of many requests in one row, each request reading its own slot of keys and values.
+
+transformers calls `attend` in place of its own attention; what a request sees (everything, its past, its block and the past) is said by
+its `Segment`. Nothing is padded: the linear layers run over all requests' tokens together, attention over each request alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from dllm_agents.models.families import Attention
+
+if TYPE_CHECKING:
+    from dllm_agents.models.loading import Model
+
+IMPLEMENTATION = "dllm_segments"
+
+
+class Slot:
+    """Keys and values of one request, after RoPE: [layers, kv heads, capacity, head size] each."""
+
+    def __init__(self, model: Model, capacity: int) -> None:
+        config: Any = model.network.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (config.num_hidden_layers, config.num_key_value_heads, capacity, size)
+        self.capacity = capacity
+        self.keys = torch.empty(shape, dtype=model.dtype, device=model.device)
+        self.values = torch.empty_like(self.keys)
+
+
+@dataclass(slots=True)
+class Segment:
+    """One request's share of a forward: `token_ids` [n] at positions start .. start + n - 1, which see keys of positions below `limit`.
+
+    Positions below `start` (and, with stale keys, those from start + n on) are read from `slot`; the segment's own keys are written to
+    it. Without a slot the segment is all there is. `rows` [k] are the positions whose logits are wanted.
+    """
+
+    token_ids: Tensor
+    start: int
+    limit: int
+    attention: Attention
+    block_length: int | None
+    rows: Tensor
+    slot: Slot | None = None
+
+    def mask(self, device: torch.device) -> Tensor | None:
+        """Who sees whom [n, limit] as booleans, or None where every query sees every key."""
+        length = len(self.token_ids)
+        if self.attention == "full" or (length == 1 and self.limit == self.start + 1):
+            return None
+        keys = torch.arange(self.limit, device=device)
+        queries = torch.arange(self.start, self.start + length, device=device)
+        if self.attention == "block_causal":
+            assert self.block_length is not None
+            if self.start // self.block_length == (self.limit - 1) // self.block_length:
+                return None
+            keys, queries = keys // self.block_length, queries // self.block_length
+        return keys[None, :] <= queries[:, None]
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attention of one layer. `query` [1, heads, tokens, size] holds the segments one after another; returns [1, tokens, heads, size]."""
+    plan: Sequence[tuple[Segment, Tensor | None]] = kwargs["segments"]
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    grouped = query.shape[1] != key.shape[1]
+    seen = []
+    start = 0
+    for segment, mask in plan:
+        stop = start + len(segment.token_ids)
+        keys, values = key[:, :, start:stop], value[:, :, start:stop]
+        if (slot := segment.slot) is not None:
+            first, last = segment.start, segment.start + len(segment.token_ids)
+            slot.keys[layer, :, first:last] = keys[0]
+            slot.values[layer, :, first:last] = values[0]
+            keys, values = slot.keys[layer : layer + 1, :, : segment.limit], slot.values[layer : layer + 1, :, : segment.limit]
+        seen.append(
+            functional.scaled_dot_product_attention(
+                query[:, :, start:stop], keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped
+            )
+        )
+        start = stop
+    return (seen[0] if len(seen) == 1 else torch.cat(seen, dim=2)).transpose(1, 2), None
+
+
+AttentionInterface.register(IMPLEMENTATION, attend)
+
+
+@torch.inference_mode()
+def forward(model: Model, segments: Sequence[Segment]) -> list[Tensor]:
+    """One forward over all segments; returns each one's logits [k, vocabulary] in float32, in the order of its `rows`."""
+    device = model.device
+    network: Any = model.network
+    token_ids = torch.cat([segment.token_ids for segment in segments]).to(device)
+    positions = torch.cat([torch.arange(segment.start, segment.start + len(segment.token_ids)) for segment in segments]).to(device)
+    hidden = network.model(
+        input_ids=token_ids[None],
+        position_ids=positions[None],
+        use_cache=False,
+        segments=[(segment, segment.mask(device)) for segment in segments],
+    ).last_hidden_state[0]
+    offsets = [0]
+    for segment in segments:
+        offsets.append(offsets[-1] + len(segment.token_ids))
+    wanted = torch.cat([segment.rows - segment.start + offset for segment, offset in zip(segments, offsets, strict=False)])
+    logits = network.lm_head(hidden[wanted.to(device)]).float() if len(wanted) else hidden.new_empty(0, model.vocab_size).float()
+    return list(logits.split([len(segment.rows) for segment in segments]))

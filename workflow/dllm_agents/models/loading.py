@@ -1,0 +1,283 @@
+"""Reading a checkpoint directory: config.json and safetensors in, a network of transformers' own modules out.
+
+No remote code is run and no pickle is opened. What is wrong with a directory is said in one line that names the file or key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from dllm_agents.errors import StageError
+from dllm_agents.models.attention import IMPLEMENTATION
+from dllm_agents.models.families import Attention, Family, family_of
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
+# Sizes no published checkpoint comes near; beyond them a config is a mistake, and building it would eat the machine.
+LIMITS = {
+    "hidden_size": 65536,
+    "intermediate_size": 1 << 20,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 1024,
+    "num_key_value_heads": 1024,
+    "head_dim": 4096,
+    "vocab_size": 1 << 22,
+    "max_position_embeddings": 1 << 27,
+}
+
+
+@dataclass(eq=False)
+class Model:
+    """A checkpoint ready to be run: the network and what its family says of it.
+
+    `network` is a transformers *ForCausalLM whose attention is this package's (`dllm_agents.models.attention`). `shift` is True where
+    the row at position i predicts position i + 1. `mask_id` is None for AR models.
+    """
+
+    network: nn.Module = field(repr=False)
+    directory: Path
+    attention: Attention
+    strategy: str
+    mask_id: int | None
+    stop_ids: tuple[int, ...]
+    shift: bool
+    block_length: int | None
+    context_length: int
+    config: dict[str, Any] = field(repr=False)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.network.config.vocab_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer, read on first use. Raises StageError when the directory has none that transformers can read."""
+        try:
+            return transformers.AutoTokenizer.from_pretrained(self.directory, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # the tokenizer file is foreign data, and every reader fails in its own way
+            reason = str(error).strip().splitlines()
+            raise StageError(f"{self.directory}: no readable tokenizer ({reason[0] if reason else type(error).__name__})") from None
+
+
+def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None) -> Model:
+    """The checkpoint in `directory`, in evaluation mode.
+
+    `dtype` is float32 or bfloat16 (default: the one the config names, else float32), `device` a torch device (default: cpu). Raises
+    StageError with one line when the directory has no weights, a file is truncated, a key is missing, unknown or of the wrong
+    shape, or the config makes no sense.
+    """
+    directory = Path(directory)
+    raw = _read_json(directory / "config.json")
+    try:
+        family = family_of(raw)
+        config = _network_config(family, raw)
+    except StageError as error:
+        raise StageError(f"{directory / 'config.json'}: {error}") from None
+    names = _weight_names(directory, family)
+    network = _build(directory, family, config, names)
+    _fill(directory, network, names, _dtype(dtype, raw), torch.device(device or "cpu"))
+    mask_id, stop_ids = _special_ids(directory, family, raw, config.vocab_size)
+    return Model(
+        network=network,
+        directory=directory,
+        attention=family.attention,
+        strategy=family.strategy,
+        mask_id=mask_id,
+        stop_ids=stop_ids,
+        shift=family.logit_shift or family.attention == "causal",
+        block_length=_block_length(family, raw),
+        context_length=int(config.max_position_embeddings),
+        config=raw,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror}; name a checkpoint directory with config.json and *.safetensors") from None
+    except ValueError:
+        raise StageError(f"{path}: not JSON; the checkpoint is damaged, copy it again") from None
+    if not isinstance(value, dict):
+        raise StageError(f"{path}: a config is a mapping, not {type(value).__name__}")
+    return value
+
+
+def _dtype(asked: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:
+    text = raw.get("text_config", {}) if isinstance(raw.get("text_config"), dict) else {}
+    name = str(asked or raw.get("dtype") or raw.get("torch_dtype") or text.get("dtype") or "float32").removeprefix("torch.")
+    if name not in DTYPES:
+        raise StageError(f"dtype {name!r}: choose float32 or bfloat16")
+    return DTYPES[name]
+
+
+def _network_config(family: Family, raw: dict[str, Any]) -> Any:
+    """The transformers config of a checked config.json. Raises StageError naming the first key that makes no sense."""
+    values = family.configure(raw)
+    for key in ("auto_map", "architectures", "quantization_config", "model_type", "dllm"):
+        if key == "quantization_config" and values.get(key):
+            raise StageError("quantization_config: quantised checkpoints are not read; take the bf16 one")
+        values.pop(key, None)
+    for key, most in LIMITS.items():
+        value = values.get(key)
+        if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
+            raise StageError(f"{key} is {value!r}; it must be a whole number from 1 to {most}")
+    _block_length(family, raw)
+    try:
+        config = getattr(transformers, f"{family.architecture}Config")(**values)
+    except Exception as error:  # transformers validates with many exception types
+        raise StageError(f"not a {family.architecture} config ({' '.join(str(error).split())[:300]})") from None
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise StageError(
+            f"num_attention_heads {config.num_attention_heads} is no multiple of num_key_value_heads {config.num_key_value_heads}"
+        )
+    if config.hidden_size % config.num_attention_heads and not values.get("head_dim"):
+        raise StageError(f"hidden_size {config.hidden_size} is no multiple of num_attention_heads {config.num_attention_heads}")
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or getattr(config, "sliding_window", None):
+        raise StageError("sliding-window attention is not supported")
+    config._attn_implementation = IMPLEMENTATION
+    return config
+
+
+def _block_length(family: Family, raw: dict[str, Any]) -> int | None:
+    """Tokens per block of block-causal attention: SDAR names it block_size, Fast-dLLM v2 bd_size."""
+    if family.attention != "block_causal":
+        return None
+    key = next((key for key in ("block_size", "bd_size") if key in raw), "dllm.block_length")
+    value = raw.get(key, family.block_length)
+    if not isinstance(value, int) or not 1 <= value <= 65536:
+        raise StageError(f"{key} is {value!r}; it must be a whole number from 1 to 65536")
+    return value
+
+
+@dataclass(frozen=True)
+class _Stored:
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+
+
+def _weight_names(directory: Path, family: Family) -> dict[str, _Stored]:
+    """Our parameter name -> where it is stored, over all shards."""
+    names: dict[str, _Stored] = {}
+    for file in _shards(directory):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
+                    name = family.rename(key)
+                    if name is not None and not name.endswith("rotary_emb.inv_freq"):
+                        names[name] = _Stored(file, key, tuple(weights.get_slice(key).get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise StageError(f"{file}: truncated or not safetensors ({error}); copy the checkpoint again") from None
+    return names
+
+
+def _shards(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise StageError(f"{index}: weight_map is missing; copy the checkpoint again")
+        files = [directory / Path(name).name for name in sorted(set(shards.values()))]
+    else:
+        files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
+        hint = "pickled weights are not opened, convert them to safetensors" if pickled else "copy *.safetensors beside config.json"
+        raise StageError(f"{directory}: no weights; {hint}")
+    for file in files:
+        if not file.is_file():
+            raise StageError(f"{file}: missing shard, named in {index.name}; copy the checkpoint again")
+    return files
+
+
+def _build(directory: Path, family: Family, config: Any, names: dict[str, _Stored]) -> nn.Module:
+    """An empty network whose parameters are those of the checkpoint, no more, no less, in name and shape."""
+    layers = 1 + max((int(found[1]) for name in names if (found := re.match(r"model\.layers\.(\d+)\.", name))), default=-1)
+    if layers != config.num_hidden_layers:
+        raise StageError(f"{directory}: the weights have {layers} layers, config.json says {config.num_hidden_layers}")
+    with torch.device("meta"):
+        network = getattr(transformers, f"{family.architecture}ForCausalLM")(config)
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    if config.tie_word_embeddings:
+        wanted.pop("lm_head.weight", None)
+        names.pop("lm_head.weight", None)
+    _complain(directory, "missing keys", [_stored_name(family, name, names) for name in wanted if name not in names])
+    _complain(directory, "unknown keys", [stored.key for name, stored in names.items() if name not in wanted])
+    for name, shape in wanted.items():
+        if names[name].shape != shape:
+            raise StageError(
+                f"{names[name].file}: {names[name].key} has shape {list(names[name].shape)}, config.json makes it {list(shape)}"
+            )
+    return network
+
+
+def _stored_name(family: Family, name: str, names: dict[str, _Stored]) -> str:
+    """A missing parameter under the name the checkpoint's own layout gives it, where a sibling layer shows that name."""
+    pattern = re.sub(r"layers\.\d+\.", "layers.N.", name)
+    for other, stored in names.items():
+        if re.sub(r"layers\.\d+\.", "layers.N.", other) == pattern:
+            number = re.search(r"layers\.(\d+)\.", name)
+            return re.sub(r"\.(\d+)\.", f".{number[1]}.", stored.key, count=1) if number else stored.key
+    return name
+
+
+def _complain(directory: Path, what: str, keys: Iterable[str]) -> None:
+    listed = list(keys)
+    if listed:
+        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+        raise StageError(f"{directory}: {what} {', '.join(listed[:3])}{more}; the weights do not fit config.json")
+
+
+def _fill(directory: Path, network: nn.Module, names: dict[str, _Stored], dtype: torch.dtype, device: torch.device) -> None:
+    state: dict[str, Tensor] = {}
+    try:
+        for file in {stored.file for stored in names.values()}:
+            with safe_open(file, framework="pt", device=str(device)) as weights:
+                for name, stored in names.items():
+                    if stored.file == file:
+                        state[name] = weights.get_tensor(stored.key).to(dtype)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise StageError(f"{directory}: weights cannot be read ({' '.join(str(error).split())[:200]})") from None
+    network.load_state_dict(state, strict=False, assign=True)
+    config: Any = network.config
+    if config.tie_word_embeddings:
+        network.lm_head.weight = network.model.embed_tokens.weight  # type: ignore[union-attr]
+    # The rotary frequencies are no parameters: computed here from the config, on the real device.
+    network.model.rotary_emb = type(network.model.rotary_emb)(config).to(device)  # type: ignore[union-attr,call-arg]
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    network.eval()
+
+
+def _special_ids(directory: Path, family: Family, raw: dict[str, Any], vocab_size: int) -> tuple[int | None, tuple[int, ...]]:
+    """Mask and stop ids: the checkpoint's files first, then the table; ids outside the vocabulary are dropped."""
+    mask_id = raw.get("mask_token_id")
+    if not isinstance(mask_id, int):
+        mask_id = family.mask_id
+    if family.attention == "causal" or mask_id is None or not 0 <= mask_id < vocab_size:
+        mask_id = None
+    generation = directory / "generation_config.json"
+    text: dict[str, Any] = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
+    named = _read_json(generation).get("eos_token_id") if generation.exists() else None
+    named = named if named is not None else text.get("eos_token_id")
+    ids = [*family.stop_ids, *(named if isinstance(named, list) else [named])]
+    return mask_id, tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and 0 <= i < vocab_size))
