@@ -1,0 +1,115 @@
+"""BFCL-v3 (Berkeley Function-Calling Leaderboard), as DiffuAgent uses it: 17 categories, prompt mode, official checkers.
+
+The data, prompt, decoder and checkers are those of the pinned bfcl-eval package. Everything that touches model output runs in an
+isolated process (`bfcl_worker`); this module reads the data files and talks to it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from dllm_agents.benchmarks import bfcl_answers, bfcl_data
+from dllm_agents.benchmarks.base import Benchmark, Split, Verdict
+from dllm_agents.benchmarks.bfcl_checker import Checker
+from dllm_agents.errors import StageError
+from dllm_agents.records import Task
+
+
+class BFCL(Benchmark):
+    """`options` is `config.BFCLOptions`. `task.data`: id, language, question (text), messages (as published), functions."""
+
+    name = "bfcl"
+    workflow = "tool_calling"
+
+    def __init__(self, options: Any, seed: int = 42) -> None:
+        super().__init__(options, seed)
+        self.checker = Checker(options.scratch)
+
+    @property
+    def version(self) -> str:
+        return bfcl_data.version()
+
+    def tasks(self, split: Split) -> list[Task]:
+        """Test: the published draw. Train: single-turn entries outside both the evaluated ones and the published 758."""
+        if split == "test":
+            chosen = {category: bfcl_data.draw(category)[: self.options.per_category] for category in self.options.categories}
+            return self._spread(chosen, self.options.tasks, split)
+        chosen = {
+            category: bfcl_data.draw(category)[max(self.options.per_category, bfcl_data.DRAWN) :]
+            for category in self.options.categories
+            if not bfcl_data.is_multi_turn(category)
+        }
+        if self.options.train_tasks and not any(chosen.values()):
+            raise StageError("benchmarks.bfcl: no entry is left to train on; lower per_category, add categories or set train_tasks: 0")
+        return self._spread(chosen, self.options.train_tasks, split)
+
+    def _spread(self, chosen: dict[str, list[int]], limit: int | None, split: Split) -> list[Task]:
+        """At most `limit` entries, taken from the categories in turn in an order drawn by seed; in category and file order."""
+        shuffled = {category: _shuffled(indices, f"{self.seed}:{split}:{category}") for category, indices in chosen.items()}
+        rounds = max((len(indices) for indices in shuffled.values()), default=0)
+        order = [(category, shuffled[category][turn]) for turn in range(rounds) for category in shuffled if turn < len(shuffled[category])]
+        kept = set(order if limit is None else order[:limit])
+        return [
+            self._task(category, index, split) for category in chosen for index in sorted(chosen[category]) if (category, index) in kept
+        ]
+
+    def _task(self, category: str, index: int, split: Split) -> Task:
+        entry = bfcl_data.entry(category, index)
+        question = "\n".join(message["content"] for message in entry["question"][0] if message["role"] == "user")
+        return Task(
+            id=f"{self.name}/{category}/{entry['id']}",
+            benchmark=self.name,
+            split=split,
+            category=category,
+            seed=self.seed,
+            version=self.version,
+            goal=question,
+            data={
+                "id": entry["id"],
+                "language": bfcl_data.language(category),
+                "question": question,
+                "messages": entry["question"][0],
+                "functions": entry["function"],
+            },
+        )
+
+    def interactive(self, task: Task) -> bool:
+        return bfcl_data.is_multi_turn(task.category)
+
+    def messages(self, task: Task) -> list[dict[str, str]]:
+        return self.checker.messages(task.data["functions"], task.data["messages"], task.category)
+
+    def judge(self, task: Task, completion: str) -> Verdict:
+        return self.judge_many([(task, completion)])[0]
+
+    def judge_many(self, answers: Sequence[tuple[Task, str]]) -> list[Verdict]:
+        """The official verdicts on single-turn answers, in order; over 1,000 a second."""
+        return self.checker.judge_many([(task.category, self._entry_id(task), completion) for task, completion in answers])
+
+    def random_answer(self, task: Task, generator: random.Random) -> str:
+        return bfcl_answers.random_call(task.data["functions"], task.data["language"], generator)
+
+    def reference_answer(self, task: Task) -> str:
+        """The ground truth as a completion; a plain refusal where nothing is to be called, the first function where anything is."""
+        if task.category.endswith("irrelevance"):
+            return bfcl_answers.REFUSAL
+        if bfcl_data.is_relevance(task.category):
+            return bfcl_answers.random_call(task.data["functions"][:1], task.data["language"], random.Random(0))
+        truth = bfcl_data.answers(task.category)[self._entry_id(task)]
+        return bfcl_answers.reference(truth, task.data["functions"], task.data["language"])
+
+    def _entry_id(self, task: Task) -> str:
+        if task.version != self.version:
+            raise StageError(f"{task.id}: made with {task.version}, but {self.version} is installed; delete the task file to draw it again")
+        if bfcl_data.is_multi_turn(task.category):
+            raise StageError(f"{task.id}: a multi-turn task has no single answer; play it with environment()")
+        return str(task.data["id"])
+
+
+def _shuffled(items: list[int], seed: str) -> list[int]:
+    return random.Random(seed).sample(items, len(items))
+
+
+BENCHMARK = BFCL

@@ -1,0 +1,361 @@
+"""A long-lived helper process for code that must not be trusted, and the kernel restrictions it puts on itself.
+
+Parent side: `Worker` starts `python -m <module>`, exchanges one JSON line per request and per reply, and replaces the process
+when it dies or overruns its time. Child side: `confine` gives up files, network, processes and memory, one layer at a time, and
+`probe` tries what should now fail. Which layers a machine offers differs (kernel, container, architecture), so the worker reports
+what it reached and the parent logs it. Nothing here knows what the worker computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import platform
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dllm_agents.errors import StageError
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+MEMORY_BYTES = 1 << 30
+FILE_BYTES = 16 << 20
+OPEN_FILES = 64
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
+_EPERM = 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- child side
+
+
+def confine(scratch: Path, memory_bytes: int = MEMORY_BYTES) -> list[str]:
+    """Give up what a checker does not need; returns the names of the layers that hold, weakest first.
+
+    After it no file can be opened for writing outside `scratch`, no socket made, no process started. Cannot be undone.
+    """
+    layers = ["limits"] if _limit_resources(memory_bytes) else []
+    if not sys.platform.startswith("linux"):
+        return layers
+    if _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0:
+        layers.append("namespaces")
+    if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return layers
+    if _restrict_paths(scratch):
+        layers.append("landlock")
+    if _filter_system_calls():
+        layers.append("seccomp")
+    return layers
+
+
+def _limit_resources(memory_bytes: int) -> bool:
+    limits = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_FSIZE: FILE_BYTES,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_CORE: 0,
+    }
+    try:
+        for which, value in limits.items():
+            hard = resource.getrlimit(which)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(which, (value, value))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+# Landlock (linux/landlock.h): the rights a ruleset handles are denied everywhere but beneath the paths it names.
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_EXECUTE = 1 << 0
+_LANDLOCK_WRITE = (1 << 1) | sum(1 << bit for bit in range(4, 13))  # write_file, remove_*, make_*
+_LANDLOCK_SINCE = {2: 1 << 13, 3: 1 << 14, 5: 1 << 15}  # ABI version -> refer, truncate, ioctl_dev
+
+
+def _restrict_paths(scratch: Path) -> bool:
+    version = _LIBC.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
+    if version < 1:
+        return False
+    write = _LANDLOCK_WRITE | sum(right for since, right in _LANDLOCK_SINCE.items() if version >= since)
+    attributes = [write | _LANDLOCK_EXECUTE]
+    if version >= 4:
+        attributes.append(0b11)  # bind and connect over TCP
+    if version >= 6:
+        attributes.append(0b11)  # abstract Unix sockets and signals to outside
+    ruleset = (ctypes.c_uint64 * len(attributes))(*attributes)
+    descriptor = _LIBC.syscall(_LANDLOCK_CREATE, ruleset, ctypes.c_size_t(ctypes.sizeof(ruleset)), 0)
+    if descriptor < 0:
+        return False
+    folder = os.open(scratch, os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = write.to_bytes(8, sys.byteorder) + folder.to_bytes(4, sys.byteorder)
+        if _LIBC.syscall(_LANDLOCK_ADD, descriptor, 1, rule, 0) != 0:
+            return False
+        return bool(_LIBC.syscall(_LANDLOCK_RESTRICT, descriptor, 0) == 0)
+    finally:
+        os.close(folder)
+        os.close(descriptor)
+
+
+# System calls a sealed Python interpreter needs to compute, import and answer; everything else returns EPERM.
+# Numbers from the kernel's syscall_64.tbl and asm-generic/unistd.h.
+_ALLOWED = {
+    "x86_64": """
+        read=0 write=1 close=3 stat=4 fstat=5 lstat=6 poll=7 lseek=8 mmap=9 mprotect=10 munmap=11 brk=12 rt_sigaction=13
+        rt_sigprocmask=14 rt_sigreturn=15 pread64=17 readv=19 writev=20 access=21 mremap=25 madvise=28 nanosleep=35 setitimer=38
+        getpid=39 exit=60 uname=63 fcntl=72 getcwd=79 readlink=89 gettimeofday=96 getrusage=98 sysinfo=99 getuid=102 getgid=104
+        geteuid=107 getegid=108 sigaltstack=131 gettid=186 futex=202 getdents64=217 clock_gettime=228 clock_nanosleep=230
+        exit_group=231 newfstatat=262 readlinkat=267 faccessat=269 set_robust_list=273 getrandom=318 statx=332 rseq=334
+        faccessat2=439""",
+    "aarch64": """
+        getcwd=17 fcntl=25 faccessat=48 close=57 getdents64=61 lseek=62 read=63 write=64 readv=65 writev=66 pread64=67 ppoll=73
+        readlinkat=78 newfstatat=79 fstat=80 exit=93 exit_group=94 futex=98 set_robust_list=99 nanosleep=101 setitimer=103
+        clock_gettime=113 clock_nanosleep=115 sigaltstack=132 rt_sigaction=134 rt_sigprocmask=135 rt_sigreturn=139 uname=160
+        getrusage=165 gettimeofday=169 getpid=172 getuid=174 geteuid=175 getgid=176 getegid=177 gettid=178 sysinfo=179 brk=214
+        munmap=215 mremap=216 mmap=222 mprotect=226 madvise=233 getrandom=278 statx=291 rseq=293 faccessat2=439""",
+}
+_AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_OPEN = {"x86_64": {"open": (2, 1), "openat": (257, 2)}, "aarch64": {"openat": (56, 2)}}  # number, index of the flags argument
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+def _filter_system_calls() -> bool:
+    """A seccomp-BPF filter: the allowed calls, and opening files for reading only."""
+    machine = platform.machine()
+    if machine not in _ALLOWED or sys.maxsize < 2**32:
+        return False
+    allowed = [int(entry.partition("=")[2]) for entry in _ALLOWED[machine].split()]
+    load, equal, any_bit, answer = 0x20, 0x15, 0x45, 0x06
+    allow, deny = 0x7FFF0000, 0x00050000 | _EPERM
+    lines = [(load, 0, 0, 4), (equal, 1, 0, _AUDIT_ARCHITECTURE[machine]), (answer, 0, 0, deny), (load, 0, 0, 0)]
+    for number in allowed:
+        lines += [(equal, 0, 1, number), (answer, 0, 0, allow)]
+    for number, flags in _OPEN[machine].values():
+        lines += [
+            (equal, 0, 4, number),
+            (load, 0, 0, 16 + 8 * flags),
+            (any_bit, 0, 1, _WRITE_FLAGS),
+            (answer, 0, 0, deny),
+            (answer, 0, 0, allow),
+        ]
+    lines.append((answer, 0, 0, deny))
+    code = b"".join(
+        operation.to_bytes(2, sys.byteorder) + bytes((then, otherwise)) + value.to_bytes(4, sys.byteorder)
+        for operation, then, otherwise, value in lines
+    )
+    program = _Program(len(lines), code)
+    return bool(_LIBC.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
+
+
+def probe(outside: Path) -> dict[str, bool]:
+    """Try what must fail now; True where it is blocked. `outside` is a path beyond the scratch folder that should stay absent."""
+
+    def blocked(attempt: Any) -> bool:
+        try:
+            attempt()
+        except OSError:
+            return True
+        return False
+
+    def start_process() -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    def connect() -> None:
+        with socket.socket() as connection:
+            connection.bind(("127.0.0.1", 0))
+
+    return {
+        "network": blocked(connect),
+        "writes": blocked(lambda: outside.write_bytes(b"")),
+        "processes": blocked(start_process),
+    }
+
+
+def serve(handle: Any, ready: dict[str, Any], replies: int, cpu_seconds: float) -> None:
+    """Answer JSON lines from standard input on the descriptor `replies` until it closes.
+
+    A request that burns more than `cpu_seconds` of processor time ends the process: the kernel's SIGPROF is not caught.
+    """
+
+    def send(reply: Any) -> None:
+        data = (json.dumps(reply) + "\n").encode()
+        while data:
+            data = data[os.write(replies, data) :]
+
+    send(ready)
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        reply = handle(json.loads(line))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        send(reply)
+
+
+# --------------------------------------------------------------------------------------------------------------- parent side
+
+
+class WorkerLost(Exception):
+    """The worker ended during a request; the message is `timeout`, `crashed` or `memory`. The next request starts a new one."""
+
+
+class Worker:
+    """A restartable helper process. Requests and replies are JSON values; safe to share between threads.
+
+    `module` is run as `python -m module <scratch> <outside>`; its first line is what it reached (`confine`, `probe`).
+    """
+
+    def __init__(self, module: str, scratch: str | Path | None = None, seconds: float = 4.5) -> None:
+        self.module = module
+        self.seconds = seconds
+        self.ready: dict[str, Any] = {}
+        self.restarts = -1
+        self._home = tempfile.TemporaryDirectory(prefix="dllm-agents-") if scratch is None else None
+        self.scratch = Path(self._home.name, "scratch") if self._home else Path(scratch or "").resolve()
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._buffer = b""
+
+    def call(self, request: Any) -> Any:
+        """The reply to one request. Raises WorkerLost when the worker ended on it."""
+        reply = self.call_many([request])[0]
+        if isinstance(reply, WorkerLost):
+            raise reply
+        return reply
+
+    def call_many(self, requests: Sequence[Any]) -> list[Any]:
+        """The replies in order; a request on which the worker ended gives a WorkerLost and the next ones go to a new worker."""
+        replies: list[Any] = []
+        with self._lock:
+            try:
+                while len(replies) < len(requests):
+                    self._exchange(requests, replies)
+            except BaseException:
+                self._stop()  # replies that nobody read must not answer the next request
+                raise
+        return replies
+
+    def _exchange(self, requests: Sequence[Any], replies: list[Any]) -> None:
+        """Send what is not answered yet and read until all is, or until the worker is lost."""
+        process = self._start()
+        writer = threading.Thread(target=_write, args=(process, requests[len(replies) :]), daemon=True)
+        writer.start()
+        try:
+            while len(replies) < len(requests):
+                replies.append(self._read(self.seconds))
+        except WorkerLost as loss:
+            replies.append(loss)
+            self._stop()
+        writer.join()
+
+    def close(self) -> None:
+        """End the process and remove the scratch folder this worker made. Safe to call twice."""
+        with self._lock:
+            self._stop()
+            if self._home is not None:
+                self._home.cleanup()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._stop()
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        outside = self.scratch.parent / f".{self.scratch.name}-probe-{os.getpid()}"
+        kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL") if key in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self.module, str(self.scratch), str(outside)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.scratch,
+            env=kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HOME": str(self.scratch)},
+            start_new_session=True,
+        )
+        weakref.finalize(self, _end, self._process)
+        self._buffer = b""
+        try:
+            self.ready = self._read(START_SECONDS)
+        except WorkerLost as loss:
+            self._process.kill()
+            reason = (self._process.communicate()[1] or b"").decode(errors="replace").strip().splitlines()
+            raise StageError(
+                f"{self.module}: the isolated process did not start ({loss}); {reason[-1] if reason else 'no message'}"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            outside.unlink()
+        self.restarts += 1
+        if self.restarts == 0:
+            self._report()
+        return self._process
+
+    def _report(self) -> None:
+        layers, open_doors = self.ready["layers"], [name for name, blocked in self.ready["blocked"].items() if not blocked]
+        log.info("%s: isolation by %s", self.module, ", ".join(layers) or "nothing")
+        if open_doors:
+            log.warning(
+                "%s: the kernel offers no isolation of %s here; only the parser stands in front", self.module, ", ".join(open_doors)
+            )
+
+    def _read(self, seconds: float) -> Any:
+        """The next line from the worker, parsed, within `seconds` of wall time."""
+        assert self._process is not None and self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise WorkerLost("timeout")
+                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not chunk:
+                    self._process.wait(timeout=START_SECONDS)
+                    raise WorkerLost("timeout" if self._process.returncode == -signal.SIGPROF else "crashed")
+                self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise WorkerLost("crashed") from None
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            _end(self._process)
+            self._process = None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _write(process: subprocess.Popen[bytes], requests: Sequence[Any]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError, ValueError):  # the worker ended, or was ended, meanwhile
+        for start in range(0, len(requests), 64):
+            process.stdin.write(b"".join(json.dumps(request).encode() + b"\n" for request in requests[start : start + 64]))
+            process.stdin.flush()
