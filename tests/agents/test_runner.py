@@ -1,0 +1,169 @@
+"""The rollout runner: order, errors, resume, and a URL that stands for a backbone."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from dllm_agents import benchmarks
+from dllm_agents.agents import runner
+from dllm_agents.agents.react import Played
+from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.records import Episode, Task, read_jsonl, write_jsonl
+
+BABYAI = {"levels": ["GoToRedBallNoDists", "GoToObj"], "seeds": [1234, 1235, 1236], "max_steps": 8}
+BFCL = {"categories": ["simple", "irrelevance"], "per_category": 2}
+
+
+def configuration(**keys: object) -> Config:
+    return Config.model_validate({"benchmarks": {"babyai": BABYAI, "bfcl": BFCL}, **keys})
+
+
+def frozen(config: Config, folder: Path, *names: str) -> list[Shard]:
+    shards = []
+    for name in names:
+        write_jsonl(folder / f"{name}.tasks.jsonl", benchmarks.load(name, config).tasks("test"))
+        shards.append(Shard(folder / f"{name}.tasks.jsonl", folder / f"{name}.jsonl"))
+    return shards
+
+
+def without_times(episode: Episode) -> dict[str, object]:
+    data = episode.model_dump(exclude={"seconds", "started"})
+    for step in data["steps"]:
+        step.pop("seconds"), step.pop("environment_seconds")
+    return data
+
+
+def test_scripted_agents_in_task_order_and_the_same_twice(tmp_path: Path) -> None:
+    config = configuration()
+    first, second = (frozen(config, tmp_path / part, "babyai", "bfcl") for part in "ab")
+    for agent in ("random", "teacher", "empty"):
+        for shards in (first, second):
+            rollout(config, agent, shards)
+        for one, two in zip(first, second, strict=True):
+            episodes = read_jsonl(one.output, Episode)
+            assert [item.task_id for item in episodes] == [task.id for task in read_jsonl(one.tasks, Task)]
+            assert list(map(without_times, episodes)) == list(map(without_times, read_jsonl(two.output, Episode)))
+            if one.output.stem == "babyai":
+                assert {"teacher": all, "empty": lambda found: not any(found), "random": any}[agent](item.success for item in episodes)
+    assert not list(tmp_path.rglob("*.journal"))
+
+
+def test_one_bad_episode_is_recorded_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration()
+    (shard,) = frozen(config, tmp_path, "babyai")
+    play = runner._play_scripted
+
+    def faulty(policy: str, benchmark: object, seed: int, task: Task) -> Played:
+        if task.seed == 1235:
+            raise RuntimeError("the simulator broke")
+        return play(policy, benchmark, seed, task)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "_play_scripted", faulty)
+    rollout(config, "teacher", [shard])
+    broken = [item for item in read_jsonl(shard.output, Episode) if item.ended == "error"]
+    assert [item.error for item in broken] == ["RuntimeError: the simulator broke"] * 2
+
+
+def test_an_interrupted_rollout_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration()
+    (shard,) = frozen(config, tmp_path, "babyai")
+    play, played = runner._play_scripted, []
+
+    def stopping(policy: str, benchmark: object, seed: int, task: Task) -> Played:
+        if len(played) == 3:
+            raise StageError("stop here")
+        played.append(task.id)
+        return play(policy, benchmark, seed, task)  # type: ignore[arg-type]
+
+    config.agents["teacher"].concurrency = 1
+    monkeypatch.setattr(runner, "_play_scripted", stopping)
+    with pytest.raises(StageError, match="stop here"):
+        rollout(config, "teacher", [shard])
+    assert not shard.output.exists() and list(tmp_path.glob(".*.journal"))
+    monkeypatch.setattr(runner, "_play_scripted", lambda *arguments: (played.append(arguments[-1].id), play(*arguments))[1])
+    rollout(config, "teacher", [shard])
+    assert sorted(played) == sorted(task.id for task in read_jsonl(shard.tasks, Task))
+
+
+def test_tasks_of_another_version_or_twice_are_refused(tmp_path: Path) -> None:
+    config = configuration()
+    (shard,) = frozen(config, tmp_path, "babyai")
+    tasks = read_jsonl(shard.tasks, Task)
+    write_jsonl(shard.tasks, [tasks[0].model_copy(update={"version": "minigrid 0.0.1"})])
+    with pytest.raises(StageError, match=r"made with minigrid 0\.0\.1, here is minigrid"):
+        rollout(config, "teacher", [shard])
+    write_jsonl(shard.tasks, [tasks[0], tasks[0]])
+    with pytest.raises(StageError, match="stands twice"):
+        rollout(config, "teacher", [shard])
+    write_jsonl(shard.tasks, [])
+    with pytest.raises(StageError, match="holds no task"):
+        rollout(config, "teacher", [shard])
+
+
+@pytest.fixture
+def chat_server() -> Iterator[tuple[str, dict[str, object]]]:
+    """A stand-in for any OpenAI-compatible server: says what it is told to."""
+    said: dict[str, object] = {"text": "", "status": 200}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(200, {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "someone"}]})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            message = {"role": "assistant", "content": said["text"]}
+            usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+            body = {"id": "1", "object": "chat.completion", "model": "m", "created": 0, "usage": usage}
+            self.reply(int(str(said["status"])), body | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+        def reply(self, status: int, body: dict[str, object]) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", said
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("text", ["", "Thought: I go.\nAction: move forward", "x" * 100_000, "\ud83d\ude00" * 10 + "[" * 10_000])
+def test_a_url_plays_every_benchmark_whatever_it_says(tmp_path: Path, chat_server: tuple[str, dict[str, object]], text: str) -> None:
+    url, said = chat_server
+    said["text"] = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    config = configuration(add={"mine": {"url": url}})
+    shards = frozen(config, tmp_path, "babyai", "bfcl")
+    rollout(config, "mine", shards)
+    for shard in shards:
+        episodes = read_jsonl(shard.output, Episode)
+        assert len(episodes) == len(read_jsonl(shard.tasks, Task))
+        assert all(item.ended != "error" and item.backbones == {"policy": "mine"} for item in episodes)
+        assert max(len(step.completion) for item in episodes for step in item.steps) <= 16_000
+    if text.startswith("Thought"):
+        assert {step.action for step in read_jsonl(shards[0].output, Episode)[0].steps} == {"move forward"}
+
+
+def test_a_server_that_fails_for_good_stops_the_run_in_one_line(
+    tmp_path: Path, chat_server: tuple[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, said = chat_server
+    said["status"] = 401
+    config = configuration(add={"mine": {"url": url}})
+    (shard,) = frozen(config, tmp_path, "babyai")
+    with pytest.raises(StageError, match="HTTP 401") as caught:
+        rollout(config, "mine", [shard])
+    assert "\n" not in str(caught.value) and not shard.output.exists()
