@@ -19,6 +19,7 @@ from dllm_agents.benchmarks.babyai_text import (
     RIGHT,
     TOGGLE,
     VECTORS,
+    VIEW,
     Options,
     Pose,
     Position,
@@ -280,10 +281,15 @@ class Teacher:
         sides = [(x, y, (direction - turns) % 4) for turns in range(4)]
         if any(self._can_act_from(aims, side) for side in sides):
             return "turn left"
-        if any(self._in_view(target, look(self._simulator, side)) for side in sides):
+        views = [look(self._simulator, side) for side in sides]
+        if any(self._in_view(target, view) for view in views):
             return ""
-        space = not any(thing.right == 0 and thing.distance < _SPACE for thing in self._view.things)
-        return "move forward" if last == _LOOKED and space else "turn left"
+        if last != _LOOKED:
+            return "turn left"
+        space = [min((thing.ahead for thing in view.things if thing.right == 0), default=VIEW) for view in views]
+        if max(space) == 1:
+            return ""
+        return "move forward" if space[0] >= min(_SPACE, max(space)) else "turn left"
 
     def _action_on(self, verb: str, target: Position, pose: Pose, available: Options) -> str | None:
         """The action text that does `verb` to what lies at `target`, if its walk is free to its end."""
