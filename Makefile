@@ -36,6 +36,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/dllm-agents show --config $(CONFIG)
 
 report: $(VENV)/.installed
+	@$(BIN)/dllm-agents show --where --config $(CONFIG) > /dev/null
 	$(BIN)/snakemake report --cores $(CORES) --configfile $(CONFIG)
 	$(BIN)/snakemake report --cores $(CORES) --configfile $(CONFIG) --report "$$($(BIN)/dllm-agents show --where --config $(CONFIG))/report.html"
 

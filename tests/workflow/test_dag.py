@@ -22,8 +22,8 @@ pytestmark = pytest.mark.workflow
 def command(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE,)) -> list[str]:
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(workdir), "--cores", "2"),
-        *("--configfile", *map(str, config)),
         *arguments,
+        *("--configfile", *map(str, config)),
     ]
 
 

@@ -44,6 +44,7 @@ BFCL_SINGLE_TURN = [
 ]
 BFCL_MULTI_TURN = ["multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"]
 EMBODIED = ("alfworld", "scienceworld", "babyai")
+COMMAND_LINE = "--config"
 
 
 class Section(BaseModel):
@@ -134,6 +135,9 @@ class MultiHopQAOptions(BenchmarkOptions):
     judge_model: str | None = None
     second_judge_url: str | None = Field(default=None, description="a second judge, for agreement (Cohen's kappa) with the first")
     second_judge_model: str | None = None
+    thoughts: Literal["short", "long"] = Field(
+        default="short", description="the oracle's thoughts on generated questions: about 12 tokens, or 48 to 64 for P-ReAct"
+    )
     cache: str | None = Field(default=None, description="folder of the dense encoder's passage vectors; null for the user's cache folder")
 
 
@@ -325,7 +329,7 @@ def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None
     for path in paths:
         _merge(merged, _read(Path(path), origin, ()), origin, None)
     if overrides:
-        _merge(merged, dict(overrides), origin, "--config")
+        _merge(merged, dict(overrides), origin, COMMAND_LINE)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -361,6 +365,9 @@ def _read(path: Path, origin: dict[str, str], parents: tuple[Path, ...]) -> dict
 def _merge(base: dict[str, Any], over: dict[str, Any], origin: dict[str, str], file: str | None, prefix: str = "") -> None:
     for key, value in over.items():
         where = f"{prefix}{key}"
+        if file == COMMAND_LINE and base.get(key) == value:
+            # Snakemake hands over files and command line as one mapping; what a file says is the file's.
+            continue
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value, origin, file, f"{where}.")
         else:

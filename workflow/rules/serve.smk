@@ -19,8 +19,8 @@ rule probe:
     params:
         config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),
-        model=lambda wildcards, input: (
-            f"--model {shlex.quote(input.model)}" if input.model else ""
+        model=lambda wildcards, input: " ".join(
+            f"--model {shlex.quote(path)}" for path in input
         ),
     shell:
         "dllm-agents probe --config {params.config:q} --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"
