@@ -168,6 +168,16 @@ class Training(Section):
     seed: int | None = Field(default=None, description="null takes the run's seed")
 
 
+class Resources(Section):
+    """What a job of a stage asks of a scheduler; local runs ignore it. Memory and time grow with every retry."""
+
+    mem_mb: int = Field(default=4000, ge=100, description="memory of the first try; the n-th asks n times as much")
+    minutes: int = Field(default=60, ge=1, description="wall time of the first try; the n-th asks n times as much")
+
+
+STAGES = ("sample_tasks", "collect_trajectories", "train", "probe", "rollout", "score", "report")
+
+
 class Backbone(Section):
     """A model and how it is decoded and served."""
 
@@ -183,6 +193,8 @@ class Backbone(Section):
     training: Training | None = Field(default=None, description="train it on the accepted trajectories")
     context: int = Field(default=4000, ge=32, description="tokens of prompt and completion together")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    gpus: int = Field(default=0, ge=0, description="GPUs its server takes, as tensor parallelism where the engine has it")
+    training_gpus: int = Field(default=0, ge=0, description="GPUs its training takes")
     prompt: str = Field(default="react", description="prompt style: a folder name under config/prompts, or a path")
     benchmarks: list[str] | None = Field(default=None, description="benchmarks it is run on; null for all of the run")
     tasks: dict[str, int] = Field(default={}, description="benchmark -> evaluate only its first n tasks (slow models)")
@@ -211,6 +223,10 @@ class Agent(Section):
     verifier_every: int = Field(default=5, ge=1, description="steps between two verifications")
     selector: str | None = Field(default=None, description="backbone of the tool selector (tool calling)")
     editor: str | None = Field(default=None, description="backbone of the tool-call editor (tool calling)")
+    acting: Literal["react", "p_react", "tool_first"] = Field(
+        default="react",
+        description="search: call after thinking; P-ReAct, the call decoded first; or the call first by prompt (AR control)",
+    )
     concurrency: int = Field(default=8, ge=1, description="episodes in flight")
     seed: int | None = None
 
@@ -249,6 +265,7 @@ class Config(Section):
     add: dict[str, Backbone] = Field(default={}, description="your own backbones: each becomes an agent with a row in every table")
     run: Run = Field(default_factory=Run)
     report: Reporting = Field(default_factory=Reporting)
+    resources: dict[str, Resources] = Field(default={}, description=f"stage -> what its jobs ask for; stages: {', '.join(STAGES)}")
 
     @model_validator(mode="after")
     def _resolve(self) -> Config:
@@ -268,6 +285,7 @@ class Config(Section):
             self.agents.setdefault(name, Agent(policy=name))
             if name not in self.run.agents:
                 self.run.agents.append(name)
+        _require(self.resources, STAGES, "resources", "stage")
         _require(self.run.benchmarks, BENCHMARK_OPTIONS, "run.benchmarks", "benchmark")
         _require(self.run.agents, self.agents, "run.agents", "agent")
         for name, agent in self.agents.items():

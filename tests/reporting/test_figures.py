@@ -1,0 +1,108 @@
+"""Figures: equal bytes, nothing outside the page, the style of the configuration, both paradigms told apart without colour."""
+
+import numpy as np
+import pytest
+from conftest import configuration
+
+from dllm_agents.errors import StageError
+from dllm_agents.reporting import style
+from dllm_agents.reporting.figures import FIGURES, SIZES, plot
+from dllm_agents.reporting.inputs import Inputs
+
+
+@pytest.fixture(scope="module")
+def made(finished, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    for name in FIGURES:
+        plot(name, configuration(), finished, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_figures_are_300_dpi_png_and_vector_pdf_without_dates(made, name):
+    import matplotlib.image
+
+    image = matplotlib.image.imread(made / f"{name}.png")
+    width, height = SIZES[name]
+    assert image.shape[:2] == (round(height * 300), round(width * 300))
+    pdf = (made / f"{name}.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
+
+
+def test_equal_inputs_give_equal_bytes(made, finished, tmp_path):
+    for path in plot("diffuagent_figure3", configuration(), finished, tmp_path / "diffuagent_figure3"):
+        assert path.read_bytes() == (made / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_no_text_leaves_the_page_or_covers_another(finished, name):
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    style.theme()
+    figure = Figure(figsize=SIZES[name])
+    FIGURES[name](Inputs(configuration(), finished), figure)
+    figure.draw_without_rendering()
+    page = figure.bbox
+    boxes = []
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and not _hidden_tick(text):
+            box = text.get_window_extent()
+            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1, text.get_text()
+            boxes.append((text.get_text(), box.padded(-1.5)))
+    assert [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other)] == []
+
+
+def _hidden_tick(text):
+    """Whether a text is the label of a tick outside its axis' limits: matplotlib keeps such ticks and does not draw them."""
+    if text.axes is None:
+        return False
+    for axis in (text.axes.xaxis, text.axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if text in (tick.label1, tick.label2):
+                return not low <= tick.get_loc() <= high
+    return False
+
+
+def test_figures_without_any_result_show_published_values_and_say_not_run(tmp_path):
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    style.theme()
+    for name in FIGURES:
+        figure = Figure(figsize=SIZES[name])
+        FIGURES[name](Inputs(configuration(), tmp_path), figure)
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert any("not run" in text for text in texts) and "Qwen-8B" in texts
+
+
+def test_the_configuration_sets_size_resolution_and_title(finished, tmp_path):
+    import matplotlib.image
+
+    config = configuration(style={"diffuagent_figure4": {"width": 5, "height": 4, "dpi": 100, "title": "Ours"}})
+    png, _ = plot("diffuagent_figure4", config, finished, tmp_path / "f")
+    assert matplotlib.image.imread(png).shape[:2] == (400, 500)
+
+
+def test_unknown_figures_and_style_keys_are_named(finished, tmp_path):
+    with pytest.raises(StageError, match="unknown figure; allowed: .*diffuagent_figure1"):
+        plot("figure9", configuration(), finished, tmp_path / "f")
+    with pytest.raises(StageError, match="report.style.diffuagent_figure4.colour: unknown key"):
+        plot("diffuagent_figure4", configuration(style={"diffuagent_figure4": {"colour": "red"}}), finished, tmp_path / "f")
+
+
+def test_a_backbone_has_one_colour_and_paradigms_differ_without_it():
+    looks = style.looks(configuration())
+    assert looks["tiny-block"].colour != looks["tiny-full"].colour
+    assert (looks["tiny-ar"].hatch, looks["tiny-ar"].marker) != (looks["tiny-block"].hatch, looks["tiny-block"].marker)
+    fewer = configuration()
+    fewer.run.agents.remove("tiny-ar")
+    assert style.looks(fewer)["tiny-block"] == looks["tiny-block"]
+
+
+def test_published_and_own_tones_differ_in_greyscale():
+    def luminance(colour):
+        return float(np.dot([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], [0.299, 0.587, 0.114]))
+
+    assert min(map(luminance, style.PALE)) > max(map(luminance, style.PALETTE[:5]))

@@ -1,0 +1,242 @@
+"""Tables from a synthetic run: tidy rows, the paper's layout, "not run" exactly where scores are missing, equal bytes."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import LEVELS, configuration, score
+
+from dllm_agents.analysis.frames import write_frame
+from dllm_agents.errors import StageError
+from dllm_agents.records import Score, TableRow
+from dllm_agents.reporting import needs
+from dllm_agents.reporting.inputs import Inputs, check_scores
+from dllm_agents.reporting.layout import Block, Layout, to_csv, to_latex, to_markdown
+from dllm_agents.reporting.tables import TABLES, tabulate
+
+COLUMNS = ["agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published"]
+
+
+def rows(path):
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def find(found, **wanted):
+    matching = [row for row in found if all(row[key] == value for key, value in wanted.items())]
+    assert len(matching) == 1, (wanted, len(matching))
+    return matching[0]
+
+
+@pytest.fixture(scope="module")
+def made(finished, tmp_path_factory):
+    """Every table of the finished run."""
+    folder = tmp_path_factory.mktemp("tables")
+    for name in TABLES:
+        tabulate(name, configuration(), finished, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_every_table_has_tidy_csv_markdown_and_booktabs(made, name):
+    with open(made / f"{name}.csv", newline="") as handle:
+        assert csv.DictReader(handle).fieldnames == COLUMNS
+    found = rows(made / f"{name}.csv")
+    assert found and all(row["value"] for row in found)
+    markdown = (made / f"{name}.md").read_text().splitlines()
+    table = [line for line in markdown if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in table}) == 1
+    latex = (made / f"{name}.tex").read_text()
+    assert all(word in latex for word in ("\\toprule", "\\midrule", "\\bottomrule", f"\\label{{tab:{name}}}"))
+    assert latex.count("{") == latex.count("}")
+
+
+@pytest.mark.parametrize("name", sorted(set(TABLES) - {"serving"}))
+def test_rates_are_percentages_inside_their_intervals(made, name):
+    for row in rows(made / f"{name}.csv"):
+        if row["value"] != "not run" and row["low"]:
+            assert float(row["low"]) <= float(row["value"]) <= float(row["high"]), row
+            assert row["metric"] == "loops_per_episode" or -100 <= float(row["value"]) <= 100
+
+
+def test_every_table_and_figure_says_what_it_reads():
+    from dllm_agents.reporting.figures import FIGURES
+
+    assert set(TABLES) | set(FIGURES) <= set(needs.NEEDS)
+
+
+def test_success_and_progress_are_those_of_the_scores(made, finished):
+    frame = pd.read_parquet(finished / "scores/babyai/tiny-ar.parquet")
+    found = rows(made / "diffuagent_table1.csv")
+    success = find(found, agent="tiny-ar", benchmark="babyai", metric="success_rate")
+    progress = find(found, agent="tiny-ar", benchmark="babyai", metric="progress_rate")
+    assert (int(success["n"]), float(success["value"])) == (96, pytest.approx(100 * frame["success"].mean(), rel=1e-5))
+    assert float(progress["value"]) == pytest.approx(100 * frame["progress"].mean(), rel=1e-5)
+
+
+def test_published_rows_are_there_whatever_was_run(made):
+    found = rows(made / "diffuagent_table1.csv")
+    qwen = find(found, agent="Qwen-8B", benchmark="alfworld", metric="success_rate")
+    assert (qwen["value"], qwen["published"], qwen["n"]) == ("not run", "76.1", "134")
+    assert "| Qwen-8B | 134 | 76.1 | 85.6 |" in (made / "diffuagent_table1.md").read_text()
+
+
+def test_baselines_stand_in_every_results_table(made):
+    for name in ("diffuagent_table1", "diffuagent_table2"):
+        assert {"random", "empty", "teacher"} <= {row["agent"] for row in rows(made / f"{name}.csv")}
+
+
+def test_benchmarks_outside_the_run_and_their_average_are_not_run(made):
+    found = rows(made / "diffuagent_table1.csv")
+    for benchmark in ("alfworld", "scienceworld", "average"):
+        row = find(found, agent="tiny-ar", benchmark=benchmark, metric="success_rate")
+        assert (row["value"], row["n"], row["low"]) == ("not run", "0", "")
+
+
+def test_captions_state_how_the_run_differs_from_the_paper(made):
+    text = (made / "diffuagent_table1.md").read_text()
+    assert "not the published 112 tasks" in text and "at most 8 steps" in text and "GoToRedBall" in text
+
+
+def test_an_unbroken_row_of_zeros_still_has_an_interval(made):
+    row = find(rows(made / "diffuagent_table2.csv"), agent="empty", category="overall")
+    assert (float(row["value"]), float(row["low"])) == (0, 0) and float(row["high"]) > 1
+
+
+@pytest.mark.parametrize("name", ["diffuagent_table1", "diffuagent_table2", "failures"])
+def test_missing_scores_make_exactly_their_cells_not_run(made, finished, tmp_path, name):
+    results = tmp_path / "results"
+    shutil.copytree(finished, results)
+    for kind in ("scores", "failures"):
+        for benchmark in ("babyai", "bfcl"):
+            (results / kind / benchmark / "tiny-block.parquet").unlink()
+    tabulate(name, configuration(), results, tmp_path / name)
+    before = {tuple(row[key] for key in COLUMNS[:4]): row["value"] for row in rows(made / f"{name}.csv")}
+    after = {tuple(row[key] for key in COLUMNS[:4]): row["value"] for row in rows(tmp_path / f"{name}.csv")}
+    assert {key: value for key, value in after.items() if key[0] != "tiny-block"} == {
+        k: v for k, v in before.items() if k[0] != "tiny-block"
+    }
+    assert {value for key, value in after.items() if key[0] == "tiny-block"} == {"not run"}
+
+
+def test_a_run_without_any_score_has_published_rows_and_not_run(tmp_path):
+    for name in TABLES:
+        tabulate(name, configuration(), tmp_path / "none", tmp_path / name)
+    assert {row["value"] for row in rows(tmp_path / "diffuagent_table2.csv")} == {"not run"}
+
+
+def test_an_average_needs_all_of_its_categories(finished, tmp_path):
+    frame = pd.read_parquet(finished / "scores/bfcl/tiny-ar.parquet")
+    kept = [Score.model_validate(row) for row in frame.replace({float("nan"): None}).to_dict("records") if row["category"] != "javascript"]
+    write_frame(tmp_path / "scores/bfcl/tiny-ar.parquet", kept, Score)
+    tabulate("diffuagent_table2", configuration(), tmp_path, tmp_path / "t")
+    value = {row["category"]: row["value"] for row in rows(tmp_path / "t.csv") if row["agent"] == "tiny-ar"}
+    assert (value["non_live"], value["overall"]) == ("not run", "not run")
+    assert float(value["live"]) > 0
+
+
+def test_equal_inputs_give_equal_bytes(made, finished, tmp_path):
+    for name in TABLES:
+        for path in tabulate(name, configuration(), finished, tmp_path / name):
+            assert path.read_bytes() == (made / path.name).read_bytes(), path.name
+
+
+def test_wall_clock_stands_apart(made):
+    for path in made.glob("*.csv"):
+        timed = path.stem.endswith("_timing") or path.stem == "serving"
+        assert any("seconds" in row["metric"] or "_s" in row["metric"][-2:] for row in rows(path)) == timed, path.name
+
+
+def test_comparisons_are_paired_exact_and_corrected(made, finished):
+    found = rows(made / "comparisons.csv")
+    wanted = {"agent": "tiny-ar", "benchmark": "babyai", "category": "against random"}
+    first = pd.read_parquet(finished / "scores/babyai/tiny-ar.parquet").set_index("task_id")["success"]
+    second = pd.read_parquet(finished / "scores/babyai/random.parquet").set_index("task_id")["success"].reindex(first.index)
+    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
+    from scipy.stats import binomtest
+
+    assert float(find(found, **wanted, metric="only_first_solves")["value"]) == gained
+    assert float(find(found, **wanted, metric="mcnemar_p")["value"]) == pytest.approx(binomtest(gained, gained + lost).pvalue, rel=1e-4)
+    assert float(find(found, **wanted, metric="holm_p")["value"]) >= float(find(found, **wanted, metric="mcnemar_p")["value"])
+    pairs = {(row["agent"], row["category"]) for row in found}
+    assert ("tiny-block", "against tiny-ar") in pairs
+    assert ("tiny-block", "against smollm2-135m") not in pairs  # not matched: one is trained here, the other comes ready
+
+
+def test_loops_are_counted_at_both_thresholds_and_the_hazard_covers_them(made, finished):
+    frame = pd.read_parquet(finished / "failures/babyai/tiny-full.parquet")
+    loops = frame[frame["kind"] == "loop"]
+    found = rows(made / "failures.csv")
+    wanted = {"agent": "tiny-full", "benchmark": "babyai", "metric": "episodes_with_loop"}
+    at_least, more = (float(find(found, **wanted, category=category)["value"]) for category in ("at least 3", "more than 3"))
+    assert at_least == pytest.approx(100 * loops["task_id"].nunique() / 96, rel=1e-5)
+    assert more == pytest.approx(100 * loops[loops["count"] > 3]["task_id"].nunique() / 96, rel=1e-5)
+    hazard = [row for row in found if row["agent"] == "tiny-full" and row["metric"] == "first_loop_hazard"]
+    events = sum(round(float(row["value"]) * int(row["n"]) / 100) for row in hazard)
+    assert events == loops["task_id"].nunique() and [row["category"] for row in hazard] == [f"step {step}" for step in range(3, 9)]
+
+
+def test_a_users_own_backbone_gains_a_row(finished, tmp_path):
+    config = configuration()
+    config.backbones["mine"] = config.backbones["smollm2-135m"].model_copy(update={"model": "Qwen/Qwen3-8B", "benchmarks": None})
+    config.agents["mine"] = config.agents["tiny-ar"].model_copy(update={"policy": "mine"})
+    config.run.agents.append("mine")
+    scores = [score("mine", "babyai", level, seed, success=True, progress=1.0) for level in LEVELS for seed in range(24)]
+    write_frame(tmp_path / "scores/babyai/mine.parquet", scores, Score)
+    tabulate("diffuagent_table1", config, tmp_path, tmp_path / "t")
+    row = find(rows(tmp_path / "t.csv"), agent="mine", benchmark="babyai", metric="success_rate")
+    assert (row["value"], row["published"]) == ("100", "32.1")  # a published checkpoint stands beside its published value
+
+
+def test_mixed_versions_are_refused_naming_both_unless_allowed(tmp_path):
+    frame = pd.DataFrame([score("a", "babyai", "x", 1).model_dump(), score("b", "babyai", "x", 1, version="2").model_dump()])
+    with pytest.raises(StageError, match="babyai was run at versions 1 and 2"):
+        check_scores(frame)
+    check_scores(frame, allow_mixed=True)
+    packages = pd.DataFrame([score("a", "babyai", "x", 1).model_dump(), score("b", "babyai", "x", 1, package="0.2").model_dump()])
+    with pytest.raises(StageError, match="dllm-agents 0.1.0 and 0.2"):
+        check_scores(packages)
+    from dllm_agents.reporting.captions import caption
+
+    assert "MIXED VERSIONS" in caption("diffuagent_table1", configuration(allow_mixed_versions=True))
+
+
+def test_duplicates_and_impossible_progress_are_named(tmp_path):
+    row = score("a", "babyai", "x", 1).model_dump()
+    with pytest.raises(StageError, match="task babyai/x/1 is there twice"):
+        check_scores(pd.DataFrame([row, row]))
+    with pytest.raises(StageError, match="progress nan"):
+        check_scores(pd.DataFrame([row | {"progress": float("nan")}]))
+
+
+def test_a_file_that_holds_another_agents_rows_is_refused(finished, tmp_path):
+    path = tmp_path / "scores/babyai/tiny-ar.parquet"
+    path.parent.mkdir(parents=True)
+    shutil.copy(finished / "scores/babyai/random.parquet", path)
+    with pytest.raises(StageError, match="holds rows of random"):
+        Inputs(configuration(), tmp_path).scores("babyai")
+
+
+def test_an_unknown_table_names_the_known(tmp_path):
+    with pytest.raises(StageError, match="unknown table; allowed: .*diffuagent_table1"):
+        tabulate("table9", configuration(), tmp_path, tmp_path / "x")
+
+
+def test_a_value_that_is_not_finite_is_refused():
+    with pytest.raises(StageError, match="success_rate of a on b is nan"):
+        to_csv([TableRow(agent="a", benchmark="b", metric="success_rate", n=1, value=float("nan"))])
+
+
+def test_hostile_names_stay_text():
+    layout = Layout("Agent", [("A & B", "x_1")], [Block("", [("<script>|a_b%", ["5 $"])])])
+    assert "<script>" not in to_markdown(layout, "")
+    latex = to_latex(layout, "100 %", "t")
+    assert "\\textless{}script\\textgreater{}|a\\_b\\% & 5 \\$ \\\\" in latex and "A \\& B" in latex and "100 \\%" in latex
+
+
+def test_tables_load_no_model_library(tmp_path):
+    code = "import sys, dllm_agents.reporting.tables; print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,0 +1,155 @@
+"""What tables and figures are made from: the run's configuration and the files its stages left, read once, never episodes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from dllm_agents.analysis.frames import read_frame
+from dllm_agents.config import SCRIPTED, Config
+from dllm_agents.errors import StageError
+from dllm_agents.records import Failure, Probe, Record, Score
+
+
+class FilterCounts(NamedTuple):
+    """What the filter kept of a teacher's trajectories: accepted, and rejected by reason."""
+
+    accepted: int
+    rejected: Counter[str]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run's configuration and results folder. Absent files make absent parts, which are shown as "not run"."""
+
+    config: Config
+    results: Path
+    _scores: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _failures: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _rows: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def scores(self, benchmark: str) -> pd.DataFrame:
+        """The scores of the run's agents on a benchmark. Raises StageError for duplicates and for rows of mixed versions."""
+        if benchmark not in self._scores:
+            frame = self._read("scores", benchmark, Score)
+            check_scores(frame, allow_mixed=self.config.report.allow_mixed_versions)
+            self._scores[benchmark] = frame
+        return self._scores[benchmark]
+
+    def failures(self, benchmark: str) -> pd.DataFrame:
+        """The failures of the run's agents on a benchmark, one row per failure."""
+        if benchmark not in self._failures:
+            self._failures[benchmark] = self._read("failures", benchmark, Failure)
+        return self._failures[benchmark]
+
+    def classified(self, agent: str, benchmark: str) -> bool:
+        """Whether the failures stage has run for an agent, with or without a failure found."""
+        return benchmark in self.config.agent_benchmarks(agent) and self._path("failures", benchmark, agent).is_file()
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        """Backbone -> what the serving probe saw."""
+        found = {}
+        for backbone in self.config.used_backbones():
+            path = self.results / "serving" / f"{backbone}.json"
+            if path.is_file():
+                try:
+                    found[backbone] = Probe.model_validate_json(path.read_bytes())
+                except ValueError:
+                    raise StageError(f"{path}: not a Probe record; delete it to run the probe again") from None
+        return found
+
+    def filtered(self, benchmark: str) -> FilterCounts | None:
+        """How many of a benchmark's teacher trajectories were accepted and rejected; None before the filter has run."""
+        folder = self.results / "trajectories" / benchmark
+        accepted, rejected = folder / "accepted.jsonl", folder / "rejected.jsonl"
+        if not (accepted.is_file() and rejected.is_file()):
+            return None
+        with open(accepted, "rb") as handle:
+            count = sum(1 for line in handle if line.strip())
+        reasons: Counter[str] = Counter()
+        with open(rejected, "rb") as handle:
+            for number, line in enumerate(handle, 1):
+                try:
+                    reasons[str(json.loads(line)["rejected"])] += 1
+                except (ValueError, KeyError, TypeError):
+                    raise StageError(f"{rejected}:{number}: not a rejected trajectory; delete the file to filter again") from None
+        return FilterCounts(count, reasons)
+
+    @property
+    def baselines(self) -> list[str]:
+        """The scripted agents of the run."""
+        return [agent for agent in self.config.run.agents if self.config.agents[agent].policy in SCRIPTED]
+
+    @property
+    def agents(self) -> list[str]:
+        """The agents of the run that have a backbone."""
+        return [agent for agent in self.config.run.agents if agent not in self.baselines]
+
+    def random_agent(self) -> str | None:
+        """The run's random baseline, if it has one."""
+        return next((agent for agent in self.baselines if self.config.agents[agent].policy == "random"), None)
+
+    def paradigm(self, agent: str) -> str:
+        """`ar`, `diffusion` or `scripted`: the paradigm of an agent's policy."""
+        backbone = self.config.backbones.get(self.config.agents[agent].policy)
+        return "scripted" if backbone is None else backbone.paradigm
+
+    def trained(self, agent: str) -> bool:
+        """Whether an agent's policy is trained in this run."""
+        backbone = self.config.backbones.get(self.config.agents[agent].policy)
+        return backbone is not None and backbone.training is not None
+
+    def rows(self, agent: str, benchmark: str) -> pd.DataFrame:
+        """An agent's scores on a benchmark; empty when it has none."""
+        if (agent, benchmark) not in self._rows:
+            frame = self.scores(benchmark)
+            self._rows[agent, benchmark] = frame[frame["agent"] == agent]
+        return self._rows[agent, benchmark]
+
+    def _path(self, kind: str, benchmark: str, agent: str) -> Path:
+        return self.results / kind / benchmark / f"{agent}.parquet"
+
+    def _read(self, kind: str, benchmark: str, record: type[Record]) -> pd.DataFrame:
+        frames = []
+        for agent in self.config.run.agents:
+            path = self._path(kind, benchmark, agent)
+            if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
+                frame = read_frame(path, record)
+                foreign = frame[(frame["agent"] != agent) | (frame["benchmark"] != benchmark)]
+                if len(foreign):
+                    found = foreign.iloc[0]
+                    raise StageError(f"{path}: holds rows of {found['agent']} on {found['benchmark']}; delete it to make it again")
+                frames.append(frame)
+        filled = [frame for frame in frames if len(frame)]
+        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(record.model_fields))
+
+
+def check_scores(scores: pd.DataFrame, *, allow_mixed: bool = False) -> None:
+    """Raise StageError for a task scored twice, for numbers that are not finite, and for rows of several package or benchmark
+    versions (unless `allow_mixed`), naming them."""
+    duplicated = scores[scores.duplicated(["task_id", "agent", "seed"])]
+    if len(duplicated):
+        row = duplicated.iloc[0]
+        raise StageError(f"scores: task {row['task_id']} is there twice for agent {row['agent']}; delete its score file and score again")
+    if not scores["progress"].astype(float).between(0, 1).all():
+        row = scores[~scores["progress"].astype(float).between(0, 1)].iloc[0]
+        raise StageError(
+            f"scores: progress {row['progress']} of agent {row['agent']} on task {row['task_id']} is not in [0, 1]; score again"
+        )
+    if allow_mixed:
+        return
+    hint = "score all of them again, or set report.allow_mixed_versions to mark the tables instead"
+    for benchmark, group in scores.groupby("benchmark"):
+        versions = sorted(group["version"].unique())
+        if len(versions) > 1:
+            raise StageError(f"scores: {benchmark} was run at versions {' and '.join(versions)}; {hint}")
+    packages = sorted(scores["package"].unique())
+    if len(packages) > 1:
+        raise StageError(f"scores: written by dllm-agents {' and '.join(packages)}; {hint}")

@@ -1,0 +1,140 @@
+"""A table's rows as files: tidy CSV, and Markdown and LaTeX (booktabs) laid out like the paper's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from dllm_agents.errors import StageError
+from dllm_agents.records import TableRow
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows under one heading: (row label, cells)."""
+
+    title: str
+    rows: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a reader sees: columns as (group, name) pairs after the first, and blocks of rows."""
+
+    corner: str
+    columns: list[tuple[str, str]]
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its tidy rows, what it looks like, and rows that hold wall-clock values."""
+
+    rows: list[TableRow]
+    layout: Layout
+    timing: list[TableRow] = field(default_factory=list)
+    notes: str = ""
+
+
+def number(value: float) -> str:
+    """A value with one decimal, or with three significant digits when it is small."""
+    return f"{value:.1f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
+
+
+def cell(row: TableRow | None) -> str:
+    """A tidy row as a cell: value with its interval, the published value for a published row, or "not run"."""
+    if row is None or (row.value is None and row.published is None):
+        return NOT_RUN
+    if row.value is None:
+        return number(float(row.published or 0.0))
+    interval = f" [{number(row.low)}, {number(row.high)}]" if row.low is not None and row.high is not None else ""
+    beside = f" (published {number(row.published)})" if row.published is not None else ""
+    return f"{number(row.value)}{interval}{beside}"
+
+
+def to_csv(rows: Iterable[TableRow]) -> str:
+    """Tidy CSV with fixed number formats, so that equal rows are equal bytes. Raises StageError for a value that is not finite."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(TableRow.model_fields)
+    for row in rows:
+        values = [_plain(row, name) for name in ("value", "low", "high", "published")]
+        if row.value is None:
+            values[0] = NOT_RUN
+        writer.writerow([row.agent, row.benchmark, row.category, row.metric, "" if row.n is None else row.n, *values])
+    return out.getvalue()
+
+
+def to_markdown(layout: Layout, caption: str) -> str:
+    """Pipe table; the blocks' titles stand in rows of their own."""
+    header = [layout.corner, *(f"{group} {name}".strip() for group, name in layout.columns)]
+    lines = [_pipe(header), _pipe([":--", *("--:" for _ in layout.columns)])]
+    for block in layout.blocks:
+        if block.title:
+            lines.append(_pipe([f"**{_escape_markdown(block.title)}**", *("" for _ in layout.columns)]))
+        lines += [_pipe([_escape_markdown(label), *map(_escape_markdown, cells)]) for label, cells in block.rows]
+    return "\n".join(lines) + f"\n\n{caption}\n"
+
+
+def to_latex(layout: Layout, caption: str, label: str) -> str:
+    """A booktabs table environment, column groups over a cmidrule; needs the booktabs and graphicx packages."""
+    groups = [(group, len(list(items))) for group, items in groupby(layout.columns, key=lambda column: column[0])]
+    rules, start = [], 2
+    for group, width in groups:
+        if group:
+            rules.append(f"\\cmidrule(lr){{{start}-{start + width - 1}}}")
+        start += width
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        "\\begin{table*}[t]",
+        "\\centering",
+        "\\resizebox{\\textwidth}{!}{%",
+        f"\\begin{{tabular}}{{l{'r' * len(layout.columns)}}}",
+        "\\toprule",
+    ]
+    if any(group for group, _ in groups):
+        lines.append(" & ".join(["", *(f"\\multicolumn{{{width}}}{{c}}{{{_escape_latex(group)}}}" for group, width in groups)]) + " \\\\")
+        lines.append("".join(rules))
+    lines.append(" & ".join(map(_escape_latex, [layout.corner, *(name for _, name in layout.columns)])) + " \\\\")
+    for block in layout.blocks:
+        lines.append("\\midrule")
+        if block.title:
+            lines.append(f"\\multicolumn{{{len(layout.columns) + 1}}}{{l}}{{\\emph{{{_escape_latex(block.title)}}}}} \\\\")
+        lines += [" & ".join(map(_escape_latex, [label_, *cells])) + " \\\\" for label_, cells in block.rows]
+    lines += ["\\bottomrule", "\\end{tabular}}", f"\\caption{{{_escape_latex(caption)}}}", f"\\label{{tab:{label}}}", "\\end{table*}", ""]
+    return "\n".join(lines)
+
+
+def _plain(row: TableRow, name: str) -> str:
+    value = getattr(row, name)
+    if value is None:
+        return ""
+    if value != value or value in (float("inf"), float("-inf")):
+        raise StageError(f"table: {row.metric} of {row.agent} on {row.benchmark} is {value} ({name}); score the agent again")
+    return f"{value:.6g}"
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([|*_<>`\\])", r"\\\1", text.replace("\n", " "))
+
+
+def _escape_latex(text: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text.replace("\n", " "))
