@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from dllm_agents.config import EMBODIED, Config, load
+from dllm_agents.config import EMBODIED, Config, Resources, load
 from dllm_agents.errors import StageError
 from dllm_agents.prompts import style_sha256
 from dllm_agents.records import write_aside
@@ -124,7 +124,7 @@ class Plan:
         return {"agent": entry, "backbones": backbones, "prompts": prompts, "seed": self.config.seed}
 
     def _served(self, backbone: str) -> dict[str, Any]:
-        return self.config.backbones[backbone].model_dump(mode="json", exclude={"training"}, exclude_defaults=True)
+        return self.config.backbones[backbone].model_dump(mode="json", exclude={"training", "gpus", "training_gpus"}, exclude_defaults=True)
 
     def reads(self, result: str) -> list[str]:
         """The files a table or figure is made from."""
@@ -155,6 +155,28 @@ class Plan:
             for benchmark in self.config.agent_benchmarks(agent)
             if benchmark in chosen
         ]
+
+    def memory(self, stage: str, attempt: int) -> int:
+        """Megabytes a job of a stage asks for; more on every retry, since a job killed for memory would be killed again."""
+        return attempt * self.config.resources.get(stage, Resources()).mem_mb
+
+    def minutes(self, stage: str, attempt: int) -> int:
+        """Minutes a job of a stage asks for; more on every retry."""
+        return attempt * self.config.resources.get(stage, Resources()).minutes
+
+    def rollout_gpus(self, agent: str) -> int:
+        """GPUs of a rollout job: those of every server it starts itself."""
+        backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
+        return sum(self.config.backbones[name].gpus for name in backbones if not self.config.backbones[name].url)
+
+    def gpu_hours(self) -> dict[str, tuple[int, float]]:
+        """Stage -> (jobs, GPU-hours), if every job takes the time it asks for at its first try: an upper estimate."""
+        jobs = {
+            "train": [self.config.backbones[backbone].training_gpus for backbone, _ in self.trained()],
+            "probe": [self.config.backbones[backbone].gpus for backbone in self.config.used_backbones()],
+            "rollout": [self.rollout_gpus(agent) for _, agents in self.agents_by_benchmarks() for agent in agents],
+        }
+        return {stage: (len(gpus), sum(gpus) * self.minutes(stage, 1) / 60) for stage, gpus in jobs.items()}
 
     def report_settings(self, result: str) -> dict[str, Any]:
         """The settings of one table or figure: its own style, the rows asked for, what its caption states."""

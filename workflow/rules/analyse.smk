@@ -15,6 +15,9 @@ rule score:
         f"{RESULTS}/logs/score/{{benchmark}}.{{agent}}.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
     params:
         config=CONFIG_FILE,
     shell:
@@ -32,6 +35,9 @@ rule classify_failures:
         f"{RESULTS}/logs/classify_failures/{{benchmark}}.{{agent}}.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
     params:
         config=CONFIG_FILE,
         loop_length=CONFIG.report.loop_length,

@@ -13,6 +13,9 @@ rule sample_tasks:
         f"{RESULTS}/logs/sample_tasks/{{benchmark}}.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("sample_tasks", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("sample_tasks", attempt),
     params:
         config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "test"),
@@ -28,6 +31,9 @@ rule sample_training_tasks:
         f"{RESULTS}/logs/sample_training_tasks/{{benchmark}}.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("sample_tasks", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("sample_tasks", attempt),
     params:
         config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
@@ -48,6 +54,9 @@ rule collect_trajectories:
     conda:
         "../../envs/main.yaml"
     threads: workflow.cores or 2
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("collect_trajectories", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("collect_trajectories", attempt),
     params:
         config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
@@ -67,6 +76,9 @@ rule filter_trajectories:
         f"{RESULTS}/logs/filter_trajectories/{{benchmark}}.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("collect_trajectories", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("collect_trajectories", attempt),
     params:
         config=CONFIG_FILE,
     shell:

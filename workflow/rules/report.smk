@@ -21,6 +21,9 @@ rule table:
         f"{RESULTS}/logs/table/{{name}}.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
     params:
         config=CONFIG_FILE,
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
@@ -48,6 +51,9 @@ rule figure:
         f"{RESULTS}/logs/figure/{{name}}.log",
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
     params:
         config=CONFIG_FILE,
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),

@@ -27,7 +27,15 @@ for played, agents in PLAN.agents_by_benchmarks():
             agent="|".join(map(re.escape, agents)),
         conda:
             "../../envs/main.yaml"
-        threads: workflow.cores or 2
+        # A model gets the machine; scripted agents share it.
+        threads:
+            lambda wildcards: (
+                (workflow.cores or 2) if CONFIG.agent_backbones(wildcards.agent) else 1
+            )
+        resources:
+            mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
+            runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
+            gpu=lambda wildcards: PLAN.rollout_gpus(wildcards.agent),
         params:
             config=CONFIG_FILE,
             settings=lambda wildcards: PLAN.agent_settings(wildcards.agent),

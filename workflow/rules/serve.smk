@@ -16,6 +16,10 @@ rule probe:
         "../../envs/main.yaml"
     # A probe measures speed, so nothing else runs beside it.
     threads: workflow.cores or 2
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("probe", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("probe", attempt),
+        gpu=lambda wildcards: CONFIG.backbones[wildcards.backbone].gpus,
     params:
         config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),

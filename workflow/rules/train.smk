@@ -19,6 +19,10 @@ rule train:
         "../../envs/main.yaml"
     # A training beside another busy process takes many times as long, so it gets the machine.
     threads: workflow.cores or 2
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("train", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("train", attempt),
+        gpu=lambda wildcards: CONFIG.backbones[wildcards.backbone].training_gpus,
     params:
         config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.training_settings(
