@@ -1,0 +1,242 @@
+"""The HTTP contract: OpenAI's shapes, refusals with their reasons, streams that follow the settled text."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.serving.app import create_app
+from dllm_agents.serving.engine import Failed, Finished, Settled
+
+CALL = '<tool_call>{"name": "search", "arguments": {"query": ["red ball"]}}</tool_call>'
+TOOLS = [{"type": "function", "function": {"name": "search", "description": "find", "parameters": {"type": "object", "properties": {}}}}]
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "go to the red ball"}]}
+
+
+@pytest.fixture
+def client(tokenizer: Any, scripted: Callable[..., Any]) -> Callable[..., TestClient]:
+    def make(script: Any, api_key: str | None = None, context: int = 512, **options: Any) -> TestClient:
+        app = create_app(scripted(script, **options), tokenizer, "tiny", Decoding(max_new_tokens=128), context, api_key)
+        return TestClient(app, raise_server_exceptions=False)
+
+    return make
+
+
+def test_the_openai_client_works_unchanged(tokenizer: Any, scripted: Callable[..., Any], serving: Callable[[Any], str]) -> None:
+    text = "Thought: go to the red ball\nAction: go ✓"
+    base_url = serving(create_app(scripted(text), tokenizer, "tiny", Decoding(), 512))
+    with openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0) as ours:
+        assert [model.id for model in ours.models.list()] == ["tiny"]
+        whole = ours.chat.completions.create(**CHAT, max_tokens=100, temperature=0, seed=1)
+        assert whole.choices[0].message.content == text and whole.choices[0].finish_reason == "stop"
+        tokens = len(tokenizer(text)["input_ids"])
+        assert whole.usage is not None and whole.usage.completion_tokens == tokens and whole.usage.model_extra == {"nfe": tokens}
+        assert whole.usage.total_tokens == whole.usage.prompt_tokens + tokens
+        chunks = list(ours.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True}))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+        assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage == whole.usage
+        plain = ours.completions.create(model="tiny", prompt="go", max_tokens=100, extra_body={"return_trace": True})
+        assert plain.choices[0].text == text
+        assert plain.choices[0].model_extra == {"trace": {"reveal_step": list(range(tokens)), "token_ids": tokenizer(text)["input_ids"]}}
+        assert "".join(chunk.choices[0].text for chunk in ours.completions.create(model="tiny", prompt="go", stream=True)) == text
+        with pytest.raises(openai.NotFoundError, match="'other' is not served here"):
+            ours.chat.completions.create(model="other", messages=CHAT["messages"])
+        with pytest.raises(openai.BadRequestError, match="steps"):
+            ours.chat.completions.create(**CHAT, extra_body={"steps": -1})
+
+
+def test_decoding_fields_reach_the_engine(tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    engine = scripted("ok")
+    default = Decoding(strategy="fast_dllm", threshold=0.9, cache="dual", max_new_tokens=64, seed=7)
+    client = TestClient(create_app(engine, tokenizer, "tiny", default, 512))
+    prefill = {"open": 3, "close": 9, "bias": 0.25}
+    for extra in ({}, {"max_tokens": 8, "threshold": 0.5, "seed": 1}, {"max_completion_tokens": 9, "tool_prefill": prefill, "cache": None}):
+        assert client.post("/v1/chat/completions", json=CHAT | extra).status_code == 200
+    assert engine.seen[0] == default
+    assert engine.seen[1] == default.model_copy(update={"max_new_tokens": 8, "threshold": 0.5, "seed": 1})
+    assert engine.seen[2].max_new_tokens == 9 and engine.seen[2].cache == "dual"
+    assert engine.seen[2].tool_prefill is not None and engine.seen[2].tool_prefill.bias == 0.25
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown field": ({"stepz": 3}, "stepz"),
+    "negative steps": ({"steps": -1}, "steps"),
+    "absurd steps": ({"steps": 10**9}, "at most"),
+    "absurd block": ({"block_length": 10**9}, "at most"),
+    "absurd max_tokens": ({"max_tokens": 10**9}, "max_tokens"),
+    "no room": ({"max_tokens": 512}, "exceed the context of 512"),
+    "two lengths": ({"max_tokens": 8, "max_new_tokens": 9}, "give one of them"),
+    "zero tokens": ({"max_tokens": 0}, "max_tokens"),
+    "steps as text": ({"steps": "3"}, "steps"),
+    "temperature as truth": ({"temperature": True}, "temperature"),
+    "unknown strategy": ({"strategy": "magic"}, "strategy"),
+    "unknown role": ({"messages": [{"role": "oracle", "content": "x"}]}, "role"),
+    "no messages": ({"messages": []}, "messages"),
+    "two answers": ({"n": 2}, "n"),
+    "mask id out of range": ({"mask_id": 10**6}, "outside the vocabulary"),
+    "stop id out of range": ({"stop_ids": [-1]}, "outside the vocabulary"),
+    "empty stop string": ({"stop": ""}, "stop"),
+    "seed beyond 64 bits": ({"seed": 2**70}, "seed"),
+    "unknown tag option": ({"tool_prefill": {"open": 1, "shut": 2}}, "shut"),
+    "lone surrogate": ({"messages": [{"role": "user", "content": "\ud800"}]}, "not Unicode"),
+    "surrogate as a field": ({"\ud800": 1}, "unicode"),
+    "long prompt": ({"messages": [{"role": "user", "content": "x " * 500_000}]}, "exceed the context"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_reason(name: str, client: Callable[..., TestClient]) -> None:
+    extra, reason = REFUSED[name]
+    response = client("never").post("/v1/chat/completions", content=json.dumps(CHAT | extra), headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert reason in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"model": "tiny", ', 400),
+        (b'{"model": "tiny\xff"}', 400),
+        (b"", 400),
+        (b"[]", 400),
+        (b"[" * 100_000, 400),
+        (b'{"model": "tiny", "temperature": NaN, "messages": [{"role": "user", "content": "x"}]}', 400),
+        (b" " * (5 << 20), 413),
+    ],
+    ids=["cut", "not UTF-8", "empty", "list", "deep", "NaN", "5 MiB"],
+)
+def test_bodies_that_are_no_request(body: bytes, status: int, client: Callable[..., TestClient]) -> None:
+    response = client("never").post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status and response.json()["error"]["message"]
+
+
+def test_a_failure_is_a_500_with_its_reason_also_when_streamed(client: Callable[..., TestClient]) -> None:
+    failing = client(lambda prompt, decoding: [Failed("logits are not finite")])
+    for stream in (False, True):
+        response = failing.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+        assert response.status_code == 500 and response.json()["error"]["message"] == "logits are not finite"
+    assert (
+        client(lambda prompt, decoding: [Failed("no such order", settings=True)]).post("/v1/chat/completions", json=CHAT).status_code == 400
+    )
+
+
+def test_a_late_failure_ends_the_stream_with_its_reason(client: Callable[..., TestClient]) -> None:
+    late = client(lambda prompt, decoding: [Settled([0], [65], 0), Failed("logits are not finite")])
+    assert '"message": "logits are not finite"' in late.post("/v1/chat/completions", json=CHAT | {"stream": True}).text
+
+
+def test_a_full_queue_answers_429(client: Callable[..., TestClient]) -> None:
+    response = client("never", capacity=0).post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 429 and response.headers["retry-after"] == "1"
+
+
+def test_the_key_guards_everything_but_health(client: Callable[..., TestClient]) -> None:
+    guarded = client("yes", api_key="secret")
+    assert guarded.get("/health").status_code == 200
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+        assert guarded.post("/v1/chat/completions", json=CHAT, headers=headers).status_code == 401
+        assert guarded.get("/metrics", headers=headers).status_code == 401
+    assert guarded.post("/v1/chat/completions", json=CHAT, headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_stop_strings_end_the_answer_where_they_begin(client: Callable[..., TestClient]) -> None:
+    body = client("go to the ball\nObservation: the red ball").post("/v1/chat/completions", json=CHAT | {"stop": ["\nObs"]}).json()
+    assert body["choices"][0]["message"]["content"] == "go to the ball" and body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["nfe"] == body["usage"]["completion_tokens"]
+
+
+def test_the_length_limit_is_told(client: Callable[..., TestClient]) -> None:
+    body = client("the red ball " * 20).post("/v1/chat/completions", json=CHAT | {"max_tokens": 5}).json()
+    assert body["choices"][0]["finish_reason"] == "length" and body["usage"]["completion_tokens"] == 5
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tool_calls_in_openai_form(stream: bool, client: Callable[..., TestClient]) -> None:
+    asked = client(f"I search. {CALL}")
+    assert CALL in asked.post("/v1/chat/completions", json=CHAT).json()["choices"][0]["message"]["content"]
+    response = asked.post("/v1/chat/completions", json=CHAT | {"tools": TOOLS, "stream": stream})
+    if stream:
+        deltas = [chunk["choices"][0] for chunk in events(response.text)]
+        calls = [call for delta in deltas for call in delta["delta"].get("tool_calls", [])]
+        content = "".join(delta["delta"].get("content", "") for delta in deltas)
+        finish_reason = deltas[-1]["finish_reason"]
+    else:
+        choice = response.json()["choices"][0]
+        calls, content, finish_reason = choice["message"]["tool_calls"], choice["message"]["content"], choice["finish_reason"]
+    assert content == "I search. " and finish_reason == "tool_calls"
+    assert [call["function"] for call in calls] == [{"name": "search", "arguments": '{"query": ["red ball"]}'}]
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def prefilled(tokenizer: Any, thought: str) -> Callable[..., list[Any]]:
+    """P-ReAct's order: the call between its tags settles first, the thinking in front of it afterwards, back to front."""
+
+    def script(prompt_ids: Any, decoding: Decoding) -> list[Any]:
+        front, call = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (thought, CALL))
+        places = list(range(len(front), len(front) + len(call)))
+        ends = [Settled([places[0], places[-1]], [call[0], call[-1]], 0), Settled(places[1:-1], call[1:-1], 1)]
+        back = [Settled([place], [front[place]], 2 + step) for step, place in enumerate(reversed(range(len(front))))]
+        steps = [1 + len(front) - place for place in range(len(front))] + [0, *[1] * (len(call) - 2), 0]
+        return [
+            *ends,
+            *back,
+            Finished(SimpleNamespace(token_ids=front + call, nfe=2 + len(front), reveal_step=steps, finish_reason="stop")),
+        ]
+
+    return script
+
+
+def test_with_p_react_the_call_is_streamed_while_the_thinking_goes_on(
+    tokenizer: Any, scripted: Callable[..., Any], serving: Callable[[Any], str]
+) -> None:
+    engine = scripted(prefilled(tokenizer, "the ball"))
+    engine.gate = threading.Semaphore(1)  # both events of the call, and nothing of the thinking
+    base_url = serving(create_app(engine, tokenizer, "tiny", Decoding(), 512))
+    body = CHAT | {"tools": TOOLS, "stream": True, "tool_prefill": {"open": 2, "close": 30}}
+    with httpx.Client() as http, http.stream("POST", f"{base_url}/chat/completions", json=body) as response:
+        deltas = (json.loads(line[6:])["choices"][0]["delta"] for line in response.iter_lines() if line.startswith("data: {"))
+        first_call = next(delta for delta in deltas if "tool_calls" in delta)
+        engine.gate.release(100)
+        rest = list(deltas)
+    assert first_call["tool_calls"][0]["function"]["name"] == "search"
+    assert "".join(delta.get("content", "") for delta in rest) == "the ball"
+    assert not any("tool_calls" in delta for delta in rest)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_cancels_its_request(
+    stream: bool, tokenizer: Any, scripted: Callable[..., Any], serving: Callable[[Any], str]
+) -> None:
+    engine = scripted("the red ball " * 60)
+    engine.gate = threading.Semaphore(3)  # fewer than the answer has tokens
+    base_url = serving(create_app(engine, tokenizer, "tiny", Decoding(), 512))
+    with httpx.Client(timeout=httpx.Timeout(10, read=0.5)) as http, pytest.raises(httpx.ReadTimeout):
+        with http.stream("POST", f"{base_url}/chat/completions", json=CHAT | {"stream": stream}) as response:
+            response.read()
+    for _ in range(200):
+        engine.gate.release()
+        if engine.cancelled.wait(0.02):
+            break
+    assert engine.cancelled.is_set()
+
+
+def test_metrics_are_prometheus_text(client: Callable[..., TestClient]) -> None:
+    asked = client("yes")
+    asked.post("/v1/chat/completions", json=CHAT)
+    text = asked.get("/metrics").text
+    assert "dllm_agents_requests_running 0.0" in text and "dllm_agents_request_seconds_count 1.0" in text

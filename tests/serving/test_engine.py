@@ -1,0 +1,86 @@
+"""The engine gives token for token what `generate` gives, frees cancelled requests, and outlives bad ones."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.serving.engine import Busy, Engine, Failed, Finished, Settled
+
+DIFFUSION = Decoding(strategy="fast_dllm", threshold=0.9, max_new_tokens=24, block_length=8)
+
+
+@pytest.fixture(scope="module")
+def model(diffusion_checkpoint: Path) -> Any:
+    from dllm_agents.models import load
+
+    return load(diffusion_checkpoint)
+
+
+@pytest.fixture
+def engine(model: Any) -> Iterator[Engine]:
+    running = Engine(model, max_waiting=8)
+    yield running
+    running.close()
+
+
+def listen(engine: Engine, prompt: list[int], decoding: Decoding) -> list[Any]:
+    events: queue.Queue[Any] = queue.Queue()
+    engine.submit(prompt, decoding, events.put)
+    heard = [events.get(timeout=30)]
+    while isinstance(heard[-1], Settled):
+        heard.append(events.get(timeout=30))
+    return heard
+
+
+def test_the_engine_gives_what_generate_gives(engine: Engine, model: Any) -> None:
+    from dllm_agents.decoding import generate
+
+    for seed in range(3):
+        decoding = DIFFUSION.model_copy(update={"seed": seed, "temperature": 0.5 * seed})
+        prompt = [5 + seed, 6, 7]
+        expected = generate(model, prompt, decoding)
+        *settled, last = listen(engine, prompt, decoding)
+        assert isinstance(last, Finished) and last.generation == expected
+        tokens = {position: token for event in settled for position, token in zip(event.positions, event.token_ids, strict=True)}
+        assert [tokens[position] for position in range(len(expected.token_ids))] == expected.token_ids
+
+
+def test_settings_that_do_not_fit_are_the_requests_fault(engine: Engine) -> None:
+    (event,) = listen(engine, [5], Decoding(strategy="ar"))
+    assert isinstance(event, Failed) and event.settings and "diffusion" in event.message or "causal" in event.message
+
+
+def test_logits_that_are_not_finite_fail_the_request_and_the_engine_lives(engine: Engine, model: Any) -> None:
+    import torch
+
+    weight = model.network.lm_head.weight
+    kept = weight.clone()
+    with torch.no_grad():
+        weight[:] = float("nan")
+        (event,) = listen(engine, [5, 6], DIFFUSION)
+        weight[:] = kept
+    assert isinstance(event, Failed) and not event.settings and "finite" in event.message
+    assert isinstance(listen(engine, [5, 6], DIFFUSION)[-1], Finished)
+
+
+def test_a_cancelled_request_frees_the_engine_at_the_next_forward(engine: Engine) -> None:
+    events: queue.Queue[Any] = queue.Queue()
+    long = DIFFUSION.model_copy(update={"threshold": None, "max_new_tokens": 400, "block_length": 400})
+    handle = engine.submit([5], long, events.put)
+    events.get(timeout=30)
+    handle.cancel()
+    assert isinstance(listen(engine, [5], DIFFUSION)[-1], Finished)
+    assert engine.stats().cancelled == 1 and engine.stats().finished == 1
+
+
+def test_the_queue_is_bounded(model: Any) -> None:
+    engine = Engine(model, max_waiting=0)
+    with pytest.raises(Busy):
+        engine.submit([5], DIFFUSION, lambda event: None)
+    engine.close()

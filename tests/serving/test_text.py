@@ -1,0 +1,62 @@
+"""Settled tokens become text, stop strings cut it, tool calls are taken out of it."""
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllm_agents.serving.text import Splitter, TokenText, parse_tool_call
+
+CALL = '<tool_call>{"name": "search", "arguments": {"query": ["a"]}}</tool_call>'
+
+
+def split(text: str, size: int, **options: Any) -> list[str | dict[str, Any]]:
+    splitter = Splitter(**options)
+    pieces = [piece for start in range(0, len(text), size) for piece in splitter.push(text[start : start + size])]
+    return pieces + splitter.finish()
+
+
+def content(pieces: list[str | dict[str, Any]]) -> str:
+    return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=40))
+def test_token_text_joins_to_the_whole_decoding(tokenizer: Any, text: str) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    stream = TokenText(lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    pieces = [stream.push(token) for token in ids]
+    whole = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert whole.startswith("".join(pieces))
+    assert "\ufffd" in text or all("\ufffd" not in piece for piece in pieces)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(alphabet="abSTOP<", max_size=30), size=st.integers(1, 5))
+def test_the_cut_does_not_depend_on_the_pieces(text: str, size: int) -> None:
+    assert content(split(text, size, stop=["STOP", "b<"])) == min(text.partition("STOP")[0], text.partition("b<")[0], key=len)
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 30))
+def test_tool_calls_leave_the_text(size: int) -> None:
+    pieces = split(f"I search. {CALL} Then I read. {CALL}", size, tools=True)
+    assert [piece for piece in pieces if isinstance(piece, dict)] == [{"name": "search", "arguments": {"query": ["a"]}}] * 2
+    assert content(pieces) == "I search.  Then I read. "
+
+
+def test_broken_calls_stay_text() -> None:
+    for text in ("<tool_call>{broken</tool_call>", '<tool_call>{"name": 3}</tool_call>', "<tool_call>", "a <tool_call>[]</tool_call> b"):
+        assert content(split(text, 3, tools=True)) == content(split(text, 100, tools=True)) == text
+
+
+def test_an_early_call_is_told_once() -> None:
+    splitter = Splitter(tools=True)
+    assert splitter.early('{"name": "search", "arguments": {"query": ["a"]}}') == [{"name": "search", "arguments": {"query": ["a"]}}]
+    assert content(splitter.push(f"thinking {CALL}") + splitter.finish()) == "thinking "
+
+
+def test_hostile_json_is_no_call() -> None:
+    for text in ("[" * 100_000, '{"name": ""}', '{"name": "f", "arguments": [1]}', "null", json.dumps({"arguments": {}})):
+        assert parse_tool_call(text) is None

