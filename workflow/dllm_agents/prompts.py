@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 
+from dllm_agents.benchmarks.search_reply import parse_reply, reply_text
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Task
 
@@ -98,6 +99,25 @@ def tool_messages(style: str, benchmark: Benchmark, task: Task) -> list[dict[str
     if not (style_folder(style) / "tool_calling.j2").is_file():
         return benchmark.messages(task)
     return [{"role": "user", "content": render(style, "tool_calling.j2", question=task.goal, functions=task.data["functions"])}]
+
+
+def search_messages(style: str, goal: str, steps: Sequence[EpisodeStep], max_steps: int, tool_first: bool = False) -> list[dict[str, str]]:
+    """The chat messages a search agent reads before its next turn (DLLM-Searcher section 3.2).
+
+    A style with a `search_turn.j2` gets one assistant and one tool-response message per turn so far; any other tells the whole
+    state in `search.j2` (`goal`, the `queries` made, the latest `observation`). `tool_first` asks for the call before the thought.
+    """
+    replies = [parse_reply(step.action or "") for step in steps]
+    queries = [query for reply in replies if not isinstance(reply, str) for query in reply.queries]
+    latest = steps[-1].observation if steps else ""
+    opening = render(style, "search.j2", goal=goal, queries=queries, observation=latest, max_steps=max_steps, tool_first=tool_first)
+    messages = [{"role": "user", "content": opening}]
+    if not (style_folder(style) / "search_turn.j2").is_file():
+        return messages
+    for step in steps:
+        messages.append({"role": "assistant", "content": reply_text(step.thought or "", step.action or "", tool_first)})
+        messages.append({"role": "user", "content": render(style, "search_turn.j2", observation=step.observation)})
+    return messages
 
 
 def react_completion(thought: str, action: str) -> str:

@@ -47,8 +47,8 @@ def tool_call(queries: Sequence[str]) -> str:
 
 
 def answer_text(answer: str) -> str:
-    """The action that ends an episode with `answer`."""
-    return f"<answer>{answer}</answer>"
+    """The action that ends an episode with `answer`. The blanks make its first word the token it is in running text."""
+    return f"<answer> {answer} </answer>"
 
 
 def reply_text(thought: str, action: str, tool_first: bool = False) -> str:
