@@ -57,9 +57,14 @@ def bootstrap_interval(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Percentile bootstrap interval of a mean. With `clusters` whole clusters are drawn, so that tasks of one level or one set of
-    ids move together (Davison & Hinkley 1997, section 3.8). Raises ValueError for no values or values that are not finite."""
-    return percentile_interval(bootstrap_means(values, clusters, seed=seed, resamples=resamples), confidence)
+    """Percentile bootstrap interval of a mean. With `clusters` whole clusters are drawn too, so that tasks of one level or one set of ids
+    move together (Davison & Hinkley 1997, section 3.8), and the hull of both intervals is given: a handful of clusters alone can look
+    more certain than their tasks are. Raises ValueError for no values or values that are not finite."""
+    alone = percentile_interval(bootstrap_means(values, seed=seed, resamples=resamples), confidence)
+    if clusters is None:
+        return alone
+    together = percentile_interval(bootstrap_means(values, clusters, seed=seed, resamples=resamples), confidence)
+    return Interval(min(alone.low, together.low), max(alone.high, together.high))
 
 
 def bootstrap_means(
@@ -67,6 +72,15 @@ def bootstrap_means(
 ) -> Floats:
     """The bootstrap distribution of a mean, shape [resamples]; means of independent sets may be combined draw by draw."""
     return _bootstrap_means(_finite(values), clusters, seed, resamples)
+
+
+def share_interval(draws: Floats, n: int) -> Interval:
+    """The central interval of a bootstrap distribution of a mean of shares in [0, 1]. Where all of the n outcomes are 0, or all are 1, no
+    draw differs and the bootstrap knows nothing of what n tasks did not show: then the Wilson interval of n equal outcomes stands."""
+    interval = percentile_interval(draws)
+    if interval.low == interval.high and interval.low in (0.0, 1.0):
+        return wilson_interval(round(interval.low * n), n)
+    return interval
 
 
 def percentile_interval(draws: Floats, confidence: float = CONFIDENCE) -> Interval:
