@@ -124,7 +124,9 @@ def test_every_reference_is_valid_but_for_the_listed_data_errors(everything):
     listed = yaml.safe_load(importlib.resources.files("dllm_agents.benchmarks").joinpath("bfcl_data_errors.yaml").read_text())
     tasks = everything.tasks("test")
     verdicts = everything.judge_many([(task, everything.reference_answer(task)) for task in tasks])
-    assert {task.data["id"] for task, verdict in zip(tasks, verdicts, strict=True) if not verdict.valid} == set(listed)
+    assert {task.data["id"] for task, verdict in zip(tasks, verdicts, strict=True) if not verdict.valid} == {
+        name for name in listed if not name.startswith("multi_turn")
+    }
 
 
 def test_a_refusal_is_right_only_where_nothing_is_to_be_called(bfcl):

@@ -53,7 +53,7 @@ def official(tmp_path_factory):
 
 
 def test_perturbed_answers_get_the_official_verdict(official):
-    benchmark = BFCL(BFCLOptions(per_category=50, categories=BFCL_SINGLE_TURN))
+    benchmark = BFCL(BFCLOptions(per_category=20, categories=BFCL_SINGLE_TURN))
     generator = random.Random(7)
     answers = [
         (task, text)

@@ -13,12 +13,14 @@ from typing import Any
 from dllm_agents.benchmarks import bfcl_answers, bfcl_data
 from dllm_agents.benchmarks.base import Benchmark, Split, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker
+from dllm_agents.benchmarks.bfcl_conversation import Conversation
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
 
 class BFCL(Benchmark):
-    """`options` is `config.BFCLOptions`. `task.data`: id, language, question (text), messages (as published), functions."""
+    """`options` is `config.BFCLOptions`. `task.data`: id, language, question (text), messages (as published), functions;
+    of multi-turn tasks also turns (messages of every turn) and held_back (turn -> functions offered only then)."""
 
     name = "bfcl"
     workflow = "tool_calling"
@@ -58,6 +60,15 @@ class BFCL(Benchmark):
     def _task(self, category: str, index: int, split: Split) -> Task:
         entry = bfcl_data.entry(category, index)
         question = "\n".join(message["content"] for message in entry["question"][0] if message["role"] == "user")
+        data: dict[str, Any] = {
+            "id": entry["id"],
+            "language": bfcl_data.language(category),
+            "question": question,
+            "messages": entry["question"][0],
+            "functions": entry["function"],
+        }
+        if bfcl_data.is_multi_turn(category):
+            data |= {"turns": entry["question"], "held_back": entry["missed_function"]}
         return Task(
             id=f"{self.name}/{category}/{entry['id']}",
             benchmark=self.name,
@@ -66,13 +77,7 @@ class BFCL(Benchmark):
             seed=self.seed,
             version=self.version,
             goal=question,
-            data={
-                "id": entry["id"],
-                "language": bfcl_data.language(category),
-                "question": question,
-                "messages": entry["question"][0],
-                "functions": entry["function"],
-            },
+            data=data,
         )
 
     def interactive(self, task: Task) -> bool:
@@ -88,6 +93,19 @@ class BFCL(Benchmark):
         """The official verdicts on single-turn answers, in order; over 1,000 a second."""
         return self.checker.judge_many([(task.category, self._entry_id(task), completion) for task, completion in answers])
 
+    def environment(self, task: Task) -> Conversation:
+        """A multi-turn task, played in the isolated simulators. Raises TypeError for a single-turn task."""
+        if not self.interactive(task):
+            raise TypeError(f"{task.id} is answered once: it has judge(), not environment()")
+        self._check_version(task)
+        return Conversation(self.checker, task, self.max_steps)
+
+    def judge_multi_turn(self, episodes: Sequence[tuple[Task, Sequence[Sequence[Sequence[str]]]]]) -> list[Verdict]:
+        """The official verdicts on multi-turn episodes, given as the decoded calls of every step of every turn."""
+        for task, _ in episodes:
+            self._check_version(task)
+        return self.checker.judge_turns([(task.data["id"], turns) for task, turns in episodes])
+
     def random_answer(self, task: Task, generator: random.Random) -> str:
         return bfcl_answers.random_call(task.data["functions"], task.data["language"], generator)
 
@@ -101,11 +119,14 @@ class BFCL(Benchmark):
         return bfcl_answers.reference(truth, task.data["functions"], task.data["language"])
 
     def _entry_id(self, task: Task) -> str:
-        if task.version != self.version:
-            raise StageError(f"{task.id}: made with {task.version}, but {self.version} is installed; delete the task file to draw it again")
+        self._check_version(task)
         if bfcl_data.is_multi_turn(task.category):
             raise StageError(f"{task.id}: a multi-turn task has no single answer; play it with environment()")
         return str(task.data["id"])
+
+    def _check_version(self, task: Task) -> None:
+        if task.version != self.version:
+            raise StageError(f"{task.id}: made with {task.version}, but {self.version} is installed; delete the task file to draw it again")
 
 
 def _shuffled(items: list[int], seed: str) -> list[int]:

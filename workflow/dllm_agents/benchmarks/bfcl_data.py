@@ -48,14 +48,15 @@ def entry(category: str, index: int) -> dict[str, Any]:
     """
     entry = json.loads(lines(category)[index])
     if is_multi_turn(category):
-        functions = [json.loads(line) for name in entry["involved_classes"] for line in _docs(name)]
-        held_back = {name for names in entry.get("missed_function", {}).values() for name in names}
+        entry["function"] = [json.loads(line) for name in entry["involved_classes"] for line in _docs(name)]
         entry["missed_function"] = {
-            turn: [function for name in names for function in functions if function["name"] == name]
-            for turn, names in entry.get("missed_function", {}).items()
+            turn: [_take(entry["function"], name) for name in names] for turn, names in entry.get("missed_function", {}).items()
         }
-        entry["function"] = [function for function in functions if function["name"] not in held_back]
     return entry
+
+
+def _take(functions: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return functions.pop(next(index for index, function in enumerate(functions) if function["name"] == name))
 
 
 @cache

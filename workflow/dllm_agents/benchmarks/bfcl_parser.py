@@ -124,12 +124,13 @@ def _parts(node: ast.expr) -> list[ast.expr]:
 def _bounded(kind: type[ast.operator], left: Any, right: Any) -> Any:
     """left <kind> right, refused before it is computed when the result could be huge."""
     if isinstance(left, int) and isinstance(right, int):
+        unit = left in (0, 1, -1)
         bits = {
             ast.Mult: left.bit_length() + right.bit_length(),
-            ast.Pow: left.bit_length() * max(right, 0),
+            ast.Pow: 0 if unit else left.bit_length() * max(right, 0),
             ast.LShift: left.bit_length() + max(right, 0),
-        }.get(kind, 0)
-        if bits > LARGEST_INTEGER_BITS and left not in (0, 1, -1):
+        }
+        if bits.get(kind, 0) > LARGEST_INTEGER_BITS:
             raise Refused("the integer is too large")
     elif kind is ast.Mult and isinstance(left, int) != isinstance(right, int):
         count, repeated = (left, right) if isinstance(left, int) else (right, left)

@@ -6,16 +6,19 @@ Started by `isolation.Worker` as `python -m dllm_agents.benchmarks.bfcl_worker S
 
 from __future__ import annotations
 
+import ast
 import builtins
 import contextlib
 import copy
 import inspect
 import os
+import re
 import sys
 import types
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from typing import Any
 from dllm_agents.benchmarks import bfcl_data, isolation
 from dllm_agents.benchmarks.bfcl_parser import Evaluator, Refused
 
-CPU_SECONDS = 3.0
+CPU_SECONDS = 2.0
 LONGEST_COMPLETION = 1_000_000
 MODEL = "dllm_agents"
 
@@ -111,9 +114,104 @@ def check(category: str, identifier: str, calls: list[Any]) -> str | None:
 # ----------------------------------------------------------------------------------------------------------------- multi-turn
 
 
+def opening(category: str, functions: list[Any], turns: list[list[Any]], held_back: dict[str, list[Any]]) -> list[list[dict[str, str]]]:
+    """The messages that open every turn, as BFCL's base handler words them; functions held back are offered in a turn of their own."""
+    offer = import_module("bfcl_eval.constants.default_prompts").DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_PROMPTING
+    opened = [
+        [{"role": "user", "content": offer.format(functions=held_back[str(index)])}] if str(index) in held_back else list(turn)
+        for index, turn in enumerate(turns)
+    ]
+    return [messages(functions, opened[0], category), *opened[1:]]
+
+
+_executed: dict[str, int] = {}  # episode -> steps its simulators have seen
+
+
+def play(episode: str, identifier: str, history: list[list[str]], completion: str) -> dict[str, Any] | None:
+    """Decode one answer of a multi-turn episode and run its calls on the episode's simulators; None when it holds no call.
+
+    `history` is what ran before: a worker that does not know the episode, or is out of step with it, plays that first.
+    """
+    try:
+        if len(completion) > LONGEST_COMPLETION:
+            raise Refused("too long")
+        calls = decoding.default_decode_execute_prompting(completion)
+    except Refused as refusal:
+        return {"refused": str(refusal)}
+    except Exception:  # the official handler's own rule: any exception ends the turn
+        return None
+    if simulation.is_empty_execute_response(calls):
+        return None
+    if _executed.get(episode) != len(history):
+        forget(episode)
+        for earlier in history:
+            _execute(episode, identifier, earlier)
+    results = _execute(episode, identifier, calls)
+    _executed[episode] = len(history) + 1
+    observation = decoding.format_execution_results_prompting({}, results, {"model_responses_decoded": calls})
+    return {"calls": calls, "observation": observation, "failed": any(result.startswith("Error during execution") for result in results)}
+
+
+def _execute(episode: str, identifier: str, calls: list[str]) -> list[str]:
+    entry = _entry(identifier)
+    results, _ = simulation.execute_multi_turn_func_call(
+        calls, entry["initial_config"], entry["involved_classes"], episode, identifier, long_context="long_context" in identifier
+    )
+    return list(results)
+
+
+def forget(episode: str) -> None:
+    """Drop an episode's simulators, which the official executor keeps as globals of its module."""
+    _executed.pop(episode, None)
+    for name in [name for name in vars(simulation) if name.startswith(f"{episode}_") and name.endswith("_instance")]:
+        del vars(simulation)[name]
+
+
+def judge_turns(run: str, identifier: str, turns: list[list[list[str]]]) -> str | None:
+    """The official verdict on a multi-turn episode, the decoded calls per turn and step: None when valid, else the error type."""
+    truth = bfcl_data.answers(_category(identifier))[identifier]
+    if len(turns) != len(truth):
+        return "multi_turn:force_terminated"
+    try:
+        result = turns_checking.multi_turn_checker(turns, truth, _entry(identifier), _category(identifier), run)
+    except Exception as error:
+        return f"checker_exception:{type(error).__name__}"
+    finally:
+        forget(run)
+    return None if result["valid"] else str(result["error_type"])
+
+
+def reference_turns(identifier: str) -> list[list[str]]:
+    """The ground truth's calls per turn with all arguments by name: the official decoder drops positional ones."""
+    entry = _entry(identifier)
+    classes = [getattr(import_module(simulation.CLASS_FILE_PATH_MAPPING[name]), name) for name in entry["involved_classes"]]
+    methods = [method for class_ in classes for method in inspect.getmembers(class_, inspect.isfunction)]
+    parameters = {name: list(inspect.signature(method).parameters)[1:] for name, method in methods}
+    return [[_by_name(call, parameters) for call in turn] for turn in bfcl_data.answers(_category(identifier))[identifier]]
+
+
+def _by_name(call: str, parameters: dict[str, list[str]]) -> str:
+    tree = ast.parse(call, mode="eval")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            named = [ast.keyword(arg=name, value=value) for name, value in zip(parameters[node.func.id], node.args, strict=False)]
+            node.args, node.keywords = [], named + node.keywords
+    return ast.unparse(tree)
+
+
+def _category(identifier: str) -> str:
+    return identifier.rpartition("_")[0]
+
+
+@lru_cache(maxsize=64)
+def _entry(identifier: str) -> dict[str, Any]:
+    category = _category(identifier)
+    return bfcl_data.entry(category, bfcl_data.index_of(category)[identifier])
+
+
 def call_simulator(text: str) -> Any:
     """Run one method call on the simulators; takes the place of `eval` in the official executor."""
-    instances = {name: value for name, value in vars(simulation).items() if name.endswith("_instance")}
+    instances = {name: vars(simulation)[name] for name in re.findall(r"\w+_instance\b", text) if name in vars(simulation)}
     methods = {name: dict(_public_methods(instance)) for name, instance in instances.items()}
     return Evaluator({**vars(builtins), **vars(simulation)}, methods)(text)
 
@@ -122,7 +220,9 @@ def _public_methods(instance: Any) -> list[tuple[str, Any]]:
     return [(name, method) for name, method in inspect.getmembers(instance, inspect.ismethod) if not name.startswith("_")]
 
 
-OPERATIONS: dict[str, Callable[..., Any]] = {"messages": messages, "judge": judge}
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (messages, judge, opening, play, forget, judge_turns, reference_turns)
+}
 
 
 def main() -> None:

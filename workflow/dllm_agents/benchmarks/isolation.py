@@ -227,7 +227,7 @@ class Worker:
     `module` is run as `python -m module <scratch> <outside>`; its first line is what it reached (`confine`, `probe`).
     """
 
-    def __init__(self, module: str, scratch: str | Path | None = None, seconds: float = 4.5) -> None:
+    def __init__(self, module: str, scratch: str | Path | None = None, seconds: float = 3.5) -> None:
         self.module = module
         self.seconds = seconds
         self.ready: dict[str, Any] = {}
@@ -283,14 +283,15 @@ class Worker:
         self._stop()
         self.scratch.mkdir(parents=True, exist_ok=True)
         outside = self.scratch.parent / f".{self.scratch.name}-probe-{os.getpid()}"
-        kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL") if key in os.environ}
+        kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL") if key in os.environ}
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # it runs in its scratch folder
         self._process = subprocess.Popen(
             [sys.executable, "-m", self.module, str(self.scratch), str(outside)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self.scratch,
-            env=kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HOME": str(self.scratch)},
+            env=kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HOME": str(self.scratch)},
             start_new_session=True,
         )
         weakref.finalize(self, _end, self._process)

@@ -1,0 +1,128 @@
+"""The isolated process: what the kernel forbids it, how it is lost and replaced."""
+
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from dllm_agents.benchmarks.isolation import Worker, WorkerLost
+from dllm_agents.errors import StageError
+
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "aarch64"), reason="kernel filters are Linux's"
+)
+
+
+@pytest.fixture
+def worker(tmp_path):
+    worker = Worker("hostile_worker", tmp_path / "scratch", seconds=2.0)
+    yield worker
+    worker.close()
+
+
+FORBIDDEN = {
+    "fork": "result = os.fork()",
+    "start a program": "import subprocess; result = subprocess.run(['true'])",
+    "replace itself": "os.execv('/bin/true', ['true'])",
+    "start a thread": "import threading; threading.Thread(target=print).start()",
+    "a TCP socket": "import socket; result = socket.socket()",
+    "a Unix socket": "import socket; result = socket.socketpair()",
+    "write": "result = open('{outside}/new', 'w')",
+    "append": "result = open('{outside}/kept', 'a')",
+    "truncate": "os.truncate('{outside}/kept', 0)",
+    "delete": "os.unlink('{outside}/kept')",
+    "rename": "os.rename('{outside}/kept', '{outside}/moved')",
+    "make a folder": "os.mkdir('{outside}/folder')",
+    "link": "os.symlink('/etc', '{outside}/link')",
+    "permissions": "os.chmod('{outside}/kept', 0o777)",
+    "kill the parent": "os.kill({parent}, 0)",
+    "trace the parent": "import ctypes; c = ctypes.CDLL(None, use_errno=True); assert c.ptrace(16, {parent}, 0, 0) == 0",
+    "file in memory": "result = os.memfd_create('x')",
+    "raise its limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "2 GB of memory": "result = len(bytearray(2 << 30))",
+}
+
+
+@linux
+@pytest.mark.parametrize("code", FORBIDDEN.values(), ids=FORBIDDEN.keys())
+def test_sealed_python_cannot(worker, tmp_path, code):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("as it was")
+    reply = worker.call([code.replace("{outside}", str(outside)).replace("{parent}", str(os.getpid()))])
+    assert reply in {"PermissionError", "OSError", "RuntimeError", "MemoryError", "AssertionError", "BlockingIOError", "ValueError"}
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+    assert (outside / "kept").read_text() == "as it was"
+
+
+def test_sealed_python_can_compute_read_and_import(worker):
+    assert worker.call(["import decimal, colorsys; result = str(decimal.Decimal(1) / 3)[:4] + open('/etc/hostname').read()[:0]"]) == "0.33"
+
+
+def test_an_endless_loop_ends_as_a_timeout_and_the_next_request_is_answered(worker):
+    started = time.monotonic()
+    endless, after = worker.call_many([["while True: pass"], ["result = 7"]])
+    assert isinstance(endless, WorkerLost)
+    assert str(endless) == "timeout"
+    assert after == "7"
+    assert worker.restarts == 1
+    assert time.monotonic() - started < 20
+
+
+def test_sleep_ends_by_wall_time(worker):
+    with pytest.raises(WorkerLost, match="timeout"):
+        worker.call(["import time; time.sleep(60)"])
+
+
+def test_a_crash_loses_only_its_own_request(worker):
+    replies = worker.call_many([["result = 1"], ["os._exit(3)"], ["result = 2"], ["import ctypes; ctypes.string_at(0)"], ["result = 3"]])
+    assert [str(reply) for reply in replies] == ["1", "crashed", "2", "crashed", "3"]
+
+
+def test_a_worker_killed_from_outside_is_replaced(worker):
+    assert worker.call(["result = 1"]) == "1"
+    os.kill(worker._process.pid, signal.SIGKILL)
+    worker._process.wait()
+    assert worker.call(["result = 2"]) == "2"
+
+
+def test_output_that_is_no_reply_is_a_crash(worker):
+    with pytest.raises(WorkerLost, match="crashed"):
+        worker.call(["os.write(1, b'not json\\n')"])
+    assert worker.call(["result = 1"]) == "1"
+
+
+def test_threads_share_a_worker(worker):
+    replies: dict[int, list[str]] = {}
+
+    def ask(number: int) -> None:
+        replies[number] = worker.call_many([[f"result = {number}"]] * 50)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert replies == {number: [str(number)] * 50 for number in range(4)}
+
+
+def test_the_level_reached_is_logged(worker, caplog):
+    with caplog.at_level(logging.INFO):
+        worker.call(["pass"])
+    assert "isolation by limits" in caplog.text
+    assert set(worker.ready["blocked"]) == {"network", "writes", "processes"}
+
+
+def test_no_secret_of_the_environment_reaches_the_worker(worker, monkeypatch):
+    monkeypatch.setenv("WEB_SEARCH_API_KEY", "secret")
+    assert worker.call(["result = 'secret' in os.environ.values()"]) == "False"
+
+
+def test_a_worker_that_cannot_start_says_why():
+    with pytest.raises(StageError, match="did not start.*No module named no_such_worker"):
+        Worker("no_such_worker").call([])

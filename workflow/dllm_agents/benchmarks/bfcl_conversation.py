@@ -1,0 +1,99 @@
+"""A multi-turn BFCL task as an environment: the official turn protocol around the isolated simulators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dllm_agents.benchmarks.base import Environment, Step, Verdict
+from dllm_agents.benchmarks.bfcl_checker import Checker, unique_name
+from dllm_agents.benchmarks.isolation import WorkerLost
+from dllm_agents.records import Task
+
+TURN_DONE = "This request is fulfilled."
+NOTHING_TO_CALL = "The offered functions or the given details do not suffice for this request."
+
+
+class Conversation(Environment):
+    """Plays the turns of BFCL's base handler in prompt mode.
+
+    An action is the policy's whole reply. Calls that decode are run and their results are the observation, in the official form;
+    a reply without a call ends the turn, and the next user message is the observation. More than `max_steps` replies with calls in
+    one turn end the episode by force. `conversation` is the official chat so far, ready to be sent to a policy. Progress is 1 once
+    the official checker accepts the episode, else 0: it gives no partial credit.
+    """
+
+    def __init__(self, checker: Checker, task: Task, max_steps: int) -> None:
+        self.checker = checker
+        self.task = task
+        self.max_steps = max_steps
+        self.verdict: Verdict | None = None
+        self.turns: list[list[list[str]]] = []
+        self.conversation: list[dict[str, str]] = []
+        self._episode = ""
+        self._history: list[list[str]] = []
+        self._lost: str | None = None
+        self._opening: list[list[dict[str, str]]] = []
+        self._reference: list[list[str]] | None = None
+
+    def reset(self) -> str:
+        self.close()
+        self._episode = unique_name()
+        self._opening = self.checker.opening(self.task)
+        self.verdict, self.success, self._lost = None, False, None
+        self.turns, self.conversation, self._history = [], [], []
+        return self._open_turn()
+
+    def step(self, action: str) -> Step:
+        if self.verdict is not None:
+            return Step("The episode is over.", float(self.success), True, False)
+        self.conversation.append({"role": "assistant", "content": action})
+        try:
+            reply = self.checker.play(self._episode, self.task.data["id"], self._history, action)
+        except WorkerLost as loss:
+            self._lost = str(loss)
+            return self._executed(
+                {"calls": [], "observation": f"Error during execution: the simulator was stopped ({loss})", "failed": True}
+            )
+        if reply is not None and "calls" in reply:
+            self._history.append(reply["calls"])
+            self.turns[-1].append(reply["calls"])
+            return self._executed(reply)
+        if len(self.turns) < len(self._opening):
+            return Step(self._open_turn(), 0.0, False, reply is None)
+        return self._finish("", reply is None)
+
+    def expert_action(self) -> tuple[str, str] | None:
+        """The ground truth of the present turn in one reply, then a sentence that ends the turn."""
+        if self._reference is None:
+            self._reference = self.checker.reference_turns(self.task.data["id"])
+        calls = self._reference[len(self.turns) - 1]
+        if not calls:
+            return "", NOTHING_TO_CALL
+        return "", TURN_DONE if self.turns[-1] else f"[{', '.join(calls)}]"
+
+    def close(self) -> None:
+        if self._episode:
+            self.checker.forget(self._episode)
+            self._episode = ""
+
+    def _open_turn(self) -> str:
+        opened = self._opening[len(self.turns)]
+        self.turns.append([])
+        self._steps = 0
+        self.conversation += opened
+        return "\n".join(message["content"] for message in opened if message["role"] == "user")
+
+    def _executed(self, reply: dict[str, Any]) -> Step:
+        self.conversation.append({"role": "user", "content": reply["observation"]})
+        self._steps += 1
+        if self._steps > self.max_steps:
+            return self._finish(reply["observation"], not reply["failed"])
+        return Step(reply["observation"], 0.0, False, not reply["failed"])
+
+    def _finish(self, observation: str, valid: bool) -> Step:
+        if self._lost is not None:
+            self.verdict = Verdict(False, f"isolation:{self._lost}")
+        else:
+            (self.verdict,) = self.checker.judge_turns([(self.task.data["id"], self.turns)])
+        self.success = self.verdict.valid
+        return Step(observation, float(self.success), True, valid)
