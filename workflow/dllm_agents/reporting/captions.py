@@ -12,6 +12,7 @@ TITLES = {
     "comparisons": (
         "Paired comparisons on the same tasks: difference in success rate (points), exact McNemar test, Holm-corrected over the table."
     ),
+    "claims": "The papers' claims, tested on this run: each holds, does not hold, or cannot be told from it.",
     "failures": "Failure modes: share of episodes (%) with at least one failure of a class.",
     "trajectory_filter": "Teacher trajectories accepted for training, and rejected with the reason.",
     "serving": "Serving probe: kept tokens per second, latency, forward evaluations (NFE) per token. Wall-clock values.",

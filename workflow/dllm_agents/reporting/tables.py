@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from dllm_agents.analysis import statistics
+from dllm_agents.analysis.bfcl_averages import PARTS, averages
 from dllm_agents.analysis.failures import TAXONOMY
 from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, write_aside
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import caption, display_name
+from dllm_agents.reporting.claims import evaluate, load_claims
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, Table, cell, number, to_csv, to_latex, to_markdown
 
@@ -221,6 +223,33 @@ def serving(inputs: Inputs) -> Table:
     return Table(rows, Layout("Backbone", [("", name) for name in names], blocks), notes=f"Hardware: {'; '.join(hardware) or NOT_RUN}.")
 
 
+def claims(inputs: Inputs) -> Table:
+    """The papers' claims tested on this run: one verdict each, and the numbers behind it. What reads the clock stands with the timing."""
+    rows: list[TableRow] = []
+    timing: list[TableRow] = []
+    lines = []
+    for name, claim in load_claims().items():
+        verdict, findings = evaluate(claim, inputs, name)
+        target = timing if any(finding.test.timed for finding in findings) else rows
+        smallest = min(finding.n for finding in findings)
+        target.append(TableRow(agent=name, benchmark="", category=claim.source, metric=verdict.replace(" ", "_"), n=smallest, value=1.0))
+        cells = []
+        for finding in findings:
+            test = finding.test
+            where = test.benchmarks if isinstance(test.benchmarks, str) else "+".join(test.benchmarks)
+            row = TableRow(agent=name, benchmark=where, category=test.expect, metric=test.metric, n=finding.n, published=test.published)
+            row = row.model_copy(update={"value": finding.value, "low": finding.low, "high": finding.high})
+            target.append(row)
+            cells.append(f"{test.metric} {test.expect.replace('_', ' ')}: {finding.why or cell(row)}")
+        lines.append((claim.statement, [claim.source, verdict, str(smallest), "; ".join(cells)]))
+    columns = [("", name) for name in ("Source", "On this run", "n", "Numbers (differences and levels in points, times as ratios)")]
+    notes = (
+        f"'Same' and 'not less' use a margin of {number(inputs.config.report.margin)} points. Agents trained in this run are compared "
+        "with each other, not with ready-made ones."
+    )
+    return Table(rows, Layout("Claim", columns, [Block("", lines)]), timing, notes)
+
+
 TABLES: dict[str, Callable[[Inputs], Table]] = {
     "diffuagent_table1": diffuagent_table1,
     "diffuagent_table2": diffuagent_table2,
@@ -228,6 +257,7 @@ TABLES: dict[str, Callable[[Inputs], Table]] = {
     "failures": failures,
     "trajectory_filter": trajectory_filter,
     "serving": serving,
+    "claims": claims,
 }
 
 
@@ -419,8 +449,6 @@ def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value
 def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Key, float]) -> list[TableRow]:
     """An agent's BFCL rates and averages; an average is "not run" unless every category in it was. Wilson intervals for single categories,
     bootstrap ones for averages, where the multi-turn sets share their ids and so are drawn together."""
-    from dllm_agents.analysis.bfcl_averages import PARTS, averages
-
     scores = inputs.rows(agent, "bfcl")
     outcomes = {str(name): part for name, part in scores.groupby("category", sort=False)}
     sizes = {name: len(part) for name, part in outcomes.items()}
@@ -429,13 +457,13 @@ def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Ke
     rows = []
     for name in shown:
         known = twin.get(("bfcl", name, "success_rate"))
-        single = {"relevance": "live_relevance", "multi_turn_standard": "multi_turn_base"}.get(name, name)
-        if single in outcomes and name not in PARTS:
-            rows.append(rate_row(agent, "bfcl", name, "success_rate", int(outcomes[single]["success"].sum()), sizes[single], known))
+        parts = PARTS.get(name, (name,))
+        if len(parts) == 1 and parts[0] in outcomes:
+            rows.append(rate_row(agent, "bfcl", name, "success_rate", int(outcomes[parts[0]]["success"].sum()), sizes[parts[0]], known))
             continue
         row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=known)
         if rates.get(name) is not None:
-            n = sum(sizes[part] for part in PARTS[name])
+            n = sum(sizes[part] for part in parts)
             low, high = statistics.share_interval(draws[name], n)
             row = row.model_copy(update={"n": n, "value": 100 * rates[name], "low": 100 * low, "high": 100 * high})
         rows.append(row)
