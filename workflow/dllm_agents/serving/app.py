@@ -21,7 +21,7 @@ from dllm_agents.serving.forms import ErrorBody, Form, error_body, event
 from dllm_agents.serving.gate import Gate
 from dllm_agents.serving.metrics import Metrics
 from dllm_agents.serving.reply import Reply
-from dllm_agents.serving.text import CLOSE, OPEN, Piece, Splitter
+from dllm_agents.serving.text import CLOSE, OPEN, Piece, Splitter, chat_prompt
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request cannot be answered as it is"},
@@ -50,18 +50,17 @@ class Backend:
         """The prompt's token ids; chat goes through the checkpoint's template. Raises BadRequest."""
         if isinstance(request, ChatRequest):
             messages = [message.template_values() for message in request.messages]
-            if not self.tokenizer.chat_template:
-                return self._tokenize("\n\n".join(message["content"] for message in messages))
+            self._check_text("".join(message["content"] for message in messages))
             try:
-                text = self.tokenizer.apply_chat_template(
-                    messages, tools=request.offered_tools(), tokenize=False, add_generation_prompt=True
-                )
+                return chat_prompt(self.tokenizer, messages, request.offered_tools())
             except Exception as error:  # templates come with the checkpoint and raise what they like
                 raise BadRequest(f"the chat template refuses these messages: {error}", "messages") from None
-            return self._tokenize(text, special=False)
-        return self._tokenize(request.prompt) if isinstance(request.prompt, str) else request.prompt
+        if isinstance(request.prompt, str):
+            self._check_text(request.prompt)
+            return list(self.tokenizer(request.prompt)["input_ids"])
+        return request.prompt
 
-    def _tokenize(self, text: str, special: bool = True) -> list[int]:
+    def _check_text(self, text: str) -> None:
         if len(text) > MAX_CHARACTERS_PER_TOKEN * self.context:
             reason = f"{len(text)} characters of prompt exceed the context of {self.context} tokens"
             raise BadRequest(reason, code="context_length_exceeded")
@@ -69,7 +68,6 @@ class Backend:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise BadRequest(f"the prompt is not Unicode text ({error.reason})", "messages") from None
-        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

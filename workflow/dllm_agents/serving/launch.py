@@ -23,9 +23,10 @@ from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
 from dllm_agents.serving.checkpoints import resolve_model
 from dllm_agents.serving.client import Endpoint, api_key
+from dllm_agents.serving.server import KEY_VARIABLE
 
 HOST = "127.0.0.1"
-KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
+SGLANG_REQUESTS = "16"  # its default for diffusion models is one
 PORT_TRIES = 5
 START_SECONDS = {"native": 600.0, "vllm": 1800.0, "sglang": 1800.0}
 STOP_SECONDS = 5.0
@@ -45,12 +46,24 @@ os.execvp(command[0], command)
 
 
 @dataclass(frozen=True)
+class Job:
+    """What a launcher needs to know. `scratch` is a folder only this user can read; `key` guards the server on a shared machine."""
+
+    name: str
+    backbone: Backbone
+    seed: int
+    model_dir: Path | None
+    port: int
+    scratch: Path
+    key: str
+
+
+@dataclass(frozen=True)
 class Launch:
-    """A server's command line and environment. Keys travel in the environment only."""
+    """A server's command line and environment. Keys travel in the environment or in files, never on the command line."""
 
     command: list[str]
     environment: dict[str, str]
-    model: str
 
 
 @contextmanager
@@ -68,7 +81,7 @@ def running_server(backbone_name: str, config: Config, model_dir: Path | None = 
     with tempfile.TemporaryDirectory(prefix="dllm-agents-serve-") as scratch:
         output = log or Path(scratch) / "server.log"
         output.parent.mkdir(parents=True, exist_ok=True)
-        process, endpoint = _start(backbone_name, backbone, config, model_dir, Path(scratch), output)
+        process, endpoint = _start(backbone_name, backbone, config.seed, model_dir, Path(scratch), output)
         try:
             yield endpoint
         finally:
@@ -91,17 +104,14 @@ def configured_endpoint(name: str, backbone: Backbone) -> Endpoint:
 
 
 def _start(
-    name: str, backbone: Backbone, config: Config, model_dir: Path | None, scratch: Path, log: Path
+    name: str, backbone: Backbone, seed: int, model_dir: Path | None, scratch: Path, log: Path
 ) -> tuple[subprocess.Popen[bytes], Endpoint]:
-    key = secrets.token_urlsafe(24)
     for _ in range(PORT_TRIES):
-        port = free_port()
-        launch = BUILDERS[backbone.engine](name, backbone, config, model_dir, port, scratch)
-        endpoint = Endpoint(f"http://{HOST}:{port}/v1", launch.model, backbone.engine == "native", key)
-        process = _spawn(launch, key, log)
+        job = Job(name, backbone, seed, model_dir, free_port(), scratch, secrets.token_urlsafe(24))
+        process = _spawn(BUILDERS[backbone.engine](job), log)
         try:
-            if _healthy(process, port, START_SECONDS[backbone.engine]):
-                return process, endpoint
+            if _healthy(process, job.port, START_SECONDS[backbone.engine]):
+                return process, Endpoint(f"http://{HOST}:{job.port}/v1", name, backbone.engine == "native", job.key)
         except BaseException:
             _end(process)
             raise
@@ -120,12 +130,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _spawn(launch: Launch, key: str, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
     executable = shutil.which(launch.command[0])
     if executable is None:
         raise StageError(f"{launch.command[0]}: no such program; install its environment (envs/README.md) and put it on the PATH")
     guarded = [sys.executable, "-I", "-c", _GUARD, str(os.getpid()), executable, *launch.command[1:]]
-    environment = {**os.environ, **launch.environment, KEY_VARIABLE: key}
+    environment = {**os.environ, **launch.environment}
     with open(log, "wb") as output:
         return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True)
 
@@ -160,30 +170,41 @@ def _tail(log: Path) -> str:
     return " | ".join(line.strip() for line in lines[-LOG_TAIL:])[-1500:]
 
 
-def native_launch(name: str, backbone: Backbone, config: Config, model_dir: Path | None, port: int, scratch: Path) -> Launch:
+def native_launch(job: Job) -> Launch:
     """This project's own server, in this interpreter. It is given the one backbone it serves and nothing else of the configuration."""
-    settings = scratch / "backbone.yaml"
-    settings.write_text(json.dumps({"backbones": {name: backbone.model_dump(mode="json")}, "run": {"agents": []}}), encoding="utf-8")
-    command = [sys.executable, "-m", "dllm_agents", "serve", "--config", str(settings), "--backbone", name, "--port", str(port)]
-    return Launch([*command, *(["--model", str(model_dir)] if model_dir else [])], {}, name)
+    settings = job.scratch / "backbone.yaml"
+    shown = {"backbones": {job.name: job.backbone.model_dump(mode="json")}, "run": {"agents": []}}
+    settings.write_text(json.dumps(shown), encoding="utf-8")
+    command = [sys.executable, "-m", "dllm_agents", "serve", "--config", str(settings), "--backbone", job.name, "--port", str(job.port)]
+    return Launch([*command, *(["--model", str(job.model_dir)] if job.model_dir else [])], {KEY_VARIABLE: job.key})
 
 
-def vllm_launch(name: str, backbone: Backbone, config: Config, model_dir: Path | None, port: int, scratch: Path) -> Launch:
-    """vLLM's OpenAI server, for autoregressive backbones."""
-    model = str(resolve_model(backbone, model_dir))
-    command = ["vllm", "serve", model, "--served-model-name", name, "--host", HOST, "--port", str(port)]
-    command += ["--max-model-len", str(backbone.context), "--dtype", backbone.dtype, "--seed", str(config.seed)]
-    return Launch(command, {"VLLM_NO_USAGE_STATS": "1"}, name)
+def vllm_launch(job: Job) -> Launch:
+    """vLLM's OpenAI server, for autoregressive backbones. $DLLM_AGENTS_VLLM is its environment's `vllm` program."""
+    command = [os.environ.get("DLLM_AGENTS_VLLM", "vllm"), "serve", str(resolve_model(job.backbone, job.model_dir))]
+    command += ["--served-model-name", job.name, "--host", HOST, "--port", str(job.port)]
+    command += ["--max-model-len", str(job.backbone.context), "--dtype", job.backbone.dtype, "--seed", str(job.seed)]
+    return Launch(command, {"VLLM_API_KEY": job.key, "VLLM_NO_USAGE_STATS": "1"})
 
 
-def sglang_launch(name: str, backbone: Backbone, config: Config, model_dir: Path | None, port: int, scratch: Path) -> Launch:
-    """SGLang's OpenAI server; diffusion backbones (SDAR, LLaDA2.x) get its low-confidence algorithm."""
-    model = str(resolve_model(backbone, model_dir))
-    command = ["sglang-serve", "--model-path", model, "--served-model-name", name, "--host", HOST, "--port", str(port)]
-    command += ["--context-length", str(backbone.context), "--dtype", backbone.dtype, "--random-seed", str(config.seed)]
-    if backbone.paradigm == "diffusion":
-        command += ["--dllm-algorithm", "LowConfidence", "--max-running-requests", "16"]
-    return Launch(command, {}, name)
+def sglang_launch(job: Job) -> Launch:
+    """SGLang's OpenAI server; diffusion backbones (SDAR, LLaDA2.x) get its low-confidence algorithm with their threshold and block.
+
+    $DLLM_AGENTS_SGLANG is its environment's `sglang` program. Its key and algorithm settings are read from files.
+    """
+    keys = job.scratch / "sglang.yaml"
+    keys.write_text(json.dumps({"api-key": job.key}), encoding="utf-8")
+    command = [os.environ.get("DLLM_AGENTS_SGLANG", "sglang"), "serve", "--config", str(keys)]
+    command += ["--model-path", str(resolve_model(job.backbone, job.model_dir)), "--served-model-name", job.name]
+    command += ["--host", HOST, "--port", str(job.port), "--context-length", str(job.backbone.context)]
+    command += ["--dtype", job.backbone.dtype, "--random-seed", str(job.seed)]
+    if job.backbone.paradigm == "diffusion":
+        decoding = job.backbone.decoding
+        algorithm = {"threshold": decoding.threshold, "block_size": decoding.block_length}
+        options = job.scratch / "algorithm.yaml"
+        options.write_text(json.dumps({name: value for name, value in algorithm.items() if value is not None}), encoding="utf-8")
+        command += ["--dllm-algorithm", "LowConfidence", "--dllm-algorithm-config", str(options), "--max-running-requests", SGLANG_REQUESTS]
+    return Launch(command, {})
 
 
 BUILDERS = {"native": native_launch, "vllm": vllm_launch, "sglang": sglang_launch}

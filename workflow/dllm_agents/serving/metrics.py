@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
@@ -25,6 +27,14 @@ _COUNTERS: dict[str, tuple[str, Callable[[Stats], float]]] = {
     "busy_seconds": ("Seconds the engine was decoding", lambda stats: stats.busy_seconds),
 }
 
+PEAK_MEMORY = "dllm_agents_peak_memory_bytes"
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
 
 class _EngineCollector(Collector):
     def __init__(self, engine: Engine) -> None:
@@ -33,6 +43,7 @@ class _EngineCollector(Collector):
     def collect(self) -> list[Metric]:
         stats = self.engine.stats()
         gauges: list[Metric] = [GaugeMetricFamily(f"dllm_agents_{name}", text, read(stats)) for name, (text, read) in _GAUGES.items()]
+        gauges.append(GaugeMetricFamily(PEAK_MEMORY, "Largest resident memory of this process so far", peak_memory_bytes()))
         return gauges + [CounterMetricFamily(f"dllm_agents_{name}", text, read(stats)) for name, (text, read) in _COUNTERS.items()]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -28,6 +28,17 @@ class TokenText:
             return ""
         self._start, self._read = self._read, len(self._ids)
         return text[len(known) :]
+
+
+def chat_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+    """Prompt ids of chat messages by the checkpoint's template; without one, the contents joined by blank lines.
+
+    Raises whatever the template raises: it comes with the checkpoint.
+    """
+    if not tokenizer.chat_template:
+        return list(tokenizer("\n\n".join(str(message["content"]) for message in messages))["input_ids"])
+    text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def parse_tool_call(text: str) -> dict[str, Any] | None:
