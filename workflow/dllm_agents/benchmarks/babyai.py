@@ -117,8 +117,8 @@ def derive_subgoals(simulator: Any) -> list[str]:
     for group in groups:
         for leaf in group:
             way, end = _leaf_patterns(simulator, leaf)
-            goals += [pattern for pattern in way if not text.matches(opening, pattern)]
             goals += [f"You are carrying a {color} key." for color in required_keys(simulator, leaf)]
+            goals += [pattern for pattern in way if not text.matches(opening, pattern)]
             if end and (single or group is not groups[-1]):
                 goals.append(end)
     if not single or not end:
@@ -168,7 +168,9 @@ class BabyAIEnvironment(Environment):
             self._level, self._seed = str(task.data["level"]), int(task.data["seed"])
             self._subgoals = [str(pattern) for pattern in task.data["subgoals"]]
         except (KeyError, TypeError, ValueError):
-            raise StageError(f"task {task.id}: its data lacks level, seed or subgoals; sample the tasks again") from None
+            self._subgoals = []
+        if not self._subgoals:
+            raise StageError(f"task {task.id}: its data lacks level, seed or subgoals; sample the tasks again")
         self._simulator: Any = None
 
     def reset(self) -> str:
@@ -240,7 +242,7 @@ class BabyAIEnvironment(Environment):
         for pattern in self._remaining:
             if text.matches(observation, pattern):
                 self._remaining.remove(pattern)
-                self._progress = 1 - len(self._remaining) / len(self._subgoals)
+                self._progress = (len(self._subgoals) - len(self._remaining)) / len(self._subgoals)
                 break
         finished = not self._remaining
         if finished and not ended:
@@ -267,7 +269,8 @@ class BabyAI(Benchmark):
     def tasks(self, split: Split) -> list[Task]:
         """`test`: every level with every evaluated seed, or a draw of them; `train`: the levels in turn with seeds never evaluated.
 
-        Raises StageError for an unknown level and for a task list that does not fit the simulator.
+        Instances that the task list does not have get derived sub-goals. Raises StageError for an unknown level and for a task list
+        that does not fit the simulator.
         """
         levels = self.options.levels or list(AGENTBOARD_LEVELS)
         if split == "train":
