@@ -1,0 +1,142 @@
+"""The client retries server faults only, bounds what it reads, and believes nothing it has not checked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from dllm_agents.config import Backbone
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.errors import StageError
+from dllm_agents.serving.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault
+
+GOOD = {"choices": [{"message": {"content": "Action: go"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+Answer = tuple[int, Any]
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[list[Answer]], tuple[str, list[dict[str, Any]]]]]:
+    """A server that gives the listed answers in order (the last one for good); returns its URL and the bodies it was sent."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(answers: list[Answer]) -> tuple[str, list[dict[str, Any]]]:
+        seen: list[dict[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                seen.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                status, body = answers[min(len(seen), len(answers)) - 1]
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        servers.append(http)
+        return f"http://127.0.0.1:{http.server_port}/v1", seen
+
+    yield start
+    for http in servers:
+        http.shutdown()
+        http.server_close()
+
+
+def ask(url: str, native: bool = False, **options: Any) -> Any:
+    with Client(Endpoint(url, "tiny", native), backoff=0.001, attempts=3) as client:
+        return client.complete(
+            [{"role": "user", "content": "x"}], decoding=Decoding(strategy="llada", steps=4, max_new_tokens=8), **options
+        )
+
+
+def test_plain_openai_servers_get_plain_requests(server: Any) -> None:
+    url, seen = server([(200, GOOD)])
+    completion = ask(url, seed=3, stop=["\n"])
+    assert (completion.text, completion.prompt_tokens, completion.completion_tokens, completion.nfe) == ("Action: go", 3, 2, 2)
+    assert seen[0] == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "x"}],
+        "temperature": 0.0,
+        "max_tokens": 8,
+        "seed": 3,
+        "stop": ["\n"],
+    }
+
+
+def test_our_own_server_gets_every_decoding_field(server: Any) -> None:
+    traced = {**GOOD, "usage": GOOD["usage"] | {"nfe": 4}}
+    traced["choices"] = [GOOD["choices"][0] | {"trace": {"reveal_step": [1, 0], "token_ids": [5, 6]}}]
+    url, seen = server([(200, traced)])
+    completion = ask(url, native=True, seed=3)
+    assert completion.nfe == 4 and completion.trace == [1, 0] and completion.token_ids == [5, 6]
+    assert seen[0]["strategy"] == "llada" and seen[0]["steps"] == 4 and seen[0]["max_new_tokens"] == 8 and seen[0]["seed"] == 3
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_server_faults_are_retried(server: Any, status: int) -> None:
+    url, seen = server([(status, {"error": {"message": "busy"}}), (status, b"<html>"), (200, GOOD)])
+    assert ask(url).text == "Action: go" and len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "requests"),
+    [
+        ((500, {"error": {"message": "logits are not finite"}}), ServerFault, 3),
+        ((400, {"error": {"message": "unknown field"}}), RequestRefused, 1),
+        ((400, {"error": {"message": "no room", "code": "context_length_exceeded"}}), PromptTooLong, 1),
+        ((400, {"error": {"message": "This model's maximum context length is 4096 tokens"}}), PromptTooLong, 1),
+        ((401, {"error": {"message": "key"}}), ServerFault, 1),
+        ((404, {"detail": "Not Found"}), ServerFault, 1),
+        ((200, b"not json"), BadReply, 1),
+        ((200, []), BadReply, 1),
+        ((200, {"choices": []}), BadReply, 1),
+        ((200, {"choices": [{"message": {"content": 3}}]}), BadReply, 1),
+        ((200, {**GOOD, "usage": {"completion_tokens": -1}}), BadReply, 1),
+        ((200, {"choices": [GOOD["choices"][0] | {"trace": {"reveal_step": ["x"]}}]}), BadReply, 1),
+        ((200, b"[" * 100_000), BadReply, 1),
+        ((200, b" " * ((16 << 20) + 1)), BadReply, 1),
+    ],
+)
+def test_faults_have_a_kind(server: Any, answer: Answer, error: type[Exception], requests: int) -> None:
+    url, seen = server([answer])
+    with pytest.raises(error):
+        ask(url)
+    assert len(seen) == requests
+
+
+def test_long_and_empty_answers_are_answers(server: Any) -> None:
+    url, _ = server([(200, {"choices": [{"message": {"content": "x" * 100_000}}]}), (200, {"choices": [{"message": {"content": None}}]})])
+    assert len(ask(url).text) == 100_000
+    assert ask(url).text == ""
+
+
+def test_a_dead_server_is_a_fault() -> None:
+    with pytest.raises(ServerFault, match="does not answer after 3 attempts"):
+        ask("http://127.0.0.1:9/v1")
+
+
+def test_tool_calls_are_read(server: Any) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "a"}'}}
+    broken = {"id": "2", "type": "function", "function": {"name": "search", "arguments": "{"}}
+    url, _ = server([(200, {"choices": [{"message": {"content": None, "tool_calls": [call, broken]}}]})])
+    assert ask(url).tool_calls == ({"name": "search", "arguments": {"query": "a"}}, {"name": "search", "arguments": "{"})
+
+
+def test_the_key_comes_from_the_environment_and_stays_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone(url="http://127.0.0.1:9/v1", api_key_env="SOME_KEY")
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", False)
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(StageError, match="SOME_KEY is not set"):
+        Client.for_backbone(endpoint, backbone)
+    monkeypatch.setenv("SOME_KEY", "hush")
+    with Client.for_backbone(endpoint, backbone) as client:
+        assert client.endpoint.headers() == {"Authorization": "Bearer hush"} and "hush" not in repr(client.endpoint)

@@ -1,0 +1,179 @@
+"""Servers start on a free port, are waited for, and end with their block or their parent, whatever engine they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.serving import launch
+from dllm_agents.serving.client import Client
+from dllm_agents.serving.launch import running_server
+from dllm_agents.serving.probe import probe
+
+DIFFUSION = {"strategy": "fast_dllm", "threshold": 0.9, "max_new_tokens": 16, "block_length": 8}
+
+# Answers /health and /v1/chat/completions as an engine would, and writes down how it was called.
+FAKE_ENGINE = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+arguments = sys.argv[1:]
+port = int(arguments[arguments.index("--port") + 1])
+json.dump({"arguments": arguments, "environment": dict(os.environ)}, open(os.environ["FAKE_RECORD"], "w"))
+class Handler(BaseHTTPRequestHandler):
+    def answer(self, data):
+        body = json.dumps(data).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.answer({})
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.answer({"choices": [{"message": {"content": self.headers["authorization"] or ""}, "finish_reason": "stop"}]})
+    def log_message(self, *_):
+        pass
+HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def config(**backbones: Any) -> Config:
+    return Config.model_validate({"backbones": backbones, "run": {"agents": [], "probe_concurrency": [1, 2], "probe_requests": 2}})
+
+
+@pytest.fixture
+def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Both engines' programs replaced by FAKE_ENGINE; gives the file it writes its call to."""
+    program = tmp_path / "engine"
+    program.write_text(f"#!{sys.executable}\n{FAKE_ENGINE}")
+    program.chmod(0o755)
+    record = tmp_path / "record.json"
+    for variable, value in {"DLLM_AGENTS_VLLM": program, "DLLM_AGENTS_SGLANG": program, "FAKE_RECORD": record}.items():
+        monkeypatch.setenv(variable, str(value))
+    return record
+
+
+def gone(port: int) -> bool:
+    """Whether nothing listens there any more, within 5 seconds."""
+    for _ in range(50):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_checkpoint: Path) -> None:
+    paradigm = "ar" if engine == "vllm" else "diffusion"
+    backbone = {"model": str(diffusion_checkpoint), "engine": engine, "paradigm": paradigm, "decoding": DIFFUSION}
+    settings = config(big=backbone)
+    with running_server("big", settings) as endpoint, Client.for_backbone(endpoint, settings.backbones["big"]) as client:
+        answer = client.complete([{"role": "user", "content": "x"}], decoding=settings.backbones["big"].decoding)
+        port = httpx.URL(endpoint.base_url).port or 0
+    called = json.loads(fake_engine.read_text())
+    line = " ".join(called["arguments"])
+    assert str(diffusion_checkpoint) in line and "--served-model-name big" in line and "--host 127.0.0.1" in line
+    assert endpoint.api_key is not None and endpoint.api_key not in line
+    if engine == "vllm":
+        assert called["environment"]["VLLM_API_KEY"] == endpoint.api_key and "--max-model-len 4000" in line
+    else:
+        assert "--dllm-algorithm LowConfidence" in line and "--max-running-requests" in line
+    assert answer.text == f"Bearer {endpoint.api_key}" and not endpoint.native
+    assert gone(port)
+
+
+def test_a_server_that_dies_says_why(diffusion_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "engine"
+    program.write_text("#!/bin/sh\necho 'no GPU was found' >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("DLLM_AGENTS_VLLM", str(program))
+    with (
+        pytest.raises(StageError, match="no GPU was found"),
+        running_server("big", config(big={"model": str(diffusion_checkpoint), "engine": "vllm"})),
+    ):
+        pass
+    monkeypatch.setenv("DLLM_AGENTS_VLLM", str(tmp_path / "absent"))
+    with (
+        pytest.raises(StageError, match="no such program"),
+        running_server("big", config(big={"model": str(diffusion_checkpoint), "engine": "vllm"})),
+    ):
+        pass
+
+
+def test_a_port_taken_between_choice_and_bind_is_chosen_again(
+    fake_engine: Path, diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        taken, free = squatter.getsockname()[1], launch.free_port()
+        ports = iter([taken, free])
+        monkeypatch.setattr(launch, "free_port", lambda: next(ports))
+        with running_server("big", config(big={"model": str(diffusion_checkpoint), "engine": "vllm"})) as endpoint:
+            assert endpoint.base_url == f"http://127.0.0.1:{free}/v1"
+
+
+def test_the_native_server_from_start_to_end(diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One real server for everything that needs one: probe, canary, a port in use, a URL, and a graceful end."""
+    settings = config(
+        tiny={"model": str(diffusion_checkpoint), "paradigm": "diffusion", "decoding": DIFFUSION, "context": 256},
+        down={"url": "http://127.0.0.1:9/v1"},
+    )
+    record = probe(settings, "tiny")
+    assert record.healthy and record.canary == "equal" and record.engine == "native"
+    assert [level["concurrency"] for level in record.concurrency] == [1, 2]
+    assert all(level["tokens_per_second"] > 0 and level["p95_s"] >= level["p50_s"] > 0 for level in record.concurrency)
+    assert record.peak_memory_mb > 50
+    down = probe(settings, "down")
+    assert not down.healthy and "gives no model list" in str(down.error) and down.canary == "no reference"
+
+
+def test_a_port_in_use_is_one_line(diffusion_checkpoint: Path) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        command = [sys.executable, "-m", "dllm_agents", "serve", "--model", str(diffusion_checkpoint), "--port", str(port)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (
+        ended.returncode == 1
+        and ended.stderr == f"dllm-agents: 127.0.0.1:{port}: port in use; stop what listens there or choose another --port\n"
+    )
+
+
+def test_a_server_ends_with_its_parent(fake_engine: Path, diffusion_checkpoint: Path) -> None:
+    """SIGKILL of the job: no clean-up of ours can run, the kernel ends the server."""
+    backbone = {"model": str(diffusion_checkpoint), "engine": "vllm"}
+    script = f"""
+        import time
+        from dllm_agents.config import Config
+        from dllm_agents.serving.launch import running_server
+        settings = Config.model_validate({{"backbones": {{"big": {backbone!r}}}, "run": {{"agents": []}}}})
+        with running_server("big", settings) as endpoint:
+            print(endpoint.base_url, flush=True)
+            time.sleep(600)
+    """
+    job = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    port = httpx.URL(job.stdout.readline().strip()).port or 0
+    children = psutil.Process(job.pid).children()
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait(10)
+    assert children and gone(port)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
