@@ -59,7 +59,7 @@ def test_rates_are_percentages_inside_their_intervals(made, name):
     for row in rows(made / f"{name}.csv"):
         if row["value"] != "not run" and row["low"]:
             assert float(row["low"]) <= float(row["value"]) <= float(row["high"]), row
-            assert row["metric"] == "loops_per_episode" or -100 <= float(row["value"]) <= 100
+            assert name == "dllm_agent_efficiency" or row["metric"] in ("loops_per_episode", "steps") or abs(float(row["value"])) <= 100
 
 
 def test_every_table_and_figure_says_what_it_reads():
@@ -240,3 +240,33 @@ def test_hostile_names_stay_text():
 def test_tables_load_no_model_library(tmp_path):
     code = "import sys, dllm_agents.reporting.tables; print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_agents_with_modules_stand_in_the_module_tables(finished, tmp_path):
+    config = configuration()
+    config.agents["helped"] = config.agents["tiny-ar"].model_copy(update={"memory": "tiny-block", "editor": "tiny-full"})
+    config.agents["remembers"] = config.agents["tiny-ar"].model_copy(update={"memory": "tiny-block"})
+    config.run.agents += ["helped", "remembers"]
+    for agent, benchmark in (("remembers", "babyai"), ("helped", "bfcl")):
+        frame = pd.read_parquet(finished / f"scores/{benchmark}/tiny-ar.parquet").assign(agent=agent)
+        path = tmp_path / f"scores/{benchmark}/{agent}.parquet"
+        path.parent.mkdir(parents=True)
+        frame.to_parquet(path)
+    tabulate("diffuagent_table3", config, tmp_path, tmp_path / "t3")
+    tabulate("diffuagent_table6", config, tmp_path, tmp_path / "t6")
+    memory = find(rows(tmp_path / "t3.csv"), agent="remembers", benchmark="babyai", metric="success_rate")
+    assert memory["category"] == "memory=tiny-block" and float(memory["value"]) > 0
+    modules = find(rows(tmp_path / "t6.csv"), agent="helped", category="editor=tiny-full;multi_turn")
+    assert float(modules["value"]) > 0
+
+
+def test_efficiency_is_a_ratio_of_totals_and_rounds_are_compared_where_both_solve(made, finished):
+    frame = pd.read_parquet(finished / "scores/babyai/tiny-ar.parquet")
+    found = rows(made / "dllm_agent_efficiency.csv")
+    nfe = find(found, agent="tiny-ar", benchmark="babyai", metric="nfe_per_token")
+    assert float(nfe["value"]) == pytest.approx(frame["forwards"].sum() / frame["completion_tokens"].sum(), rel=1e-5)
+    other = pd.read_parquet(finished / "scores/babyai/tiny-block.parquet").set_index("task_id")
+    both = frame.set_index("task_id").join(other, rsuffix="_other")
+    both = both[both["success"] & both["success_other"]]
+    rounds = find(found, agent="tiny-block", benchmark="babyai", metric="rounds_difference")
+    assert (int(rounds["n"]), float(rounds["value"])) == (len(both), pytest.approx((both["steps_other"] - both["steps"]).mean(), rel=1e-5))

@@ -16,6 +16,7 @@ from dllm_agents.analysis.failures import TAXONOMY
 from dllm_agents.config import EMBODIED, Section
 from dllm_agents.errors import StageError
 from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.rows import clusters
 
 CLAIMS = Path(__file__).resolve().parents[3] / "config" / "claims.yaml"
 Verdict = Literal["holds", "does not hold", "cannot tell"]
@@ -175,8 +176,6 @@ def _benchmarks(test: Test, inputs: Inputs) -> list[str]:
 
 def _per_task(test: Test, metric: str, agents: list[str], inputs: Inputs) -> pd.DataFrame:
     """The metric per task, averaged over the agents that all have it: columns value, solved (by all), cluster; index task_id."""
-    from dllm_agents.reporting.tables import clusters
-
     parts = []
     for agent in agents:
         frames = [_with_metric(inputs, agent, name, metric) for name in _benchmarks(test, inputs)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, write_aside
-from dllm_agents.reporting import published, style, tables
+from dllm_agents.reporting import published, rows, style
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import NOT_RUN
@@ -61,14 +61,14 @@ def diffuagent_figure1(inputs: Inputs, figure: Figure) -> None:
             f"ours: {names}",
             "Mean success rate (%)",
             embodied,
-            {a: tables.macro_row(inputs, a, played, "success", "success_rate") for a in inputs.agents},
+            {a: rows.macro_row(inputs, a, played, "success", "success_rate") for a in inputs.agents},
         ),
         (
             "Tool-calling agents",
             "ours: BFCL-v3, sampled",
             "BFCL overall (%)" if whole else "BFCL, mean of Non-Live and Live (%)",
             tools,
-            {agent: tables.bfcl_mean(inputs, agent, averaged) for agent in inputs.agents},
+            {agent: rows.bfcl_mean(inputs, agent, averaged) for agent in inputs.agents},
         ),
     ]
     axes = figure.subplots(1, 2)
@@ -111,25 +111,23 @@ def diffuagent_figure3(inputs: Inputs, figure: Figure) -> None:
     groups = []
     for benchmark in EMBODIED:
         known = _published_bars([value for value in published.values("diffuagent_figure3") if value.benchmark == benchmark])
-        groups.append(
-            (display_name(benchmark), known, [_bar(agent, tables.loop_rows(inputs, agent, benchmark, {})[0]) for agent in agents])
-        )
+        groups.append((display_name(benchmark), known, [_bar(agent, rows.loop_rows(inputs, agent, benchmark, {})[0]) for agent in agents]))
     _bars(figure, groups, f"Episodes with a run of at least {length} identical actions (%)", style.looks(inputs.config))
 
 
 def diffuagent_figure4(inputs: Inputs, figure: Figure) -> None:
     """DiffuAgent Figure 4: single-turn BFCL failures in three classes, published beside ours."""
     agents = _players(inputs, ("bfcl",))
-    rows = {
+    shares = {
         (agent, row.category): row
         for agent in agents
-        for row in tables.figure4_rows(inputs, agent, {})
+        for row in rows.figure4_rows(inputs, agent, {})
         if row.metric == "single_turn_failures"
     }
     groups = []
-    for kind, title in tables.FIGURE4_CLASSES.items():
+    for kind, title in rows.FIGURE4_CLASSES.items():
         known = _published_bars([value for value in published.values("diffuagent_figure4") if value.category == kind])
-        groups.append((title, known, [_bar(agent, rows[agent, kind]) for agent in agents]))
+        groups.append((title, known, [_bar(agent, shares[agent, kind]) for agent in agents]))
     _bars(figure, groups, "Single-turn entries (%)", style.looks(inputs.config))
 
 

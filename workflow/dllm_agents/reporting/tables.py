@@ -3,18 +3,12 @@ percentages) and the layout of the paper's table."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from dllm_agents.analysis import statistics
-from dllm_agents.analysis.bfcl_averages import PARTS, averages
 from dllm_agents.analysis.failures import TAXONOMY
-from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED, Config
+from dllm_agents.config import EMBODIED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, write_aside
 from dllm_agents.reporting import published
@@ -22,21 +16,28 @@ from dllm_agents.reporting.captions import caption, display_name
 from dllm_agents.reporting.claims import evaluate, load_claims
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, Table, cell, number, to_csv, to_latex, to_markdown
-
-PUBLISHED_BLOCK, BASELINE_BLOCK, OURS_BLOCK = "Published", "Baselines", "This run"
-FIGURE4_CLASSES = {"schema": "Schema", "parameter_value": "Parameter / value", "wrong_function": "Wrong function"}
-FIGURE4_SETS = (
-    "simple",
-    "multiple",
-    "parallel",
-    "parallel_multiple",
-    "live_simple",
-    "live_multiple",
-    "live_parallel",
-    "live_parallel_multiple",
+from dllm_agents.reporting.rows import (
+    OURS_BLOCK,
+    arrange,
+    bfcl_rows,
+    clock_rows,
+    compare,
+    cost_rows,
+    embodied_average,
+    failure_rows,
+    figure4_rows,
+    loop_rows,
+    matched_pairs,
+    outcome_rows,
+    own_block,
+    published_failures,
+    published_modules,
+    published_rows,
+    published_values,
+    rate_row,
+    solved_by_both,
+    timing_rows,
 )
-Key = tuple[str, str, str]
-"""(benchmark, category, metric) of a table's column."""
 
 
 def diffuagent_table1(inputs: Inputs) -> Table:
@@ -45,9 +46,9 @@ def diffuagent_table1(inputs: Inputs) -> Table:
     rows = published_rows("diffuagent_table1")
     for agent in (*inputs.baselines, *inputs.agents):
         twin = published_values(inputs.config, agent, "diffuagent_table1")
-        rows += [row for name in EMBODIED for row in _outcome_rows(inputs, agent, name, twin)]
-        rows += _embodied_average(inputs, agent, twin)
-    timing = [row for agent in (*inputs.baselines, *inputs.agents) for name in EMBODIED for row in _timing_rows(inputs, agent, name)]
+        rows += [row for name in EMBODIED for row in outcome_rows(inputs, agent, name, twin)]
+        rows += embodied_average(inputs, agent, twin)
+    timing = [row for agent in (*inputs.baselines, *inputs.agents) for name in EMBODIED for row in timing_rows(inputs, agent, name)]
     labels = [
         (display_name(name) if name != "average" else "Avg.", label) for name in (*EMBODIED, "average") for label in ("Success", "Progress")
     ]
@@ -74,7 +75,7 @@ def diffuagent_table2(inputs: Inputs) -> Table:
     for agent in (*inputs.baselines, *inputs.agents):
         twin = published_values(inputs.config, agent, "diffuagent_table2")
         rows += bfcl_rows(inputs, agent, list(shown), twin)
-    timing = [row for agent in (*inputs.baselines, *inputs.agents) for row in _timing_rows(inputs, agent, "bfcl")]
+    timing = [row for agent in (*inputs.baselines, *inputs.agents) for row in timing_rows(inputs, agent, "bfcl")]
     columns = [("bfcl", category, "success_rate") for category in shown]
     return Table(rows, arrange(inputs, rows, columns, list(shown.values()), "Tool-calling agent"), timing)
 
@@ -84,19 +85,9 @@ def comparisons(inputs: Inputs) -> Table:
     ready-made), on the tasks both have: difference in success with a paired bootstrap interval over tasks and clusters, exact McNemar p,
     Holm's correction over the table, Cohen's h, and whether the two are equivalent within `report.margin` points."""
     random_agent = inputs.random_agent()
-    pairs = [(agent, random_agent) for agent in inputs.agents if random_agent is not None]
-    paradigm = {agent: inputs.paradigm(agent) for agent in inputs.agents}
-    pairs += [
-        (a, b)
-        for a, b in product(inputs.agents, inputs.agents)
-        if (paradigm[a], paradigm[b]) == ("diffusion", "ar") and inputs.trained(a) == inputs.trained(b)
-    ]
-    found = [
-        (agent, other, benchmark, _compare(inputs, agent, other, benchmark))
-        for benchmark in inputs.config.run.benchmarks
-        for agent, other in pairs
-        if benchmark in inputs.config.agent_benchmarks(agent) and benchmark in inputs.config.agent_benchmarks(other)
-    ]
+    pairs = [(agent, random_agent, name) for name in inputs.config.run.benchmarks for agent in inputs.agents if random_agent is not None]
+    pairs = [pair for pair in pairs if all(pair[2] in inputs.config.agent_benchmarks(agent) for agent in pair[:2])]
+    found = [(agent, other, name, compare(inputs, agent, other, name)) for agent, other, name in [*pairs, *matched_pairs(inputs)]]
     corrected = iter(statistics.holm([result["mcnemar_p"].value or 1.0 for *_, result in found if result]))
     rows: list[TableRow] = []
     lines = []
@@ -127,7 +118,7 @@ def comparisons(inputs: Inputs) -> Table:
 def failures(inputs: Inputs) -> Table:
     """Share of episodes with each failure class, per agent and benchmark; retry loops at both thresholds, loops per episode, loops with
     unchanged observation, first-loop hazard per step; the three Figure 4 classes over 440 and 340 single-turn entries."""
-    rows = _published_failures()
+    rows = published_failures()
     for agent in (*inputs.baselines, *inputs.agents):
         twins = {
             (value.benchmark, value.category, value.metric): value
@@ -136,7 +127,7 @@ def failures(inputs: Inputs) -> Table:
             if value.agent == published.published_name(inputs.config, agent)
         }
         for benchmark in inputs.config.run.benchmarks:
-            rows += _failure_rows(inputs, agent, benchmark)
+            rows += failure_rows(inputs, agent, benchmark)
             if benchmark in EMBODIED:
                 rows += loop_rows(inputs, agent, benchmark, twins)
             if benchmark == "bfcl":
@@ -250,6 +241,124 @@ def claims(inputs: Inputs) -> Table:
     return Table(rows, Layout("Claim", columns, [Block("", lines)]), timing, notes)
 
 
+def diffuagent_table3(inputs: Inputs) -> Table:
+    """DiffuAgent Table 3: embodied agents by memory module; "w/o" keeps only recent interactions."""
+    columns = [(name, metric) for name in (*EMBODIED, "average") for metric in ("success_rate", "progress_rate")]
+    table, lines = published_modules("diffuagent_table3", columns)
+    ours = []
+    for agent in inputs.agents:
+        backbones = inputs.config.agent_backbones(agent)
+        if set(backbones) <= {"policy", "memory"} and ("memory" in backbones or inputs.config.agents[agent].history == "recent"):
+            category = f"memory={backbones.get('memory', 'w/o')}"
+            found = [row for name in EMBODIED for row in outcome_rows(inputs, agent, name, {})] + embodied_average(inputs, agent, {})
+            found = [row.model_copy(update={"category": category}) for row in found]
+            table += found
+            cells = {(row.benchmark, row.metric): cell(row) for row in found}
+            ours.append((f"{agent} ({backbones['policy']} + {backbones.get('memory', 'w/o')})", [cells[key] for key in columns]))
+    heads = [
+        (display_name(name) if name != "average" else "Avg.", label) for name in (*EMBODIED, "average") for label in ("Success", "Progress")
+    ]
+    return Table(table, Layout("Agent + memory", heads, [*lines, own_block(ours, len(heads))]))
+
+
+def diffuagent_table6(inputs: Inputs) -> Table:
+    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module."""
+    names = ("multi_turn_standard", "multi_turn_challenge", "multi_turn")
+    table, lines = published_modules("diffuagent_table6", [("bfcl", name) for name in names])
+    ours = []
+    for agent in inputs.agents:
+        backbones = inputs.config.agent_backbones(agent)
+        modules = [f"{role}={backbones[role]}" for role in ("selector", "editor") if role in backbones]
+        if modules:
+            found = bfcl_rows(inputs, agent, names, {})
+            ours.append((f"{agent} ({backbones['policy']}, {', '.join(modules)})", [cell(row) for row in found]))
+            table += [row.model_copy(update={"category": ";".join([*modules, row.category])}) for row in found]
+    heads = [("BFCL Multi-Turn", label) for label in ("Standard", "Challenge", "Avg.")]
+    return Table(table, Layout("Agent + modules", heads, [*lines, own_block(ours, len(heads))]))
+
+
+def searcher_table1(inputs: Inputs) -> Table:
+    """DLLM-Searcher Table 1: multi-hop questions by set; ACC_R by the containment rule. ACC_L needs an LLM judge and has no score here."""
+    sets = ("hotpotqa", "2wiki", "bamboogle", "musique", "average")
+    table = published_rows("searcher_table1")
+    for agent in (*inputs.baselines, *inputs.agents):
+        scores = inputs.rows(agent, "multihop_qa")
+        for name in sets:
+            part = scores.iloc[:0] if name == "average" else scores[scores["category"] == name]
+            table.append(rate_row(agent, "multihop_qa", name, "acc_r", int(part["success"].sum()), len(part)))
+            table.append(rate_row(agent, "multihop_qa", name, "acc_l", 0, 0))
+        other = scores[~scores["category"].isin(sets)]
+        table.append(rate_row(agent, "multihop_qa", "other sets", "acc_r", int(other["success"].sum()), len(other)))
+    columns = [("multihop_qa", name, metric) for name in sets for metric in ("acc_r", "acc_l")] + [("multihop_qa", "other sets", "acc_r")]
+    titles = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue", "average": "Avg."}
+    labels = [(titles[name], label) for name in sets for label in ("ACC_R", "ACC_L")] + [("Other sets", "ACC_R")]
+    return Table(table, arrange(inputs, table, columns, labels, "Model"))
+
+
+def dllm_agent_efficiency(inputs: Inputs) -> Table:
+    """What episodes cost: forward evaluations per kept token, tokens and steps per episode, forwards per solved task; of matched diffusion
+    and AR agents also rounds over the tasks that both solve. Seconds, their p50 and p95, and time ratios stand with the timing."""
+    table: list[TableRow] = []
+    timing: list[TableRow] = []
+    lines = []
+    metrics = (
+        "nfe_per_token",
+        "tokens_per_step",
+        "steps_per_episode",
+        "forwards_per_success",
+        "seconds_per_step",
+        "p50_s",
+        "p95_s",
+        "tokens_per_second",
+    )
+    for benchmark in inputs.config.run.benchmarks:
+        for agent in inputs.agents:
+            costs = cost_rows(inputs, agent, benchmark)
+            clock = clock_rows(inputs, agent, benchmark)
+            table += costs
+            timing += clock
+            cells = {row.metric: row for row in (*costs, *clock)}
+            shown = [NOT_RUN if name not in cells or cells[name].value is None else number(cells[name].value or 0.0) for name in metrics]
+            lines.append((f"{agent}, {display_name(benchmark)}", [str(costs[0].n or 0), *shown]))
+    for first, second, benchmark in matched_pairs(inputs):
+        pair, clock = solved_by_both(inputs, first, second, benchmark)
+        table += pair
+        timing += clock
+    heads = ("n", "NFE per token", "Tokens per step", "Steps", "Forwards per success", "s per step", "p50 (s)", "p95 (s)", "Tokens/s")
+    pairs = [
+        (
+            f"{row.agent} {row.category}, {display_name(row.benchmark)}",
+            [str(row.n), f"{row.metric.replace('_', ' ')}: {cell(row)}", *[""] * 7],
+        )
+        for row in (*table, *timing)
+        if row.category.startswith("against")
+    ]
+    blocks = [Block("Per agent", lines), *([Block("On the tasks that both solve", pairs)] if pairs else [])]
+    return Table(table, Layout("Agent", [("", name) for name in heads], blocks), timing, notes="Published: over 30 % less time on average.")
+
+
+def dllm_agent_tool_errors(inputs: Inputs) -> Table:
+    """Tool calls by what is wrong with them: share of BFCL entries that are well formed, name the right functions, and are right."""
+    table: list[TableRow] = []
+    lines = []
+    for agent in (*inputs.baselines, *inputs.agents):
+        scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
+        found = found[found["agent"] == agent]
+        n = len(scores) if inputs.classified(agent, "bfcl") else 0
+        malformed = set(found[found["kind"].isin(["schema", "format", "empty"])]["task_id"])
+        misnamed = malformed | set(found[found["kind"] == "wrong_function"]["task_id"])
+        correct = int(scores["success"].sum()) if n else 0
+        made = [
+            rate_row(agent, "bfcl", "", "well_formed", n - len(malformed) if n else 0, n),
+            rate_row(agent, "bfcl", "", "right_function", n - len(misnamed) if n else 0, n),
+            rate_row(agent, "bfcl", "", "correct", correct, n),
+        ]
+        table += made
+        lines.append((agent, [str(n), *map(cell, made)]))
+    heads = [("", name) for name in ("n", "Well formed", "and right function", "Correct")]
+    return Table(table, Layout("Agent", heads, [Block("", lines)]))
+
+
 TABLES: dict[str, Callable[[Inputs], Table]] = {
     "diffuagent_table1": diffuagent_table1,
     "diffuagent_table2": diffuagent_table2,
@@ -258,6 +367,11 @@ TABLES: dict[str, Callable[[Inputs], Table]] = {
     "trajectory_filter": trajectory_filter,
     "serving": serving,
     "claims": claims,
+    "diffuagent_table3": diffuagent_table3,
+    "diffuagent_table6": diffuagent_table6,
+    "searcher_table1": searcher_table1,
+    "dllm_agent_efficiency": dllm_agent_efficiency,
+    "dllm_agent_tool_errors": dllm_agent_tool_errors,
 }
 
 
@@ -280,338 +394,3 @@ def tabulate(name: str, config: Config, results_dir: str | Path, output_base: st
         with write_aside(path) as handle:
             handle.write(content)
     return [Path(path) for path in texts]
-
-
-def arrange(
-    inputs: Inputs,
-    rows: Iterable[TableRow],
-    columns: Sequence[Key],
-    labels: Sequence[tuple[str, str]],
-    corner: str,
-    *,
-    with_n: bool = False,
-) -> Layout:
-    """Tidy rows in the paper's layout: one line per agent in blocks (published, baselines, this run), one column per key. With `with_n`
-    each benchmark's group starts with the number of tasks; otherwise the row's largest n stands first."""
-    found = {(row.agent, row.benchmark, row.category, row.metric): row for row in rows}
-    published_agents = list(dict.fromkeys(row.agent for row in found.values() if row.value is None and row.published is not None))
-    blocks = [(PUBLISHED_BLOCK, published_agents), (BASELINE_BLOCK, inputs.baselines), (OURS_BLOCK, inputs.agents)]
-
-    def line(agent: str) -> list[str]:
-        cells = []
-        previous = None
-        for key in columns:
-            row = found.get((agent, *key))
-            if with_n and key[0] != previous and key[0] != "average":
-                cells.append(str(row.n or 0) if row else "0")
-            cells.append(cell(row))
-            previous = key[0]
-        largest = max((row.n or 0 for row in (found.get((agent, *key)) for key in columns) if row), default=0)
-        return cells if with_n else [str(largest), *cells]
-
-    heads: list[tuple[str, str]] = [] if with_n else [("", "n")]
-    previous = None
-    for key, label in zip(columns, labels, strict=True):
-        if with_n and key[0] != previous and key[0] != "average":
-            heads.append((label[0], "n"))
-        heads.append(label)
-        previous = key[0]
-    lines = [
-        Block(title, [(agent, line(agent)) for agent in agents if agent not in inputs.config.agents or title != PUBLISHED_BLOCK])
-        for title, agents in blocks
-    ]
-    return Layout(corner, heads, [block for block in lines if block.rows])
-
-
-def published_rows(name: str) -> list[TableRow]:
-    """A published table as rows whose only number is the published one."""
-    return [
-        TableRow(agent=item.agent, benchmark=item.benchmark, category=item.category, metric=item.metric, n=item.n, published=item.value)
-        for item in published.values(name)
-    ]
-
-
-def published_values(config: Config, agent: str, name: str) -> dict[Key, float]:
-    """What the paper reports for the published model that an agent's policy is; empty for any other agent."""
-    twin = published.published_name(config, agent)
-    return {
-        (item.benchmark, item.category, item.metric): item.value
-        for item in published.values(name)
-        if item.agent == twin and item.value is not None
-    }
-
-
-def rate_row(
-    agent: str, benchmark: str, category: str, metric: str, successes: int, n: int, published_value: float | None = None
-) -> TableRow:
-    """A rate in percent with its Wilson interval; "not run" when n is 0."""
-    if n == 0:
-        return TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=0, published=published_value)
-    low, high = statistics.wilson_interval(successes, n)
-    return TableRow(
-        agent=agent,
-        benchmark=benchmark,
-        category=category,
-        metric=metric,
-        n=n,
-        value=100 * successes / n,
-        low=100 * low,
-        high=100 * high,
-        published=published_value,
-    )
-
-
-def mean_row(
-    agent: str,
-    benchmark: str,
-    category: str,
-    metric: str,
-    values: Sequence[float] | statistics.Floats,
-    seed: int,
-    *,
-    share: bool = False,
-    published_value: float | None = None,
-) -> TableRow:
-    """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; "not run" without values."""
-    row = TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(values), published=published_value)
-    if len(values) == 0:
-        return row
-    draws = statistics.bootstrap_means(values, seed=seed)
-    low, high = statistics.share_interval(draws, len(values)) if share else statistics.percentile_interval(draws)
-    scale = 100.0 if share else 1.0
-    return row.model_copy(update={"value": scale * float(np.mean(values)), "low": scale * low, "high": scale * high})
-
-
-def clusters(scores: pd.DataFrame) -> list[Hashable]:
-    """What moves together under resampling: BabyAI's levels, the ids that BFCL's multi-turn sets share, single tasks elsewhere."""
-    names: list[Hashable] = []
-    for benchmark, category, task in zip(scores["benchmark"], scores["category"], scores["task_id"], strict=True):
-        number_ = re.search(r"(\d+)$", task)
-        if benchmark == "babyai":
-            names.append(category)
-        elif category in BFCL_MULTI_TURN and number_:
-            names.append(("multi_turn", number_[1]))
-        else:
-            names.append(task)
-    return names
-
-
-def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
-    """Retry loops of an agent: episodes with one at >= the configured length and above it, loops per episode, share of loops in which the
-    observation never changed, and the hazard of a first loop at each step among episodes still running without one."""
-    scores = inputs.rows(agent, benchmark)
-    n = len(scores) if inputs.classified(agent, benchmark) else 0
-    found = inputs.failures(benchmark)
-    found = found[(found["agent"] == agent) & (found["kind"] == "loop")]
-    length = inputs.config.report.loop_length
-    twin = twins.get((benchmark, "", "episodes_with_loop"))
-    share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
-    longer = found[found["count"] > length]
-    rows = [
-        rate_row(agent, benchmark, f"at least {length}", "episodes_with_loop", found["task_id"].nunique(), n, share),
-        rate_row(agent, benchmark, f"more than {length}", "episodes_with_loop", longer["task_id"].nunique(), n),
-    ]
-    if n == 0:
-        return rows
-    per_episode = found.groupby("task_id").size().reindex(scores["task_id"], fill_value=0)
-    rows.append(mean_row(agent, benchmark, "", "loops_per_episode", per_episode.to_numpy().astype(np.float64), inputs.config.seed))
-    if len(found):
-        unchanged = int((found["detail"] == "unchanged observation").sum())
-        rows.append(rate_row(agent, benchmark, "", "loops_with_unchanged_observation", unchanged, len(found)))
-    # A loop is complete, and so first seen, at its length-th action.
-    first = (found.groupby("task_id")["first_step"].min() + length - 1).reindex(scores["task_id"]).to_numpy(dtype=float)
-    steps = scores["steps"].to_numpy(dtype=int)
-    for step in range(length - 1, int(steps.max(initial=0))):
-        at_risk = int(np.sum((steps > step) & ~(first < step)))
-        if at_risk:
-            rows.append(rate_row(agent, benchmark, f"step {step + 1}", "first_loop_hazard", int(np.sum(first == step)), at_risk))
-    return rows
-
-
-def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
-    """The three classes of Figure 4 as shares of single-turn entries: over all of them, and without Java and JavaScript."""
-    scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
-    found = found[found["agent"] == agent]
-    rows = []
-    for metric, sets in (
-        ("single_turn_failures", FIGURE4_SETS),
-        ("single_turn_failures_all_languages", (*FIGURE4_SETS, "java", "javascript")),
-    ):
-        n = int(scores["category"].isin(sets).sum()) if inputs.classified(agent, "bfcl") else 0
-        inside = found[found["category"].isin(sets)]
-        for kind in FIGURE4_CLASSES:
-            twin = twins.get(("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
-            share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
-            rows.append(rate_row(agent, "bfcl", kind, metric, inside[inside["kind"] == kind]["task_id"].nunique(), n, share))
-    return rows
-
-
-def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Key, float]) -> list[TableRow]:
-    """An agent's BFCL rates and averages; an average is "not run" unless every category in it was. Wilson intervals for single categories,
-    bootstrap ones for averages, where the multi-turn sets share their ids and so are drawn together."""
-    scores = inputs.rows(agent, "bfcl")
-    outcomes = {str(name): part for name, part in scores.groupby("category", sort=False)}
-    sizes = {name: len(part) for name, part in outcomes.items()}
-    rates = averages({name: float(part["success"].mean()) for name, part in outcomes.items()}, sizes)
-    draws = averages(_category_draws(outcomes, inputs.config.seed), sizes)
-    rows = []
-    for name in shown:
-        known = twin.get(("bfcl", name, "success_rate"))
-        parts = PARTS.get(name, (name,))
-        if len(parts) == 1 and parts[0] in outcomes:
-            rows.append(rate_row(agent, "bfcl", name, "success_rate", int(outcomes[parts[0]]["success"].sum()), sizes[parts[0]], known))
-            continue
-        row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=known)
-        if rates.get(name) is not None:
-            n = sum(sizes[part] for part in parts)
-            low, high = statistics.share_interval(draws[name], n)
-            row = row.model_copy(update={"n": n, "value": 100 * rates[name], "low": 100 * low, "high": 100 * high})
-        rows.append(row)
-    return rows
-
-
-def bfcl_mean(inputs: Inputs, agent: str, names: Sequence[str]) -> TableRow | None:
-    """The unweighted mean of some of an agent's BFCL averages, None unless all of them were run; the mean of their ends is an interval that
-    is wide enough, since it takes the parts to err together."""
-    rows = bfcl_rows(inputs, agent, names, {})
-    if any(row.value is None or row.low is None or row.high is None for row in rows):
-        return None
-    value, low, high = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("value", "low", "high"))
-    return rows[0].model_copy(
-        update={"category": "+".join(names), "n": sum(row.n or 0 for row in rows), "value": value, "low": low, "high": high}
-    )
-
-
-def _category_draws(outcomes: Mapping[str, pd.DataFrame], seed: int) -> dict[str, statistics.Floats]:
-    """Bootstrap distribution of every category's rate; the multi-turn sets draw the same ids."""
-    draws = {}
-    for index, (name, part) in enumerate(sorted(outcomes.items())):
-        if name in BFCL_MULTI_TURN:
-            ordered = part.sort_values("task_id", key=lambda column: column.str.extract(r"(\d+)$", expand=False).astype(int))
-            draws[name] = statistics.bootstrap_means(ordered["success"].to_numpy(dtype=float), ordered["task_id"].tolist(), seed=seed)
-        else:
-            draws[name] = statistics.bootstrap_means(part["success"].to_numpy(dtype=float), seed=seed + 1 + index)
-    return draws
-
-
-def _published_failures() -> list[TableRow]:
-    loops = [
-        TableRow(
-            agent=item.agent,
-            benchmark=item.benchmark,
-            category="at least 3",
-            metric=item.metric,
-            n=item.n,
-            published=100 * item.value / item.n,
-        )
-        for item in published.values("diffuagent_figure3")
-        if item.value is not None and item.n
-    ]
-    classes = [
-        TableRow(
-            agent=item.agent,
-            benchmark="bfcl",
-            category=item.category,
-            metric="single_turn_failures",
-            n=item.n,
-            published=100 * item.value / item.n,
-        )
-        for item in published.values("diffuagent_figure4")
-        if item.value is not None and item.n
-    ]
-    return loops + classes
-
-
-def _failure_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
-    n = len(inputs.rows(agent, benchmark)) if inputs.classified(agent, benchmark) else 0
-    found = inputs.failures(benchmark)
-    with_failure = found[found["agent"] == agent].groupby("kind")["task_id"].nunique()
-    return [rate_row(agent, benchmark, kind, "episodes_with_failure", int(with_failure.get(kind, 0)) if n else 0, n) for kind in TAXONOMY]
-
-
-def _outcome_rows(inputs: Inputs, agent: str, benchmark: str, twin: Mapping[Key, float]) -> list[TableRow]:
-    scores = inputs.rows(agent, benchmark)
-    success, progress = (twin.get((benchmark, "", metric)) for metric in ("success_rate", "progress_rate"))
-    values = scores["progress"].to_numpy(dtype=float)
-    return [
-        rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores), success),
-        mean_row(agent, benchmark, "", "progress_rate", values, inputs.config.seed, share=True, published_value=progress),
-    ]
-
-
-def _embodied_average(inputs: Inputs, agent: str, twin: Mapping[Key, float]) -> list[TableRow]:
-    return [
-        macro_row(inputs, agent, EMBODIED, column, metric, twin.get(("average", "", metric)))
-        for metric, column in (("success_rate", "success"), ("progress_rate", "progress"))
-    ]
-
-
-def macro_row(
-    inputs: Inputs, agent: str, benchmarks: Sequence[str], column: str, metric: str, published_value: float | None = None
-) -> TableRow:
-    """The unweighted mean over benchmarks of a share, with an interval from independent draws of each; "not run" unless all were."""
-    parts = [inputs.rows(agent, benchmark)[column].to_numpy(dtype=float) for benchmark in benchmarks]
-    row = TableRow(agent=agent, benchmark="average", metric=metric, n=0, published=published_value)
-    if not parts or not all(len(part) for part in parts):
-        return row
-    n = sum(map(len, parts))
-    draws = [statistics.bootstrap_means(part, seed=inputs.config.seed + index) for index, part in enumerate(parts)]
-    low, high = statistics.share_interval(np.mean(draws, axis=0), n)
-    value = 100 * float(np.mean([part.mean() for part in parts]))
-    return row.model_copy(update={"n": n, "value": value, "low": 100 * low, "high": 100 * high})
-
-
-def _timing_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
-    """Wall-clock metrics: seconds per episode and per step, kept completion tokens per second of the model's time."""
-    scores = inputs.rows(agent, benchmark)
-    if not len(scores):
-        return []
-    seed = inputs.config.seed
-    seconds, steps = scores["seconds"].to_numpy(dtype=float), scores["steps"].to_numpy(dtype=float)
-    rows = [mean_row(agent, benchmark, "", "seconds_per_episode", seconds, seed)]
-    for metric, top, bottom in (
-        ("seconds_per_step", seconds, steps),
-        ("tokens_per_second", scores["completion_tokens"].to_numpy(dtype=float), scores["model_seconds"].to_numpy(dtype=float)),
-    ):
-        if bottom.sum() > 0:
-            low, high = statistics.ratio_interval(top, bottom, seed=seed)
-            value = float(top.sum() / bottom.sum())
-            rows.append(TableRow(agent=agent, benchmark=benchmark, metric=metric, n=len(scores), value=value, low=low, high=high))
-    return rows
-
-
-def _compare(inputs: Inputs, agent: str, other: str, benchmark: str) -> dict[str, TableRow]:
-    """Metric -> row of a paired comparison; empty when the two share no task."""
-    both = pair_up(inputs.rows(agent, benchmark), inputs.rows(other, benchmark))
-    if not len(both):
-        return {}
-    first, second = both["success_x"].to_numpy(dtype=float), both["success_y"].to_numpy(dtype=float)
-    groups = clusters(both.rename(columns={"benchmark_x": "benchmark", "category_x": "category"}))
-    seed = inputs.config.seed
-    low, high = statistics.paired_bootstrap(first, second, groups, seed=seed)
-    test = statistics.mcnemar([bool(value) for value in first], [bool(value) for value in second])
-    same = statistics.equivalence(first, second, inputs.config.report.margin / 100, groups, seed=seed)
-    category = f"against {other}"
-
-    def row(metric: str, value: float, low: float | None = None, high: float | None = None) -> TableRow:
-        return TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(both), value=value, low=low, high=high)
-
-    return {
-        "success_difference": row("success_difference", 100 * float((first - second).mean()), 100 * low, 100 * high),
-        "mcnemar_p": row("mcnemar_p", test.p),
-        "only_first_solves": row("only_first_solves", test.gained),
-        "only_second_solves": row("only_second_solves", test.lost),
-        "cohens_h": row("cohens_h", statistics.cohens_h(float(first.mean()), float(second.mean()))),
-        "success_difference_90": row("success_difference_90", 100 * same.difference, 100 * same.low, 100 * same.high),
-        "comparable": row("comparable", float(same.holds)),
-    }
-
-
-def pair_up(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The scores of two agents on the tasks both have, columns `_x` and `_y`, in task order. With several seeds the k-th of one meets
-    the k-th of the other."""
-    sides = []
-    for frame in (first, second):
-        ordered = frame.sort_values(["task_id", "seed"], kind="stable")
-        sides.append(ordered.assign(draw=ordered.groupby("task_id").cumcount()))
-    return sides[0].merge(sides[1], on=["task_id", "draw"], how="inner")

@@ -1,0 +1,454 @@
+"""Tidy rows from scores and failures: rates, means and averages with their intervals, published values beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dllm_agents.analysis import statistics
+from dllm_agents.analysis.bfcl_averages import PARTS, averages
+from dllm_agents.analysis.failures import TAXONOMY
+from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED, Config
+from dllm_agents.records import TableRow
+from dllm_agents.reporting import published
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, cell
+
+PUBLISHED_BLOCK, BASELINE_BLOCK, OURS_BLOCK = "Published", "Baselines", "This run"
+FIGURE4_CLASSES = {"schema": "Schema", "parameter_value": "Parameter / value", "wrong_function": "Wrong function"}
+FIGURE4_SETS = (
+    "simple",
+    "multiple",
+    "parallel",
+    "parallel_multiple",
+    "live_simple",
+    "live_multiple",
+    "live_parallel",
+    "live_parallel_multiple",
+)
+Key = tuple[str, str, str]
+"""(benchmark, category, metric) of a table's column."""
+
+
+def arrange(
+    inputs: Inputs,
+    rows: Iterable[TableRow],
+    columns: Sequence[Key],
+    labels: Sequence[tuple[str, str]],
+    corner: str,
+    *,
+    with_n: bool = False,
+) -> Layout:
+    """Tidy rows in the paper's layout: one line per agent in blocks (published, baselines, this run), one column per key. With `with_n`
+    each benchmark's group starts with the number of tasks; otherwise the row's largest n stands first."""
+    found = {(row.agent, row.benchmark, row.category, row.metric): row for row in rows}
+    published_agents = list(dict.fromkeys(row.agent for row in found.values() if row.value is None and row.published is not None))
+    blocks = [(PUBLISHED_BLOCK, published_agents), (BASELINE_BLOCK, inputs.baselines), (OURS_BLOCK, inputs.agents)]
+
+    def line(agent: str) -> list[str]:
+        cells = []
+        previous = None
+        for key in columns:
+            row = found.get((agent, *key))
+            if with_n and key[0] != previous and key[0] != "average":
+                cells.append(str(row.n or 0) if row else "0")
+            cells.append(cell(row))
+            previous = key[0]
+        largest = max((row.n or 0 for row in (found.get((agent, *key)) for key in columns) if row), default=0)
+        return cells if with_n else [str(largest), *cells]
+
+    heads: list[tuple[str, str]] = [] if with_n else [("", "n")]
+    previous = None
+    for key, label in zip(columns, labels, strict=True):
+        if with_n and key[0] != previous and key[0] != "average":
+            heads.append((label[0], "n"))
+        heads.append(label)
+        previous = key[0]
+    lines = [
+        Block(title, [(agent, line(agent)) for agent in agents if agent not in inputs.config.agents or title != PUBLISHED_BLOCK])
+        for title, agents in blocks
+    ]
+    return Layout(corner, heads, [block for block in lines if block.rows])
+
+
+def published_rows(name: str) -> list[TableRow]:
+    """A published table as rows whose only number is the published one."""
+    return [
+        TableRow(agent=item.agent, benchmark=item.benchmark, category=item.category, metric=item.metric, n=item.n, published=item.value)
+        for item in published.values(name)
+    ]
+
+
+def published_values(config: Config, agent: str, name: str) -> dict[Key, float]:
+    """What the paper reports for the published model that an agent's policy is; empty for any other agent."""
+    twin = published.published_name(config, agent)
+    return {
+        (item.benchmark, item.category, item.metric): item.value
+        for item in published.values(name)
+        if item.agent == twin and item.value is not None
+    }
+
+
+def rate_row(
+    agent: str, benchmark: str, category: str, metric: str, successes: int, n: int, published_value: float | None = None
+) -> TableRow:
+    """A rate in percent with its Wilson interval; "not run" when n is 0."""
+    if n == 0:
+        return TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=0, published=published_value)
+    low, high = statistics.wilson_interval(successes, n)
+    return TableRow(
+        agent=agent,
+        benchmark=benchmark,
+        category=category,
+        metric=metric,
+        n=n,
+        value=100 * successes / n,
+        low=100 * low,
+        high=100 * high,
+        published=published_value,
+    )
+
+
+def mean_row(
+    agent: str,
+    benchmark: str,
+    category: str,
+    metric: str,
+    values: Sequence[float] | statistics.Floats,
+    seed: int,
+    *,
+    share: bool = False,
+    published_value: float | None = None,
+) -> TableRow:
+    """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; "not run" without values."""
+    row = TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(values), published=published_value)
+    if len(values) == 0:
+        return row
+    draws = statistics.bootstrap_means(values, seed=seed)
+    low, high = statistics.share_interval(draws, len(values)) if share else statistics.percentile_interval(draws)
+    scale = 100.0 if share else 1.0
+    return row.model_copy(update={"value": scale * float(np.mean(values)), "low": scale * low, "high": scale * high})
+
+
+def clusters(scores: pd.DataFrame) -> list[Hashable]:
+    """What moves together under resampling: BabyAI's levels, the ids that BFCL's multi-turn sets share, single tasks elsewhere."""
+    names: list[Hashable] = []
+    for benchmark, category, task in zip(scores["benchmark"], scores["category"], scores["task_id"], strict=True):
+        number_ = re.search(r"(\d+)$", task)
+        if benchmark == "babyai":
+            names.append(category)
+        elif category in BFCL_MULTI_TURN and number_:
+            names.append(("multi_turn", number_[1]))
+        else:
+            names.append(task)
+    return names
+
+
+def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
+    """Retry loops of an agent: episodes with one at >= the configured length and above it, loops per episode, share of loops in which the
+    observation never changed, and the hazard of a first loop at each step among episodes still running without one."""
+    scores = inputs.rows(agent, benchmark)
+    n = len(scores) if inputs.classified(agent, benchmark) else 0
+    found = inputs.failures(benchmark)
+    found = found[(found["agent"] == agent) & (found["kind"] == "loop")]
+    length = inputs.config.report.loop_length
+    twin = twins.get((benchmark, "", "episodes_with_loop"))
+    share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
+    longer = found[found["count"] > length]
+    rows = [
+        rate_row(agent, benchmark, f"at least {length}", "episodes_with_loop", found["task_id"].nunique(), n, share),
+        rate_row(agent, benchmark, f"more than {length}", "episodes_with_loop", longer["task_id"].nunique(), n),
+    ]
+    if n == 0:
+        return rows
+    per_episode = found.groupby("task_id").size().reindex(scores["task_id"], fill_value=0)
+    rows.append(mean_row(agent, benchmark, "", "loops_per_episode", per_episode.to_numpy().astype(np.float64), inputs.config.seed))
+    if len(found):
+        unchanged = int((found["detail"] == "unchanged observation").sum())
+        rows.append(rate_row(agent, benchmark, "", "loops_with_unchanged_observation", unchanged, len(found)))
+    # A loop is complete, and so first seen, at its length-th action.
+    first = (found.groupby("task_id")["first_step"].min() + length - 1).reindex(scores["task_id"]).to_numpy(dtype=float)
+    steps = scores["steps"].to_numpy(dtype=int)
+    for step in range(length - 1, int(steps.max(initial=0))):
+        at_risk = int(np.sum((steps > step) & ~(first < step)))
+        if at_risk:
+            rows.append(rate_row(agent, benchmark, f"step {step + 1}", "first_loop_hazard", int(np.sum(first == step)), at_risk))
+    return rows
+
+
+def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
+    """The three classes of Figure 4 as shares of single-turn entries: over all of them, and without Java and JavaScript."""
+    scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
+    found = found[found["agent"] == agent]
+    rows = []
+    for metric, sets in (
+        ("single_turn_failures", FIGURE4_SETS),
+        ("single_turn_failures_all_languages", (*FIGURE4_SETS, "java", "javascript")),
+    ):
+        n = int(scores["category"].isin(sets).sum()) if inputs.classified(agent, "bfcl") else 0
+        inside = found[found["category"].isin(sets)]
+        for kind in FIGURE4_CLASSES:
+            twin = twins.get(("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
+            share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
+            rows.append(rate_row(agent, "bfcl", kind, metric, inside[inside["kind"] == kind]["task_id"].nunique(), n, share))
+    return rows
+
+
+def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Key, float]) -> list[TableRow]:
+    """An agent's BFCL rates and averages; an average is "not run" unless every category in it was. Wilson intervals for single categories,
+    bootstrap ones for averages, where the multi-turn sets share their ids and so are drawn together."""
+    scores = inputs.rows(agent, "bfcl")
+    outcomes = {str(name): part for name, part in scores.groupby("category", sort=False)}
+    sizes = {name: len(part) for name, part in outcomes.items()}
+    rates = averages({name: float(part["success"].mean()) for name, part in outcomes.items()}, sizes)
+    draws = averages(_category_draws(outcomes, inputs.config.seed), sizes)
+    rows = []
+    for name in shown:
+        known = twin.get(("bfcl", name, "success_rate"))
+        parts = PARTS.get(name, (name,))
+        if len(parts) == 1 and parts[0] in outcomes:
+            rows.append(rate_row(agent, "bfcl", name, "success_rate", int(outcomes[parts[0]]["success"].sum()), sizes[parts[0]], known))
+            continue
+        row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=known)
+        if rates.get(name) is not None:
+            n = sum(sizes[part] for part in parts)
+            low, high = statistics.share_interval(draws[name], n)
+            row = row.model_copy(update={"n": n, "value": 100 * rates[name], "low": 100 * low, "high": 100 * high})
+        rows.append(row)
+    return rows
+
+
+def bfcl_mean(inputs: Inputs, agent: str, names: Sequence[str]) -> TableRow | None:
+    """The unweighted mean of some of an agent's BFCL averages, None unless all of them were run; the mean of their ends is an interval that
+    is wide enough, since it takes the parts to err together."""
+    rows = bfcl_rows(inputs, agent, names, {})
+    if any(row.value is None or row.low is None or row.high is None for row in rows):
+        return None
+    value, low, high = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("value", "low", "high"))
+    return rows[0].model_copy(
+        update={"category": "+".join(names), "n": sum(row.n or 0 for row in rows), "value": value, "low": low, "high": high}
+    )
+
+
+def _category_draws(outcomes: Mapping[str, pd.DataFrame], seed: int) -> dict[str, statistics.Floats]:
+    """Bootstrap distribution of every category's rate; the multi-turn sets draw the same ids."""
+    draws = {}
+    for index, (name, part) in enumerate(sorted(outcomes.items())):
+        if name in BFCL_MULTI_TURN:
+            ordered = part.sort_values("task_id", key=lambda column: column.str.extract(r"(\d+)$", expand=False).astype(int))
+            draws[name] = statistics.bootstrap_means(ordered["success"].to_numpy(dtype=float), ordered["task_id"].tolist(), seed=seed)
+        else:
+            draws[name] = statistics.bootstrap_means(part["success"].to_numpy(dtype=float), seed=seed + 1 + index)
+    return draws
+
+
+def published_failures() -> list[TableRow]:
+    loops = [
+        TableRow(
+            agent=item.agent,
+            benchmark=item.benchmark,
+            category="at least 3",
+            metric=item.metric,
+            n=item.n,
+            published=100 * item.value / item.n,
+        )
+        for item in published.values("diffuagent_figure3")
+        if item.value is not None and item.n
+    ]
+    classes = [
+        TableRow(
+            agent=item.agent,
+            benchmark="bfcl",
+            category=item.category,
+            metric="single_turn_failures",
+            n=item.n,
+            published=100 * item.value / item.n,
+        )
+        for item in published.values("diffuagent_figure4")
+        if item.value is not None and item.n
+    ]
+    return loops + classes
+
+
+def failure_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    n = len(inputs.rows(agent, benchmark)) if inputs.classified(agent, benchmark) else 0
+    found = inputs.failures(benchmark)
+    with_failure = found[found["agent"] == agent].groupby("kind")["task_id"].nunique()
+    return [rate_row(agent, benchmark, kind, "episodes_with_failure", int(with_failure.get(kind, 0)) if n else 0, n) for kind in TAXONOMY]
+
+
+def outcome_rows(inputs: Inputs, agent: str, benchmark: str, twin: Mapping[Key, float]) -> list[TableRow]:
+    scores = inputs.rows(agent, benchmark)
+    success, progress = (twin.get((benchmark, "", metric)) for metric in ("success_rate", "progress_rate"))
+    values = scores["progress"].to_numpy(dtype=float)
+    return [
+        rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores), success),
+        mean_row(agent, benchmark, "", "progress_rate", values, inputs.config.seed, share=True, published_value=progress),
+    ]
+
+
+def embodied_average(inputs: Inputs, agent: str, twin: Mapping[Key, float]) -> list[TableRow]:
+    return [
+        macro_row(inputs, agent, EMBODIED, column, metric, twin.get(("average", "", metric)))
+        for metric, column in (("success_rate", "success"), ("progress_rate", "progress"))
+    ]
+
+
+def macro_row(
+    inputs: Inputs, agent: str, benchmarks: Sequence[str], column: str, metric: str, published_value: float | None = None
+) -> TableRow:
+    """The unweighted mean over benchmarks of a share, with an interval from independent draws of each; "not run" unless all were."""
+    parts = [inputs.rows(agent, benchmark)[column].to_numpy(dtype=float) for benchmark in benchmarks]
+    row = TableRow(agent=agent, benchmark="average", metric=metric, n=0, published=published_value)
+    if not parts or not all(len(part) for part in parts):
+        return row
+    n = sum(map(len, parts))
+    draws = [statistics.bootstrap_means(part, seed=inputs.config.seed + index) for index, part in enumerate(parts)]
+    low, high = statistics.share_interval(np.mean(draws, axis=0), n)
+    value = 100 * float(np.mean([part.mean() for part in parts]))
+    return row.model_copy(update={"n": n, "value": value, "low": 100 * low, "high": 100 * high})
+
+
+def timing_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """Wall-clock metrics: seconds per episode and per step, kept completion tokens per second of the model's time."""
+    scores = inputs.rows(agent, benchmark)
+    if not len(scores):
+        return []
+    seed = inputs.config.seed
+    rows = [mean_row(agent, benchmark, "", "seconds_per_episode", scores["seconds"].to_numpy(dtype=float), seed)]
+    for metric, top, bottom in (("seconds_per_step", "seconds", "steps"), ("tokens_per_second", "completion_tokens", "model_seconds")):
+        below = scores[bottom].to_numpy(dtype=float)
+        if below.sum() > 0:
+            rows.append(ratio_row(agent, benchmark, metric, scores[top].to_numpy(dtype=float), below, seed))
+    return rows
+
+
+def compare(inputs: Inputs, agent: str, other: str, benchmark: str) -> dict[str, TableRow]:
+    """Metric -> row of a paired comparison; empty when the two share no task."""
+    both = pair_up(inputs.rows(agent, benchmark), inputs.rows(other, benchmark))
+    if not len(both):
+        return {}
+    first, second = both["success_x"].to_numpy(dtype=float), both["success_y"].to_numpy(dtype=float)
+    groups = clusters(both.rename(columns={"benchmark_x": "benchmark", "category_x": "category"}))
+    seed = inputs.config.seed
+    low, high = statistics.paired_bootstrap(first, second, groups, seed=seed)
+    test = statistics.mcnemar([bool(value) for value in first], [bool(value) for value in second])
+    same = statistics.equivalence(first, second, inputs.config.report.margin / 100, groups, seed=seed)
+    category = f"against {other}"
+
+    def row(metric: str, value: float, low: float | None = None, high: float | None = None) -> TableRow:
+        return TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(both), value=value, low=low, high=high)
+
+    return {
+        "success_difference": row("success_difference", 100 * float((first - second).mean()), 100 * low, 100 * high),
+        "mcnemar_p": row("mcnemar_p", test.p),
+        "only_first_solves": row("only_first_solves", test.gained),
+        "only_second_solves": row("only_second_solves", test.lost),
+        "cohens_h": row("cohens_h", statistics.cohens_h(float(first.mean()), float(second.mean()))),
+        "success_difference_90": row("success_difference_90", 100 * same.difference, 100 * same.low, 100 * same.high),
+        "comparable": row("comparable", float(same.holds)),
+    }
+
+
+def pair_up(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The scores of two agents on the tasks both have, columns `_x` and `_y`, in task order. With several seeds the k-th of one meets
+    the k-th of the other."""
+    sides = []
+    for frame in (first, second):
+        ordered = frame.sort_values(["task_id", "seed"], kind="stable")
+        sides.append(ordered.assign(draw=ordered.groupby("task_id").cumcount()))
+    return sides[0].merge(sides[1], on=["task_id", "draw"], how="inner")
+
+
+def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
+    """(diffusion agent, AR agent, benchmark) of agents that differ in their policy's paradigm alone: no modules, the same way of acting,
+    both trained in this run or both ready-made, both on the benchmark."""
+    config = inputs.config
+    plain = [agent for agent in inputs.agents if set(config.agent_backbones(agent)) == {"policy"}]
+    return [
+        (first, second, benchmark)
+        for benchmark in config.run.benchmarks
+        for first in plain
+        for second in plain
+        if (inputs.paradigm(first), inputs.paradigm(second)) == ("diffusion", "ar")
+        and inputs.trained(first) == inputs.trained(second)
+        and config.agents[first].acting == config.agents[second].acting
+        and benchmark in config.agent_benchmarks(first)
+        and benchmark in config.agent_benchmarks(second)
+    ]
+
+
+def cost_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """What an agent's episodes cost, without a clock: steps, tokens, forward evaluations."""
+    scores = inputs.rows(agent, benchmark)
+    columns = {name: scores[name].to_numpy(dtype=float) for name in ("steps", "completion_tokens", "forwards", "success")}
+    rows = [mean_row(agent, benchmark, "", "steps_per_episode", columns["steps"], inputs.config.seed)]
+    for metric, top, bottom in (
+        ("tokens_per_step", "completion_tokens", "steps"),
+        ("nfe_per_token", "forwards", "completion_tokens"),
+        ("forwards_per_success", "forwards", "success"),
+    ):
+        rows.append(ratio_row(agent, benchmark, metric, columns[top], columns[bottom], inputs.config.seed))
+    invalid, steps = int(scores["invalid_steps"].sum()), int(scores["steps"].sum())
+    return [*rows, rate_row(agent, benchmark, "", "executable_steps", steps - invalid, steps)]
+
+
+def clock_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """What an agent's episodes cost in time: the means of `timing_rows`, and the median and 95th percentile of an episode."""
+    scores = inputs.rows(agent, benchmark)
+    rows = timing_rows(inputs, agent, benchmark)
+    for metric, share in (("p50_s", 0.5), ("p95_s", 0.95)):
+        value = float(np.quantile(scores["seconds"].to_numpy(dtype=float), share)) if len(scores) else None
+        rows.append(TableRow(agent=agent, benchmark=benchmark, metric=metric, n=len(scores), value=value))
+    return rows
+
+
+def ratio_row(agent: str, benchmark: str, metric: str, top: statistics.Floats, bottom: statistics.Floats, seed: int) -> TableRow:
+    """A ratio of totals over episodes with its bootstrap interval; "not run" when there is nothing to divide by."""
+    row = TableRow(agent=agent, benchmark=benchmark, metric=metric, n=len(top))
+    if bottom.sum() <= 0:
+        return row.model_copy(update={"n": 0})
+    low, high = statistics.ratio_interval(top, bottom, seed=seed)
+    return row.model_copy(update={"value": float(top.sum() / bottom.sum()), "low": low, "high": high})
+
+
+def solved_by_both(inputs: Inputs, first: str, second: str, benchmark: str) -> tuple[list[TableRow], list[TableRow]]:
+    """Rounds of the first agent less those of the second over the tasks that both solve, and (timing) the ratio of their times."""
+    both = pair_up(inputs.rows(first, benchmark), inputs.rows(second, benchmark))
+    both = both[both["success_x"].astype(bool) & both["success_y"].astype(bool)]
+    category, n, seed = f"against {second}", len(both), inputs.config.seed
+    rounds = TableRow(agent=first, benchmark=benchmark, category=category, metric="rounds_difference", n=n)
+    ratio = TableRow(agent=first, benchmark=benchmark, category=category, metric="time_ratio", n=n)
+    if n < 2:
+        return [rounds], [ratio]
+    steps = [both[name].to_numpy(dtype=float) for name in ("steps_x", "steps_y")]
+    low, high = statistics.paired_bootstrap(steps[0], steps[1], seed=seed)
+    rounds = rounds.model_copy(update={"value": float((steps[0] - steps[1]).mean()), "low": low, "high": high})
+    seconds = [both[name].to_numpy(dtype=float) for name in ("seconds_x", "seconds_y")]
+    measured = ratio_row(first, benchmark, "time_ratio", seconds[0], seconds[1], seed)
+    return [rounds], [measured.model_copy(update={"category": category})]
+
+
+def published_modules(name: str, columns: Sequence[tuple[str, str]]) -> tuple[list[TableRow], list[Block]]:
+    """A published table of agents with modules: its tidy rows, and a block per agent with one line per choice of modules. `columns` are
+    (benchmark, metric), or (benchmark, last part of the category)."""
+    table = published_rows(name)
+    lines: dict[str, dict[str, dict[tuple[str, str], str]]] = {}
+    for row in table:
+        modules, _, last = row.category.rpartition(";")
+        key = (row.benchmark, last) if modules else (row.benchmark, row.metric)
+        lines.setdefault(row.agent, {}).setdefault(modules or last, {})[key] = cell(row)
+    return table, [
+        Block(
+            f"Published: {agent}", [(modules.replace(";", ", "), [cells[key] for key in columns]) for modules, cells in by_module.items()]
+        )
+        for agent, by_module in lines.items()
+    ]
+
+
+def own_block(lines: list[tuple[str, list[str]]], width: int) -> Block:
+    """This run's lines, or one that says that there are none."""
+    return Block(OURS_BLOCK, lines or [("no agent with such modules", [NOT_RUN] * width)])
