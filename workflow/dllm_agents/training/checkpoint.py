@@ -31,7 +31,9 @@ def save(
     """Write weights, configuration, tokenizer, generation settings, report and curves. `config.json` gains the object `dllm`, which
     tells `models.load` what transformers has no word for: attention, mask token, whether logits are shifted, block length."""
     from transformers import GenerationConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model.config.dllm = {
         "attention": attention,
         "mask_token_id": tokenizer.mask_token_id,

@@ -86,7 +86,7 @@ def fit(
             if run.supervised_tokens * CURVE_POINTS // budget > before * CURVE_POINTS // budget:
                 run.loss_curve.append((run.steps, round(sum(recent) / len(recent), 6)))
                 recent.clear()
-                if validate is not None and len(run.loss_curve) % (CURVE_POINTS // 5) == 0:
+                if validate is not None and (run.supervised_tokens == budget or len(run.loss_curve) % (CURVE_POINTS // 5) == 0):
                     run.validation_curve.append((run.steps, round(validate(), 6)))
             run.seconds = time.monotonic() - start
             display.update(run)

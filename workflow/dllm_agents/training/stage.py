@@ -72,12 +72,7 @@ def train(config: Config, backbone: str, benchmark: str, trajectories: Path, out
         loss_curve=run.loss_curve,
         validation_curve=run.validation_curve,
         seed=seed,
-        settings={
-            **settings.model_dump(mode="json"),
-            "budget": budget.model_dump(mode="json"),
-            "vocabulary": len(words),
-            "input_tokens": run.input_tokens,
-        },
+        settings=settings.model_dump(mode="json") | more,
         data_sha256=sha256(trajectories),
         versions=versions("torch", "transformers", "tokenizers"),
         hardware=hardware(),

@@ -31,10 +31,11 @@ CHAT_TEMPLATE = (
 )
 _WORD = r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]|\s"
 _PIECE = r" ?[A-Za-z_]+| ?[0-9]{1,3}| ?[^\sA-Za-z0-9_]+|\s+"
+_NUMBER = re.compile(r"[0-9]")
 _TAG = re.compile("|".join(re.escape(token) for token in (*CONTROL_TOKENS, *TAGS)))
 
 
-def build(texts: Sequence[str], phrase_texts: Sequence[str], max_vocabulary: int, phrase_words: int = 6) -> PreTrainedTokenizerFast:
+def build(texts: Sequence[str], phrase_texts: Sequence[str], max_vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer of at most `max_vocabulary` tokens over `texts`; phrases are learnt from `phrase_texts` alone.
 
     The rendered prompt's own words (`texts` without `phrase_texts`) are never joined: a fully masked block finds its positions by
@@ -45,7 +46,7 @@ def build(texts: Sequence[str], phrase_texts: Sequence[str], max_vocabulary: int
     words = Counter(word for text in texts for part in _TAG.split(text) for word in re.findall(_WORD, part))
     room = max_vocabulary - 256 - len(CONTROL_TOKENS) - len(TAGS)
     if len(words) <= room:
-        phrases = find_phrases(phrase_texts, phrase_words)[: room - len(words)]
+        phrases = find_phrases(phrase_texts)[: room - len(words)]
         backend = _word_level(sorted(words), phrases)
     else:
         backend = _byte_pairs(texts, max_vocabulary - len(TAGS))
@@ -62,34 +63,44 @@ def build(texts: Sequence[str], phrase_texts: Sequence[str], max_vocabulary: int
     return fast
 
 
-def find_phrases(texts: Iterable[str], max_words: int, together: float = 0.98, min_count: int = 20) -> list[str]:
-    """Runs of words that practically never part: each pair inside follows one another in at least `together` of the uses of both.
+def find_phrases(texts: Iterable[str], max_words: int = 8, together: float = 0.98, min_count: int = 20, sample: int = 3000) -> list[str]:
+    """Runs of words that are joined because one of two neighbours practically never stands without the other.
 
-    Longest first, then most frequent, so that a regular expression of alternatives takes the longest.
+    Like byte-pair merging, but over words and by how surely they belong together, not by how often they occur: what varies (colours,
+    objects, numbers) stays apart, so that an object is the same tokens in an observation and in the action that names it. Longest
+    first, so that a regular expression of alternatives takes the longest.
     """
-    lines = Counter(text for text in texts)
-    split = {text: re.findall(_WORD, text) for text in lines}
-    single, pairs = Counter[str](), Counter[tuple[str, str]]()
-    for text, count in lines.items():
-        for word in split[text]:
-            single[word] += count
-        for pair in zip(split[text], split[text][1:], strict=False):
-            pairs[pair] += count
-    joined = {
-        pair
-        for pair, count in pairs.items()
-        if count >= min_count and count >= together * single[pair[0]] and count >= together * single[pair[1]]
-    }
-    found = Counter[str]()
-    for text, count in lines.items():
-        run: list[str] = []
-        for word in [*split[text], ""]:
-            if run and ((run[-1], word) not in joined or len(run) == max_words):
-                if len(run) > 1:
-                    found["".join(run)] += count
-                run = []
-            run.append(word)
-    return sorted(found, key=lambda phrase: (-len(phrase), -found[phrase], phrase))
+    common = Counter(texts).most_common(sample)
+    lines = [(re.findall(_WORD, text), count) for text, count in common]
+    length = {word: 1 for line, _ in lines for word in line}
+    while True:
+        single, pairs = Counter[str](), Counter[tuple[str, str]]()
+        for line, count in lines:
+            for unit in line:
+                single[unit] += count
+            for pair in zip(line, line[1:], strict=False):
+                pairs[pair] += count
+        joined = {
+            pair
+            for pair, count in pairs.items()
+            if count >= max(min_count, together * min(single[pair[0]], single[pair[1]]))
+            and length[pair[0]] + length[pair[1]] <= max_words
+            and not _NUMBER.search(pair[0] + pair[1])
+        }
+        if not joined:
+            return sorted((unit for unit in single if length[unit] > 1), key=lambda unit: (-len(unit), unit))
+        length.update({first + second: length[first] + length[second] for first, second in joined})
+        lines = [(_join(line, joined), count) for line, count in lines]
+
+
+def _join(line: Sequence[str], joined: set[tuple[str, str]]) -> list[str]:
+    out: list[str] = []
+    at = 0
+    while at < len(line):
+        pair = at + 1 < len(line) and (line[at], line[at + 1]) in joined
+        out.append(line[at] + line[at + 1] if pair else line[at])
+        at += 2 if pair else 1
+    return out
 
 
 def _word_level(words: Sequence[str], phrases: Sequence[str]) -> Tokenizer:

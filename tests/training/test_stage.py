@@ -1,0 +1,135 @@
+"""The train stage: trajectories in, a checkpoint directory out, the same every time."""
+
+import json
+
+import pytest
+import torch
+
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory, write_jsonl
+from dllm_agents.training import data
+from dllm_agents.training.stage import train
+
+SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "batch_size": 4, "warmup_steps": 2, "validation_share": 0.1}
+OBJECTIVES = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
+
+
+def configuration(**training):
+    backbones = {name: {"prompt": "compact", "training": {"objective": name, **SMALL, **training}} for name in OBJECTIVES}
+    return Config(
+        benchmarks={"babyai": {"training": {"supervised_tokens": 400, "max_prompt_tokens": 200, "response_tokens": 20}}},
+        backbones={**backbones, "untrained": {"model": "somewhere"}},
+        run={"agents": []},
+    )
+
+
+def trajectory(number: int) -> Trajectory:
+    colour = ["red", "blue", "green", "grey"][number % 4]
+    goal = f"go to the {colour} ball"
+    task = Task(id=f"babyai/GoToObj/{number}", benchmark="babyai", split="train", category="GoToObj", seed=number, version="x", goal=goal)
+    seen = f"There is a {colour} ball 1."
+    steps = [
+        EpisodeStep(index=0, thought="I look around.", action="turn left", executed="move forward", observation=seen),
+        EpisodeStep(index=1, thought=f"I see the {colour} ball.", action=f"go to {colour} ball 1", observation="Done.", done=True),
+    ]
+    opening = {"initial_observation": "A wall.", "exploration": 0.4}
+    return Trajectory(task=task, teacher="expert", seed=0, steps=steps, success=True, progress=1, **opening)
+
+
+@pytest.fixture
+def accepted(tmp_path):
+    path = tmp_path / "accepted.jsonl"
+    write_jsonl(path, [trajectory(number) for number in range(40)])
+    return path
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_checkpoint_is_complete_matched_and_repeatable(objective, accepted, tmp_path):
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    reports = [train(configuration(), objective, "babyai", accepted, tmp_path / name) for name in ("a", "b")]
+    assert [report.supervised_tokens for report in reports] == [400, 400], "the budget is met to the token by every paradigm"
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("a", "b")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert set(weights[0]) >= {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"}
+
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a")
+    assert config["model_type"] == "llama"
+    assert config["dllm"] == {
+        "attention": OBJECTIVES[objective],
+        "mask_token_id": tokenizer.mask_token_id,
+        "logit_shift": False,
+        "block_length": 8 if objective == "block_diffusion" else None,
+    }
+    assert json.loads((tmp_path / "a/generation_config.json").read_text())["eos_token_id"] == tokenizer.eos_token_id
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "a").config.vocab_size == len(tokenizer)
+    report = TrainingReport.model_validate_json((tmp_path / "a/training.json").read_text())
+    assert report.validation_loss is not None and report.steps == reports[0].steps
+    assert (tmp_path / "a/loss.csv").read_text().startswith("curve,step,loss\ntraining,")
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_paradigms_share_tokenizer_and_size(accepted, tmp_path):
+    reports = [train(configuration(), name, "babyai", accepted, tmp_path / name) for name in ("ar", "block_diffusion")]
+    assert len({(tmp_path / name / "tokenizer.json").read_text() for name in ("ar", "block_diffusion")}) == 1
+    assert len({report.parameters for report in reports}) == 1
+
+
+def test_the_decoder_reads_what_training_wrote(accepted, tmp_path):
+    from dllm_agents import decoding, models
+
+    train(configuration(), "block_diffusion", "babyai", accepted, tmp_path / "m")
+    model = models.load(tmp_path / "m")
+    prompt = model.tokenizer.apply_chat_template([{"role": "user", "content": "go"}], add_generation_prompt=True)["input_ids"]
+    settings = decoding.Decoding(strategy="sdar", max_new_tokens=16, remasking="low_confidence_dynamic", threshold=0.9)
+    assert decoding.generate(model, prompt, settings).nfe >= 2
+
+
+def test_history_holds_what_was_executed_and_the_reply_the_label():
+    from dllm_agents import benchmarks
+
+    first, second = data.exchanges(benchmarks.load("babyai"), trajectory(0), "compact")
+    assert first.reply == "Thought: I look around.\nAction: turn left"
+    assert "move forward" in second.messages[0]["content"] and "turn left" not in second.messages[0]["content"]
+
+
+def test_validation_shares_no_task_with_training():
+    groups = [str(i // 3) for i in range(90)]
+    kept, held = data.split(90, 0.2, groups, seed=1)
+    assert len(held) == 18 and not {groups[i] for i in kept} & {groups[i] for i in held}
+
+
+def test_bad_input_is_one_clear_line(accepted, tmp_path, capsys):
+    config, output = configuration(), tmp_path / "m"
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    cases = {
+        "no accepted trajectory": (config, "ar", empty),
+        "not trained here": (config, "untrained", accepted),
+        "loss is": (configuration(learning_rate=1e30, muon_learning_rate=None, warmup_steps=0), "ar", accepted),
+    }
+    for message, (wrong, backbone, path) in cases.items():
+        with pytest.raises(StageError, match=message):
+            train(wrong, backbone, "babyai", path, output)
+    config.benchmarks["babyai"].training.max_prompt_tokens = 16
+    with pytest.raises(StageError, match="no example fits"):
+        train(config, "ar", "babyai", accepted, output)
+    assert not output.exists()
+
+
+def test_long_prompts_are_left_out_counted_and_named(accepted, tmp_path, capsys):
+    long = trajectory(41).model_copy(update={"initial_observation": " ".join(map(str, range(300)))})
+    path = tmp_path / "mixed.jsonl"
+    write_jsonl(path, [*(trajectory(number) for number in range(40)), long])
+    train(configuration(), "ar", "babyai", path, tmp_path / "m")
+    assert "1 of 82 examples left out" in capsys.readouterr().err
+
+
+def test_a_control_token_in_the_text_stops_training(tmp_path):
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, [trajectory(0).model_copy(update={"initial_observation": "a <mask> here"})])
+    with pytest.raises(StageError, match=r"babyai/GoToObj/0.*<mask>"):
+        train(configuration(), "ar", "babyai", path, tmp_path / "m")
