@@ -41,10 +41,12 @@ _WEB_KEY = "WEB_SEARCH_API_KEY"
 
 class SearchEnvironment(Environment):
     """One question. Actions are replies with a search call or an answer; progress is hop recall, the share of gold passages
-    that some search has shown (the answer's correctness where gold passages are unknown); success is ACC_R of the answer."""
+    that some search has shown (the answer's correctness where gold passages are unknown); success is ACC_R of the answer. Searches
+    may come from several threads at once."""
 
     def __init__(self, task: Task, engine: SearchEngine, top_k: int, tool_delay: float = 0.0, long_thoughts: bool = False) -> None:
         self.task = task
+        self._lock = threading.Lock()
         self._engine, self._top_k, self._delay, self._long_thoughts = engine, top_k, tool_delay, long_thoughts
         self._start()
 
@@ -99,12 +101,13 @@ class SearchEnvironment(Environment):
     def _note(self, query: str, passages: Sequence[Passage]) -> None:
         shown = {(passage.title, passage.text) for passage in passages}
         titles = {normalise(passage.title) for passage in passages}
-        for index, hop in enumerate(self._hops):
-            if (hop["title"], hop["text"]) in shown if hop["text"] else normalise(hop["title"]) in titles:
-                self._seen.add(index)
-            if query == hop["query"]:
-                self._tried.add(index)
-        self._entities += [passage.text.rstrip(".").rpartition(" ")[2] for passage in passages]
+        with self._lock:
+            for index, hop in enumerate(self._hops):
+                if (hop["title"], hop["text"]) in shown if hop["text"] else normalise(hop["title"]) in titles:
+                    self._seen.add(index)
+                if query == hop["query"]:
+                    self._tried.add(index)
+            self._entities += [passage.text.rstrip(".").rpartition(" ")[2] for passage in passages]
 
     def valid_actions(self) -> list[str]:
         """Searches for, and answers with, what has been met so far; for generated questions, whose names are a closed list."""
