@@ -67,6 +67,13 @@ def test_decoding_fields_reach_the_engine(tokenizer: Any, scripted: Callable[...
     assert engine.seen[2].tool_prefill is not None and engine.seen[2].tool_prefill.bias == 0.25
 
 
+def test_a_named_strategy_brings_all_of_its_settings(tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    engine = scripted("ok")
+    client = TestClient(create_app(engine, tokenizer, "tiny", Decoding(strategy="fast_dllm", threshold=0.9, cache="dual"), 512))
+    assert client.post("/v1/chat/completions", json=CHAT | {"strategy": "llada", "steps": 16}).status_code == 200
+    assert engine.seen == [Decoding(strategy="llada", steps=16)]
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field": ({"stepz": 3}, "stepz"),
     "negative steps": ({"steps": -1}, "steps"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,40 @@ def test_a_cancelled_request_frees_the_engine_at_the_next_forward(engine: Engine
     handle.cancel()
     assert isinstance(listen(engine, [5], DIFFUSION)[-1], Finished)
     assert engine.stats().cancelled == 1 and engine.stats().finished == 1
+
+
+def test_requests_that_come_and_go_leave_the_others_alone(engine: Engine, model: Any) -> None:
+    """A small soak: every third client hangs up after its first tokens; the others get what they get alone."""
+    from dllm_agents.decoding import generate
+
+    generator = random.Random(3)
+    plans = [
+        ([generator.randrange(5, 200) for _ in range(generator.randint(1, 30))], DIFFUSION.model_copy(update={"max_new_tokens": size}))
+        # Those that hang up are long, so that they cannot have ended before.
+        for size in (generator.choice([4, 9, 16]) if number % 3 else 256 for number in range(18))
+    ]
+    heard: list[queue.Queue[Any]] = []
+    for number, (prompt, decoding) in enumerate(plans):
+        while engine.stats().waiting >= 8:
+            time.sleep(0.01)
+        events: queue.Queue[Any] = queue.Queue()
+        handle = engine.submit(prompt, decoding, events.put)
+        if number % 3 == 0:
+            events.get(timeout=30)
+            handle.cancel()
+        heard.append(events)
+    for number, (prompt, decoding) in enumerate(plans):
+        if number % 3:
+            last = heard[number].get(timeout=30)
+            while isinstance(last, Settled):
+                last = heard[number].get(timeout=30)
+            assert last.generation == generate(model, prompt, decoding)
+    for _ in range(100):
+        stats = engine.stats()
+        if stats.cancelled == 6:
+            break
+        time.sleep(0.05)
+    assert (stats.finished, stats.cancelled, stats.failed, stats.waiting) == (12, 6, 0, 0)
 
 
 def test_the_queue_is_bounded(model: Any) -> None:

@@ -128,8 +128,8 @@ def test_a_port_taken_between_choice_and_bind_is_chosen_again(
             assert endpoint.base_url == f"http://127.0.0.1:{free}/v1"
 
 
-def test_the_native_server_from_start_to_end(diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One real server for everything that needs one: probe, canary, a port in use, a URL, and a graceful end."""
+def test_the_probe_of_a_native_server_and_of_a_dead_url(diffusion_checkpoint: Path) -> None:
+    """A real server, probed; and a URL where nothing answers, which is a finding and not an error."""
     settings = config(
         tiny={"model": str(diffusion_checkpoint), "paradigm": "diffusion", "decoding": DIFFUSION, "context": 256},
         down={"url": "http://127.0.0.1:9/v1"},

@@ -133,7 +133,10 @@ class _Request(DecodingFields):  # type: ignore[valid-type, misc]
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
 
     def decoding(self, default: Decoding) -> Decoding:
-        """The backbone's settings with what the request says on top. Raises BadRequest when they do not go together."""
+        """The backbone's settings with what the request says on top; a request that names a strategy brings all of its settings.
+
+        Raises BadRequest when they do not go together.
+        """
         given = {name: getattr(self, name) for name in Decoding.model_fields if getattr(self, name) is not None}
         for alias in ("max_tokens", "max_completion_tokens"):
             value = getattr(self, alias, None)
@@ -142,7 +145,7 @@ class _Request(DecodingFields):  # type: ignore[valid-type, misc]
         if isinstance(given.get("tool_prefill"), ToolPrefill):
             given["tool_prefill"] = given["tool_prefill"].model_dump()
         try:
-            return Decoding.model_validate({**default.model_dump(), **given})
+            return Decoding.model_validate(given if "strategy" in given else {**default.model_dump(), **given})
         except ValidationError as error:
             first = error.errors()[0]
             raise BadRequest(first["msg"], ".".join(str(part) for part in first["loc"]) or None) from None

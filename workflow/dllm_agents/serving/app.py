@@ -32,6 +32,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     500: {"model": ErrorBody, "description": "The model or the decoder failed"},
     503: {"model": ErrorBody, "description": "The server is shutting down"},
 }
+# Nobody reads it: the client has hung up.
+GONE = Response(status_code=499)
 # A longer prompt cannot fit; it is refused before a tokenizer spends seconds on it.
 MAX_CHARACTERS_PER_TOKEN = 64
 
@@ -145,10 +147,10 @@ class Backend:
         pieces = self.pieces(prompt_ids, decoding, reply)
         if request.stream:
             # The first piece is awaited here, so that a request that fails at once is answered with a status, not with a broken stream.
-            first = await anext(pieces)
-            return StreamingResponse(_stream(form, first, pieces, reply), media_type="text/event-stream")
+            first = await _unless_disconnected(connection, anext(pieces))
+            return GONE if first is None else StreamingResponse(_stream(form, first, pieces, reply), media_type="text/event-stream")
         collected = await _unless_disconnected(connection, _collect(pieces))
-        return Response(status_code=499) if collected is None else JSONResponse(form.whole(collected, reply))
+        return GONE if collected is None else JSONResponse(form.whole(collected, reply))
 
 
 async def _collect(pieces: AsyncIterator[list[Piece]]) -> list[Piece]:
