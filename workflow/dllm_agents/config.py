@@ -160,6 +160,17 @@ class Training(Section):
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
     block_length: int = Field(default=8, ge=1, description="tokens per block (block diffusion)")
+    noise: Literal["anchored", "independent", "complementary", "end_masked", "fixed_count"] = Field(
+        default="anchored",
+        description="how copies are noised: one at t ~ U(0, 1) beside one fully masked, unweighted; LLaDA's 1/t; Fast-dLLM v2's "
+        "complementary pair; dLLM-Var's masked end tokens; LLaDA's l of L",
+    )
+    align: Literal["position", "turn"] = Field(default="position", description="blocks from absolute position 0 (SDAR), or anew at every turn")
+    context_mask: Literal["aligned", "naive"] = Field(
+        default="aligned", description="mask tool responses that share a block with the call before them, or leave them visible (ablation)"
+    )
+    logit_shift: bool = Field(default=False, description="a token is predicted where the token before it stands (Fast-dLLM v2)")
+    packed_length: int | None = Field(default=None, ge=16, description="pack examples into rows of this length, unseen by one another")
     learning_rate: float = Field(default=5e-3, gt=0)
     muon_learning_rate: float | None = Field(default=0.02, description="rate for matrices with Muon; null uses AdamW throughout")
     warmup_steps: int = Field(default=50, ge=0)
@@ -348,6 +359,7 @@ def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None
         _merge(merged, _read(Path(path), origin, ()), origin, None)
     if overrides:
         _merge(merged, dict(overrides), origin, COMMAND_LINE)
+    merged.pop("extends", None)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
