@@ -29,6 +29,8 @@ FIGURE4_SETS = (
     "live_parallel",
     "live_parallel_multiple",
 )
+SAME_AS = {"relevance": "live_relevance", "multi_turn_standard": "multi_turn_base"}
+"""Columns of Table 2 that are one category under another name."""
 Key = tuple[str, str, str]
 """(benchmark, category, metric) of a table's column."""
 
@@ -208,7 +210,7 @@ def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Ke
     rows = []
     for name in shown:
         known = twin.get(("bfcl", name, "success_rate"))
-        parts = PARTS.get(name, (name,))
+        parts = PARTS.get(name, (SAME_AS.get(name, name),))
         if len(parts) == 1 and parts[0] in outcomes:
             rows.append(rate_row(agent, "bfcl", name, "success_rate", int(outcomes[parts[0]]["success"].sum()), sizes[parts[0]], known))
             continue
