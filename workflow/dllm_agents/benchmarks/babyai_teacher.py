@@ -91,6 +91,10 @@ def _front(pose: Pose) -> Position:
     return pose[0] + dx, pose[1] + dy
 
 
+def _in_view(target: Position, view: View) -> bool:
+    return any(thing.position == target for thing in view.things)
+
+
 class Teacher:
     """Labels any state of one simulator. It changes nothing and draws nothing, so equal states get equal labels."""
 
@@ -202,11 +206,7 @@ class Teacher:
 
     def _aim_to_put(self, fixed: Sequence[Position]) -> Intention | None:
         spots = [(x + dx, y + dy) for x, y in fixed for dx, dy in VECTORS]
-        free = [at for at in spots if at != self._view.pose[:2] and self._simulator.grid.get(*at) is None]
-        found = self._need("put", free)
-        if found or self._view.pose[:2] not in spots:
-            return found
-        return None
+        return self._need("put", [at for at in spots if at != self._view.pose[:2] and self._simulator.grid.get(*at) is None])
 
     def _way(self, targets: Sequence[Position], closed: Position | None = None) -> list[Position] | None:
         """Cheapest cells from the agent to one of `targets`, shut doors and things in the way counted as extra steps."""
@@ -267,7 +267,7 @@ class Teacher:
         move = self._explore_one_room(intention.target, aims) if self._one_room else ""
         if not move:
             move = self._approach(lambda pose: self._can_act_from(aims, pose)) or "turn left"
-            if self._in_view(intention.target, self._view):
+            if _in_view(intention.target, self._view):
                 return "The way is blocked, so I walk around.", move
         return self._look_around(move)
 
@@ -282,7 +282,7 @@ class Teacher:
         if any(self._can_act_from(aims, side) for side in sides):
             return "turn left"
         views = [look(self._simulator, side) for side in sides]
-        if any(self._in_view(target, view) for view in views):
+        if any(_in_view(target, view) for view in views):
             return ""
         if last != _LOOKED:
             return "turn left"
@@ -386,9 +386,6 @@ class Teacher:
         return not any(way and at in way[:-1] for way in ways)
 
     # What is seen ----------------------------------------------------------------------------------------------------------------
-
-    def _in_view(self, target: Position, view: View) -> bool:
-        return any(thing.position == target for thing in view.things)
 
     def _look_around(self, move: str = "turn left") -> tuple[str, str]:
         how = "walk on" if move == "move forward" else "look around"
