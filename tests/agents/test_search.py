@@ -1,20 +1,16 @@
 """The search agent turn by turn, against scripted backbones: ReAct, P-ReAct, the call-first control, and the split of the time saved."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents import search
-from dllm_agents.agents.search import LatencySplit, latency_split, play, snapshots, whole_text
+from dllm_agents.agents.search import LatencySplit, latency_split, play, snapshots
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
-from dllm_agents.decoding.settings import Decoding
 from dllm_agents.records import Episode
-from dllm_agents.serving.client import BadReply, Client, Completion, Endpoint, PromptTooLong, ServerFault
-from dllm_agents.serving.streaming import Partial, stream
+from dllm_agents.serving.client import Completion, PromptTooLong, ServerFault
+from dllm_agents.serving.streaming import Partial
 
 
 def completion(text, tool_calls=(), finish_reason="stop"):
@@ -293,101 +289,3 @@ def test_measured_episodes_split_without_a_remainder(slow, task):
     split = latency_split(*episodes)
     assert split.saved == pytest.approx(split.overlap + split.decoding + split.tool)
     assert split.overlap >= 0.19
-
-
-# Streamed completions
-
-
-@pytest.fixture
-def sse():
-    """A server that answers each request with the next of the given bodies: (status, list of events); None breaks the stream off."""
-    started = []
-
-    def start(*answers, native=True):
-        requests = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                status, events = answers[min(len(requests), len(answers)) - 1]
-                self.send_response(status)
-                self.end_headers()
-                for event in events:
-                    if event is None:
-                        return
-                    data = event if isinstance(event, str) else json.dumps(event)
-                    self.wfile.write((f"data: {data}\n\n" if status == 200 else data).encode())
-
-            def log_message(self, *arguments):
-                pass
-
-        httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        started.append(httpd)
-        endpoint = Endpoint(f"http://127.0.0.1:{httpd.server_port}/v1", "m", native=native)
-        return Client(endpoint, attempts=3, backoff=0.01), requests
-
-    yield start
-    for httpd in started:
-        httpd.shutdown()
-        httpd.server_close()
-
-
-def delta(**fields):
-    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
-
-
-CALL = {"index": 0, "id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": ["who"]}'}}
-LAST = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls", "trace": {"reveal_step": [1, 0], "token_ids": [7, 8]}}]}
-USAGE = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2, "nfe": 2}}
-EVENTS = [
-    delta(role="assistant", content=""),
-    delta(tool_calls=[CALL]),
-    delta(content="<think>a"),
-    delta(content="</think>"),
-    LAST,
-    USAGE,
-    "[DONE]",
-]
-
-
-def ask(client, tools=(search.SEARCH_TOOL,)):
-    return list(stream(client, [{"role": "user", "content": "q"}], decoding=Decoding(), seed=1, tools=tools))
-
-
-def test_a_stream_gives_snapshots_and_then_the_completion(sse):
-    client, requests = sse((200, EVENTS))
-    call = {"name": "search", "arguments": {"query": ["who"]}}
-    *partials, last = ask(client)
-    assert partials == [Partial("", (call,)), Partial("<think>a", (call,)), Partial("<think>a</think>", (call,))]
-    assert (last.text, last.tool_calls, last.nfe, last.trace, last.finish_reason) == ("<think>a</think>", (call,), 2, [1, 0], "tool_calls")
-    assert whole_text(last) == reply_text("a", tool_call(["who"]))
-    assert requests[0]["stream"] and requests[0]["tools"] == [search.SEARCH_TOOL] and requests[0]["seed"] == 1
-
-
-def test_a_broken_stream_is_asked_for_again_from_the_start(sse):
-    client, requests = sse((503, []), (200, [*EVENTS[:3], None]), (200, EVENTS))
-    parts = ask(client)
-    assert len(requests) == 3 and parts[-1].text == "<think>a</think>" and parts[1].content == "<think>a"
-
-
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        ((200, [{"error": {"message": "boom"}}]), ServerFault),
-        ((200, ["{"]), BadReply),
-        ((200, ["3"]), BadReply),
-        ((400, [{"error": {"message": "too long", "code": "context_length_exceeded"}}]), PromptTooLong),
-        ((401, [{"error": {"message": "no"}}]), ServerFault),
-    ],
-)
-def test_streams_fail_as_whole_completions_do(sse, answer, error):
-    client, _ = sse(answer)
-    with pytest.raises(error):
-        ask(client)
-
-
-def test_other_servers_are_offered_no_tools_and_stream_plain_text(sse):
-    text = reply_text("a", tool_call(["who"]), tool_first=True)
-    client, requests = sse((200, [delta(content=text), LAST, "[DONE]"]), native=False)
-    assert ask(client)[-1].text == text and "tools" not in requests[0]

@@ -504,6 +504,25 @@ def test_parquet_question_files_are_read(tmp_path):
     assert qa_files.read_questions(str(path))[0].supporting == ("P",)
 
 
+def test_a_hub_address_is_fetched_by_repository_revision_and_file(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def download(repo, file, **options):
+        asked.append((repo, file, options))
+        if file == "missing.jsonl":
+            raise LocalEntryNotFoundError("offline")
+        return write_lines(tmp_path / "q.jsonl", [MUSIQUE])
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert qa_files.read_questions("hf://datasets/owner/name@v1/data/dev.jsonl")[0].id == "m1"
+    assert asked == [("owner/name", "data/dev.jsonl", {"repo_type": "dataset", "revision": "v1"})]
+    with pytest.raises(StageError, match=r"hf://datasets/owner/name/missing.jsonl: cannot be fetched"):
+        qa_files.read_questions("hf://datasets/owner/name/missing.jsonl")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

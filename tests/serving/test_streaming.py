@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.search import SEARCH_TOOL, play, whole_text
+from dllm_agents.agents.search import SEARCH_TOOL, play, streamed, whole_text
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
 from dllm_agents.serving.app import create_app
@@ -130,11 +130,8 @@ def test_p_react_over_the_real_server_calls_before_it_has_thought(scripted, serv
     url = serving(create_app(engine, tokenizer, "m", Decoding(), context=4000))
     decoding = Decoding(strategy="llada", max_new_tokens=128, tool_prefill=ToolPrefill())
     with Client(Endpoint(url, "m"), attempts=1) as client, benchmark.environment(task) as environment:
-
-        def backbone(messages, *, seed, final):
-            return stream(client, messages, decoding=decoding, seed=seed, tools=[SEARCH_TOOL])
-
-        played = play(environment, task, backbone, style="compact", acting="p_react")
+        played = play(environment, task, streamed(client, decoding), style="compact", acting="p_react", max_steps=2)
+    assert [decoding.tool_prefill is None for decoding in engine.seen] == [False, True]
     assert played.success and played.steps[0].completion == reply_text("I look", tool_call([query]))
     assert played.steps[0].progress == 0.5 and played.steps[0].forwards == 2 and played.steps[0].trace[0] == 1
     assert (played.extra["calls_made_early"], played.extra["calls_before_thought"], played.extra["tool_calls"]) == (1, 1, 1)

@@ -4,8 +4,8 @@ Three ways to act, over the same environment and prompts:
 - `react`: the reply is decoded to its end, then its call is made (section 3.2);
 - `p_react`: a diffusion backbone decodes the call before the thinking (equations 6 and 7, in `decoding.tool_prefill`), and the call is
   made the moment it is complete in the stream, while thinking goes on (section 4.4);
-  How such a turn ends in an answer is not published. Here an answer in front of the call wins over it (the search is then wasted),
-  and the last turn is decoded without forced tags;
+  How such a turn ends in an answer is not published. Here `tool_prefill.rule` decides whether a turn calls at all, an answer in front
+  of the call wins over it (the search is then wasted), and no tags are forced on the last turn;
 - `tool_first`: the autoregressive control, told by its prompt to write the call before the thinking (section 5.3.3), made as early.
 """
 
@@ -24,9 +24,10 @@ from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_see
 from dllm_agents.benchmarks.base import Environment, Step
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words
 from dllm_agents.benchmarks.search_reply import Reply, complete_call, parse_reply
+from dllm_agents.decoding.settings import Decoding
 from dllm_agents.records import Episode, EpisodeStep, Task
-from dllm_agents.serving.client import Completion, PromptTooLong
-from dllm_agents.serving.streaming import Partial
+from dllm_agents.serving.client import Client, Completion, PromptTooLong
+from dllm_agents.serving.streaming import Partial, stream
 
 Acting = Literal["react", "p_react", "tool_first"]
 SEARCH_TOOL: dict[str, Any] = {
@@ -85,7 +86,7 @@ class Turn:
 def play(
     environment: Environment,
     task: Task,
-    stream: Stream,
+    backbone: Stream,
     *,
     style: str,
     acting: Acting = "react",
@@ -106,7 +107,7 @@ def play(
         while True:
             messages = prompts.search_messages(style, task.goal, played.steps[dropped:], max_steps, acting == "tool_first")
             try:
-                parts = stream(messages, seed=key, final=index == max_steps - 1)
+                parts = backbone(messages, seed=key, final=index == max_steps - 1)
                 return _take_turn(environment, parts, pool, early=acting != "react"), dropped
             except PromptTooLong:
                 if dropped >= len(played.steps):
@@ -127,13 +128,23 @@ def play(
     return _finish(environment, task, acting, played, turns)
 
 
+def streamed(client: Client, decoding: Decoding) -> Stream:
+    """A served backbone as a stream. The last turn has to answer, so no tool-call tags are forced on it."""
+
+    def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | CompletionLike]:
+        chosen = decoding.model_copy(update={"tool_prefill": None}) if final else decoding
+        return stream(client, messages, decoding=chosen, seed=seed, tools=[SEARCH_TOOL])
+
+    return ask
+
+
 def snapshots(complete: Complete) -> Stream:
     """A backbone that cannot stream, as a stream of one whole answer."""
 
-    def stream(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | CompletionLike]:
+    def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | CompletionLike]:
         yield complete(messages, seed=seed)
 
-    return stream
+    return ask
 
 
 def _take_turn(environment: Environment, parts: Iterator[Partial | CompletionLike], pool: ThreadPoolExecutor, early: bool) -> Turn:

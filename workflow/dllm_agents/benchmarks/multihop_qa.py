@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version as package_version
-from pathlib import Path
 from typing import Any
 
 from dllm_agents.benchmarks import multihop_corpus, qa_files
@@ -26,6 +25,7 @@ from dllm_agents.benchmarks.search_reply import MAX_QUERY_CHARACTERS, Reply, ans
 from dllm_agents.config import MultiHopQAOptions
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Task
+from dllm_agents.serving.checkpoints import cache_folder
 
 __all__ = ["BENCHMARK", "MultiHopQA", "SearchEnvironment", "format_failure", "parse_reply", "reply_text"]
 
@@ -297,7 +297,7 @@ class MultiHopQA(Benchmark):
         if self.options.search == "web":
             return self._web_engine(world)
         corpus = self._file_corpus() if world is None else self._world(world)
-        return Hybrid(corpus, self._cache) if self.options.search == "hybrid" else BM25(corpus)
+        return Hybrid(corpus, self.options.cache or cache_folder()) if self.options.search == "hybrid" else BM25(corpus)
 
     def _web_engine(self, world: int | None) -> WebSearch:
         if world is not None:
@@ -306,11 +306,6 @@ class MultiHopQA(Benchmark):
         if not self.options.web_search_url or not key:
             raise StageError(f"benchmarks.multihop_qa.search: web needs web_search_url and a key in the environment variable {_WEB_KEY}")
         return WebSearch(self.options.web_search_url, key)
-
-    @property
-    def _cache(self) -> Path:
-        root = self.options.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dllm-agents"
-        return Path(root)
 
     def _file_corpus(self) -> list[Passage]:
         if self.options.corpus:
