@@ -3,10 +3,12 @@
 import ast
 import importlib.resources
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from dllm_agents.agents.tool_calling import converse
 from dllm_agents.benchmarks import bfcl_data
 from dllm_agents.benchmarks.bfcl import BFCL
 from dllm_agents.config import BFCL_MULTI_TURN, BFCLOptions
@@ -148,6 +150,45 @@ def test_built_ins_and_positional_arguments_are_errors_of_the_call(bfcl, tasks):
         assert "name 'unknown' is not defined" in environment.step("[unknown(x=1)]").observation
         assert not environment.step("[print(x=1)]").valid
         assert "missing 1 required positional argument" in environment.step("[cd('document')]").observation
+
+
+class Script:
+    """A backbone that replies from a list; keeps what it was sent."""
+
+    def __init__(self, replies):
+        self.replies, self.sent = list(replies), []
+
+    def __call__(self, messages, *, seed):
+        self.sent.append([dict(message) for message in messages])
+        return SimpleNamespace(
+            text=self.replies.pop(0), prompt_tokens=3, completion_tokens=2, nfe=1, seconds=0.0, finish_reason="stop", trace=None
+        )
+
+
+def test_a_policy_converses_in_the_official_protocol(bfcl, tasks):
+    task = tasks["multi_turn_base_0"]
+    script = Script(text for turn in bfcl.checker.reference_turns("multi_turn_base_0") for text in (f"[{', '.join(turn)}]", "Done."))
+    with bfcl.environment(task) as environment:
+        played = converse(environment, task, script, seed=1)
+    assert (played.success, played.ended, len(played.steps)) == (True, "success", 8)
+    assert script.sent[0] == bfcl.messages(task)
+    assert [message["role"] for message in script.sent[3]] == ["system", *["user", "assistant"] * 3, "user"]
+    assert played.usage["policy"].calls == 8
+
+
+def test_valid_actions_are_calls_that_decode_and_a_way_to_end_the_turn(bfcl, tasks):
+    with bfcl.environment(tasks["multi_turn_base_15"]) as environment:
+        environment.reset()
+        actions = environment.valid_actions()
+        assert len(actions) == len(environment.task.data["functions"]) + 1
+        calls = [action for action in actions if action.startswith("[")][:20]  # more in one turn end the episode
+        assert len(calls) == 20
+        for action in calls:
+            environment.step(action)
+        assert len(environment.turns) == 1
+        assert len(environment.turns[0]) == 20
+        environment.step(next(action for action in actions if not action.startswith("[")))
+        assert len(environment.turns) == 2
 
 
 def test_single_answers_and_episodes_are_told_apart(bfcl, tasks):

@@ -118,6 +118,13 @@ def test_the_level_reached_is_logged(worker, caplog):
     assert set(worker.ready["blocked"]) == {"network", "writes", "processes"}
 
 
+def test_a_machine_without_isolation_is_warned_of(caplog):
+    worker = Worker("hostile_worker")
+    worker.ready = {"layers": ["limits"], "blocked": {"network": False, "writes": False, "processes": True}}
+    worker._report()
+    assert "no isolation of network, writes here" in caplog.text
+
+
 def test_no_secret_of_the_environment_reaches_the_worker(worker, monkeypatch):
     monkeypatch.setenv("WEB_SEARCH_API_KEY", "secret")
     assert worker.call(["result = 'secret' in os.environ.values()"]) == "False"

@@ -23,6 +23,7 @@ from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.policy import Complete
 from dllm_agents.agents.react import Played
 from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.bfcl_conversation import Conversation
 from dllm_agents.config import SCRIPTED, Agent, Backbone, Config
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
@@ -185,6 +186,8 @@ def _play_policy(
         )
     remembering, verifying = complete_as("memory"), complete_as("verifier")
     with benchmark.environment(task) as environment:
+        if isinstance(environment, Conversation):
+            return tool_calling.converse(environment, task, complete, seed=seed)
         return react.play(
             environment,
             task,

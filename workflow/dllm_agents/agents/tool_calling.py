@@ -1,13 +1,17 @@
-"""Tool calling in BFCL's prompt mode (DiffuAgent section 2.2), single-turn: one prompt, one answer, judged by the score stage."""
+"""Tool calling in BFCL's prompt mode (DiffuAgent section 2.2), single-turn: one prompt, one answer, judged by the score stage;
+multi-turn: a conversation with the isolated simulators."""
 
 from __future__ import annotations
+
+import time
 
 from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.selector import Selector
 from dllm_agents.agents.policy import Complete, add_usage
-from dllm_agents.agents.react import Played, call_seed
+from dllm_agents.agents.react import Played, call_seed, close
 from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.bfcl_conversation import Conversation
 from dllm_agents.records import EpisodeStep, Task
 
 MAX_ANSWER = 16_000
@@ -51,6 +55,40 @@ def answer(
         }
     )
     return played
+
+
+def converse(conversation: Conversation, task: Task, complete: Complete, *, seed: int) -> Played:
+    """Play a multi-turn task in BFCL's own protocol: the whole official chat is sent every time, a reply without a call ends the turn,
+    and the environment ends the episode (DiffuAgent section 2.2; BFCL-v3's base handler)."""
+    played = Played(initial_observation=conversation.reset())
+    done = False
+    while not done:
+        index = len(played.steps)
+        completion = complete(conversation.conversation, seed=call_seed(seed, task, index, 1))
+        add_usage(played.usage, "policy", completion)
+        started = time.perf_counter()
+        observation, progress, done, valid = conversation.step(completion.text[:MAX_ANSWER])
+        played.steps.append(
+            EpisodeStep(
+                index=index,
+                completion=completion.text[:MAX_ANSWER],
+                action=completion.text[:MAX_ANSWER] or None,
+                observation=observation,
+                progress=progress,
+                valid=valid,
+                done=done,
+                finish_reason=completion.finish_reason,
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                forwards=completion.nfe,
+                seconds=completion.seconds,
+                environment_seconds=time.perf_counter() - started,
+                trace=completion.trace,
+            )
+        )
+    if conversation.verdict is not None:
+        played.extra["error_type"] = conversation.verdict.error_type
+    return close(conversation, played)
 
 
 def answered(text: str) -> Played:

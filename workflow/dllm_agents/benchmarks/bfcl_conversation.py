@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+from dllm_agents.benchmarks import bfcl_answers
 from dllm_agents.benchmarks.base import Environment, Step, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker, unique_name
 from dllm_agents.benchmarks.isolation import WorkerLost
@@ -61,6 +63,14 @@ class Conversation(Environment):
         if len(self.turns) < len(self._opening):
             return Step(self._open_turn(), 0.0, False, reply is None)
         return self._finish("", reply is None)
+
+    def valid_actions(self) -> list[str]:
+        """One call per function offered so far, with arguments drawn from the task's id, and a reply that ends the turn."""
+        offered = list(self.task.data["functions"])
+        for turn, functions in self.task.data["held_back"].items():
+            offered += functions if int(turn) < len(self.turns) else []
+        calls = [bfcl_answers.random_call([function], "Python", random.Random(self.task.id)) for function in offered]
+        return sorted([*calls, TURN_DONE])
 
     def expert_action(self) -> tuple[str, str] | None:
         """The ground truth of the present turn in one reply, then a sentence that ends the turn."""

@@ -9,6 +9,8 @@ import random
 from functools import cache
 from typing import Any
 
+from dllm_agents.errors import StageError
+
 PACKAGE = "bfcl-eval"
 DRAWN = 50  # per category, by the published rule
 DRAW_SEED = 42
@@ -26,8 +28,11 @@ _FUNCTION_DOCS = {
 
 @cache
 def version() -> str:
-    """Package and version, as stored in every task."""
-    return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
+    """Package and version, as stored in every task. Raises StageError where the package is missing."""
+    try:
+        return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
+    except importlib.metadata.PackageNotFoundError:
+        raise StageError(f"bfcl: the package {PACKAGE} is not installed; `make demo` and `make test` install it") from None
 
 
 def _lines(name: str) -> list[str]:

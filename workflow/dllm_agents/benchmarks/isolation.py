@@ -28,11 +28,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from dllm_agents.errors import StageError
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
+PATIENCE = 10  # times the wall limit, on a machine too busy to let the worker run
 MEMORY_BYTES = 1 << 30
 FILE_BYTES = 16 << 20
 OPEN_FILES = 64
@@ -320,13 +323,16 @@ class Worker:
             )
 
     def _read(self, seconds: float) -> Any:
-        """The next line from the worker, parsed, within `seconds` of wall time."""
+        """The next line from the worker, parsed, within `seconds` of wall time; more while other work keeps it off the processor."""
         assert self._process is not None and self._process.stdout is not None
         deadline = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
+                    if self._waits_for_a_processor() and time.monotonic() < deadline + PATIENCE * seconds:
+                        time.sleep(0.05)
+                        continue
                     raise WorkerLost("timeout")
                 chunk = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not chunk:
@@ -338,6 +344,14 @@ class Worker:
             return json.loads(line)
         except ValueError:
             raise WorkerLost("crashed") from None
+
+    def _waits_for_a_processor(self) -> bool:
+        """Whether the worker could run: if the request is at fault the limit of processor time ends it; the machine's load must not."""
+        assert self._process is not None
+        try:
+            return psutil.Process(self._process.pid).status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
+        except psutil.Error:
+            return False
 
     def _stop(self) -> None:
         if self._process is not None:
