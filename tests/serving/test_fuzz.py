@@ -35,7 +35,7 @@ def test_every_operation_is_fuzzed(api: Any) -> None:
 @pytest.mark.parametrize(("path", "method"), OPERATIONS[3:])
 def test_requests_from_the_schema_and_beside_it(path: str, method: str, mode: GenerationMode, api: Any) -> None:
     @given(case=api[path][method].as_strategy(generation_mode=mode))
-    @settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     def survives(case: Any) -> None:
         # A generated model name would only ever meet the 404.
         if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):

@@ -49,7 +49,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return checked_directory(Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)))
     except LocalEntryNotFoundError:
-        raise StageError(f"{name}: not in the hub's local cache, and the hub cannot be reached; run `make download` where it can") from None
+        where = "no directory here, not in the hub's local cache, and the hub cannot be reached"
+        raise StageError(f"{name}: {where}; correct the path, or fetch it where there is a network") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise StageError(f"{name}: cannot be fetched from the hub ({' '.join(str(error).split())[:200]})") from None
 

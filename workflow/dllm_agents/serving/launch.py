@@ -144,7 +144,7 @@ def _healthy(process: subprocess.Popen[bytes], port: int, seconds: float) -> boo
     """Wait until /health answers; False when the process ends first or the time is over."""
     deadline = time.monotonic() + seconds
     pause = 0.05
-    with httpx.Client(trust_env=False, timeout=5.0) as http:
+    with httpx.Client(trust_env=False, timeout=2.0) as http:
         while time.monotonic() < deadline and process.poll() is None:
             with suppress(httpx.HTTPError):
                 if http.get(f"http://{HOST}:{port}/health").status_code == 200:
