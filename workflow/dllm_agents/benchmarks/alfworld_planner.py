@@ -37,7 +37,7 @@ class Household:
             return self._put_away(self.held)
         if task_type == "look_at_obj_in_light":
             lamps = [lamp for lamp in self._of(asked["lamp"], objects) if lamp in self.inside]
-            return self._fetch(things) if self.held is None else self._first(lamps, self._use)
+            return self._fetch(things) if self.held is None else _first(lamps, self._use)
         places = self._of(asked["receptacle"], self._reached_from)
         if not places:
             return None
@@ -50,25 +50,22 @@ class Household:
             return self._fetch(things)
         if task_type in TRANSFORMS and (self.held,) not in self._facts[DONE_BY[TRANSFORMS[task_type][2]]]:
             _, appliance, verb = TRANSFORMS[task_type]
-            return self._first(self._of(appliance, self._reached_from), lambda place: self._transform(verb, place))
-        return self._first(places, lambda place: self._put(self.held, place))
+            return _first(self._of(appliance, self._reached_from), lambda place: self._transform(verb, place))
+        return _first(places, lambda place: self._put(self.held, place))
 
     def _pairs(self, predicate: str) -> dict[str, str]:
-        return {first: second for first, second in self._facts[predicate]}
+        return {fact[0]: fact[1] for fact in self._facts[predicate]}
 
     def _of(self, kind: str, among: Iterable[str]) -> list[str]:
         """The identifiers of a type, those at hand first, then by number."""
         found = [name for name in among if self._kind.get(name) == f"{kind.lower()}type"]
-        return sorted(found, key=lambda name: (not self._at(self.inside.get(name, name)), _natural(self._names[name])))
+        return sorted(found, key=lambda name: (not self._at(self.inside.get(name) or name), _natural(self._names[name])))
 
     def _at(self, place: str) -> bool:
         return self._reached_from.get(place, "") == self._here
 
     def _closed(self, place: str) -> bool:
         return (place,) in self._facts["openable"] and (place,) not in self._facts["opened"]
-
-    def _first(self, options: list[str], command: Callable[[str], str | None]) -> str | None:
-        return command(options[0]) if options else None
 
     def _reach(self, place: str, command: str, inside: bool = True) -> str:
         if not self._at(place):
@@ -77,7 +74,7 @@ class Household:
 
     def _fetch(self, things: list[str]) -> str | None:
         stored = [thing for thing in things if thing in self.inside]
-        return self._first(
+        return _first(
             stored, lambda thing: self._reach(self.inside[thing], f"take {self._names[thing]} from {self._names[self.inside[thing]]}")
         )
 
@@ -94,7 +91,11 @@ class Household:
         fitting = {kind for kind, content in self._facts["cancontain"] if content == self._kind[thing]}
         places = [place for place in self._reached_from if self._kind[place] in fitting]
         nearest = sorted(places, key=lambda place: (not self._at(place), self._closed(place), _natural(self._names[place])))
-        return self._first(nearest, lambda place: self._put(thing, place))
+        return _first(nearest, lambda place: self._put(thing, place))
+
+
+def _first(options: list[str], command: Callable[[str], str | None]) -> str | None:
+    return command(options[0]) if options else None
 
 
 def _natural(name: str) -> tuple[str, int]:
