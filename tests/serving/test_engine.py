@@ -40,6 +40,16 @@ def listen(engine: Engine, prompt: list[int], decoding: Decoding) -> list[Any]:
     return heard
 
 
+def same(one: Any, other: Any) -> bool:
+    """Equal but for the last bits of a confidence, which a batched matrix product rounds differently."""
+    return (one.token_ids, one.nfe, one.reveal_step, one.finish_reason) == (
+        other.token_ids,
+        other.nfe,
+        other.reveal_step,
+        other.finish_reason,
+    ) and one.confidence == pytest.approx(other.confidence, rel=1e-4)
+
+
 def test_the_engine_gives_what_generate_gives(engine: Engine, model: Any) -> None:
     from dllm_agents.decoding import generate
 
@@ -48,7 +58,7 @@ def test_the_engine_gives_what_generate_gives(engine: Engine, model: Any) -> Non
         prompt = [5 + seed, 6, 7]
         expected = generate(model, prompt, decoding)
         *settled, last = listen(engine, prompt, decoding)
-        assert isinstance(last, Finished) and last.generation == expected
+        assert isinstance(last, Finished) and same(last.generation, expected)
         tokens = {position: token for event in settled for position, token in zip(event.positions, event.token_ids, strict=True)}
         assert [tokens[position] for position in range(len(expected.token_ids))] == expected.token_ids
 
@@ -106,7 +116,7 @@ def test_requests_that_come_and_go_leave_the_others_alone(engine: Engine, model:
             last = heard[number].get(timeout=30)
             while isinstance(last, Settled):
                 last = heard[number].get(timeout=30)
-            assert last.generation == generate(model, prompt, decoding)
+            assert same(last.generation, generate(model, prompt, decoding))
     for _ in range(100):
         stats = engine.stats()
         if stats.cancelled == 6:

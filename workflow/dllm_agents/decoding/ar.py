@@ -12,7 +12,7 @@ def decode(job: Job) -> Steps:
     """One forward per new token; the stop token's forward counts."""
     canvas, start = job.canvas, 0
     for position in range(canvas.prompt_length, canvas.length):
-        logits = yield Call(start, position, position, torch.tensor([position - 1]), "causal", prefill=start == 0)
+        logits = yield Call(start, position, position, torch.tensor([position - 1]), "causal", clean=True, prefill=start == 0)
         predicted = job.sampler.predict(logits)
         canvas.settle(torch.tensor([position]), predicted.token_ids, predicted.confidence)
         if int(predicted.token_ids[0]) in job.stop_ids:

@@ -16,8 +16,8 @@ class Call:
     """A forward a strategy needs next: positions start .. stop - 1 see keys of positions below `limit`.
 
     `rows` are the positions whose logits come back. `cached` keeps keys and values in the request's slot and reads earlier (or stale
-    later) ones from it. `prefill` marks a prompt whose keys do not depend on what comes after it, so that it may be run in chunks, or
-    taken over from a request that had the same prefix.
+    later) ones from it. `clean` marks keys that depend on decided tokens up to `stop` and on nothing else, so that another request with
+    the same tokens may take them over; `prefill` a clean call over a prompt, which may be run in chunks.
     """
 
     start: int
@@ -27,6 +27,7 @@ class Call:
     attention: Attention
     block_length: int | None = None
     cached: bool = True
+    clean: bool = False
     prefill: bool = False
 
 

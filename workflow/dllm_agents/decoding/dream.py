@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dllm_agents.decoding.canvas import Steps, blocks, steps_per_block
+from dllm_agents.decoding.canvas import Steps, blocks, quotas, steps_per_block
 from dllm_agents.decoding.job import Job, leftmost, top
 from dllm_agents.decoding.look import first_look
 from dllm_agents.decoding.sampling import Predictions
@@ -30,6 +30,7 @@ def decode(job: Job) -> Steps:
         return
     steps = decoding.steps or decoding.max_new_tokens
     times = torch.linspace(1, EPS, steps + 1)
+    even = quotas(int(canvas.undecided.sum()), steps)
     for step in range(steps):
         positions = canvas.masked(start, stop)
         if not len(positions):
@@ -44,7 +45,7 @@ def decode(job: Job) -> Steps:
         else:
             ranking = job.ranking(rank(predicted, order), positions, call)
             count = transfer_count(len(positions), times, step)
-            chosen = leftmost(ranking, count) if job.one_at_a_time else top(ranking, count)
+            chosen = leftmost(ranking, even[step]) if job.one_at_a_time else top(ranking, count)
         job.settle(chosen, positions, predicted.token_ids, predicted.confidence, call)
 
 

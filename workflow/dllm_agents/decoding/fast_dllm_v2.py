@@ -41,7 +41,7 @@ def _store(job: Job, start: int, stop: int, length: int, prefill: bool = False) 
     """Keep the clean keys of [start, stop); where the next position is undecided, the last row decides it greedily."""
     canvas = job.canvas
     next_one = canvas.masked(stop, min(stop + 1, canvas.length))
-    logits = yield Call(start, stop, stop, next_one - 1, "block_causal", length, prefill=prefill)
+    logits = yield Call(start, stop, stop, next_one - 1, "block_causal", length, clean=True, prefill=prefill)
     if len(next_one):
         token_ids = job.sampler.greedy(logits)
         canvas.settle(next_one, token_ids, logits.softmax(-1).gather(-1, token_ids[:, None])[:, 0])

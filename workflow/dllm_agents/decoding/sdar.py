@@ -7,6 +7,7 @@ The first decoded block mixes the prompt's tail and masks. Within a block each s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -28,7 +29,7 @@ def decode(job: Job) -> Steps:
     nothing = torch.empty(0, dtype=torch.int64)
     prefix = canvas.prompt_length // length * length
     if prefix:
-        yield Call(0, prefix, prefix, nothing, "block_causal", length, prefill=True)
+        yield Call(0, prefix, prefix, nothing, "block_causal", length, clean=True, prefill=True)
     for start in range(prefix, canvas.length, length):
         stop = start + length
         block = partial(_block, job, start, length)
@@ -41,7 +42,7 @@ def decode(job: Job) -> Steps:
             ranking = job.ranking(predicted.confidence, positions, call)
             chosen = select(ranking, quota, job)
             job.settle(chosen, positions, predicted.token_ids, predicted.confidence, call)
-        yield block(nothing)
+        yield replace(block(nothing), clean=True)
         if canvas.turn_over or canvas.has_stop(max(start, canvas.prompt_length), stop, job.stop_ids):
             return
 

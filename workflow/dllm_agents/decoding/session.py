@@ -65,7 +65,8 @@ class Generation:
 class Session:
     """A request being decoded. While `call` is not None, run it and hand the logits to `advance`.
 
-    Raises DecodingError when the settings do not fit the model or each other.
+    Up to the stop of `last_clean` the keys in the slot depend on their tokens alone. Raises DecodingError when the settings do
+    not fit the model or each other.
     """
 
     def __init__(self, model: Model, prompt_ids: Sequence[int], decoding: Decoding) -> None:
@@ -85,6 +86,7 @@ class Session:
         )
         self._steps = STRATEGIES[decoding.strategy](self._job)
         self.call: Call | None = None
+        self.last_clean: Call | None = None
         self._next(None)
 
     def advance(self, logits: Tensor) -> tuple[list[int], list[int]]:
@@ -92,23 +94,29 @@ class Session:
 
         Raises StageError when the logits are not finite.
         """
+        assert self.call is not None
         self.canvas.forwards += 1
+        if self.call.clean:
+            self.last_clean = self.call
         self._next(logits)
         settled = [position for position in self.canvas.news if position < self._end]
         self.canvas.news.clear()
         return [position - self.canvas.prompt_length for position in settled], self.canvas.tokens[settled].tolist()
 
-    def segment(self, slot: Slot | None) -> Segment:
-        """`call` as a share of a forward, reading and writing `slot`."""
+    def segment(self, slot: Slot | None, start: int | None = None, stop: int | None = None) -> Segment:
+        """`call` as a share of a forward, reading and writing `slot`; a prefill may be run in parts [start, stop), in order."""
         call = self.call
         assert call is not None
+        start = call.start if start is None else start
+        last = stop is None or stop == call.stop
+        stop = call.stop if last or stop is None else stop
         return Segment(
-            self.canvas.tokens[call.start : call.stop],
-            call.start,
-            call.limit,
+            self.canvas.tokens[start:stop],
+            start,
+            call.limit if last else stop,
             call.attention,
             call.block_length,
-            call.rows,
+            call.rows if last else call.rows[:0],
             slot if call.cached else None,
         )
 

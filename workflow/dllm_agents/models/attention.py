@@ -6,6 +6,7 @@ its `Segment`. Nothing is padded: the linear layers run over all requests' token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,28 @@ class Slot:
     """Keys and values of one request, after RoPE: [layers, kv heads, capacity, head size] each."""
 
     def __init__(self, model: Model, capacity: int) -> None:
-        config: Any = model.network.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, config.num_key_value_heads, capacity, size)
-        self.capacity = capacity
-        self.keys = torch.empty(shape, dtype=model.dtype, device=model.device)
+        self.keys = torch.empty(_slot_shape(model, capacity), dtype=model.dtype, device=model.device)
         self.values = torch.empty_like(self.keys)
+
+    @property
+    def bytes(self) -> int:
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+    @staticmethod
+    def size(model: Model, capacity: int) -> int:
+        """Bytes of a slot of `capacity` positions."""
+        return 2 * math.prod(_slot_shape(model, capacity)) * model.dtype.itemsize
+
+    def copy(self, other: Slot, length: int) -> None:
+        """Take over another slot's keys and values of the first `length` positions."""
+        self.keys[:, :, :length] = other.keys[:, :, :length]
+        self.values[:, :, :length] = other.values[:, :, :length]
+
+
+def _slot_shape(model: Model, capacity: int) -> tuple[int, int, int, int]:
+    config: Any = model.network.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, config.num_key_value_heads, capacity, size
 
 
 @dataclass(slots=True)

@@ -1,19 +1,39 @@
-"""The engine: requests in, settled tokens out. One worker thread owns the model and answers first come, first served."""
+"""The engine: requests in, settled tokens out, many at a time.
+
+One thread owns the model. Before every forward it admits what fits, then runs the next calls of several requests together, whatever
+their length, strategy and progress: continuous batching at the granularity of a forward. A request's tokens are those of
+`dllm_agents.decoding.generate`: its session, its slot and its random numbers are its own.
+"""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from dllm_agents.decoding.session import Generation, Session
 from dllm_agents.decoding.settings import Decoding, DecodingError
 from dllm_agents.errors import StageError
+from dllm_agents.models.attention import Segment, Slot, forward
+from dllm_agents.serving.prefixes import Prefixes, kind_of
+
+if TYPE_CHECKING:
+    from dllm_agents.models import Model
 
 log = logging.getLogger(__name__)
+
+MAX_RUNNING = 64
+# Rows of one forward, over all requests. Long prompts are run in parts of at most this many; a call that cannot be cut goes alone.
+BATCH_TOKENS = 1024
+SLOT_BYTES = 4 << 30
+PREFIX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -29,7 +49,7 @@ class Settled:
 class Finished:
     """The whole answer: what `dllm_agents.decoding.generate` gives for the same request."""
 
-    generation: Any
+    generation: Generation
 
 
 @dataclass(frozen=True)
@@ -48,13 +68,9 @@ class Busy(Exception):
     """The queue is full; ask again later."""
 
 
-class Cancelled(Exception):
-    """Raised inside a generation whose client has gone."""
-
-
-@dataclass
+@dataclass(eq=False)
 class Handle:
-    """A request in the engine. After `cancel()` it hears nothing more and its slot is freed at the next forward."""
+    """A request in the engine. After `cancel()` it hears nothing more and its slot is freed before the next forward."""
 
     prompt_ids: list[int]
     decoding: Decoding
@@ -65,14 +81,23 @@ class Handle:
         self.cancelled.set()
 
     def tell(self, event: Event) -> None:
+        """Pass an event on; a listener that fails has gone, which cancels its request."""
         if self.cancelled.is_set():
-            raise Cancelled
-        self.listener(event)
+            return
+        try:
+            self.listener(event)
+        except Exception:
+            log.debug("listener gone", exc_info=True)
+            self.cancel()
 
 
 @dataclass
 class Stats:
-    """Counters since the engine started; `waiting` and `running` are of this moment."""
+    """Counters since the engine started; `waiting` and `running` are of this moment.
+
+    `busy_seconds` is the engine's wall time with something to do, of which `forward_seconds` went into forwards and
+    `selection_seconds` into choosing tokens; the rest is scheduling and passing on. `reused_tokens` were not run again.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -80,96 +105,239 @@ class Stats:
     failed: int = 0
     cancelled: int = 0
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     completion_tokens: int = 0
     forwards: int = 0
+    batches: int = 0
     busy_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    selection_seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class _Running:
+    """An admitted request: its session, its slot, and how far the present prefill has come."""
+
+    handle: Handle
+    session: Session
+    slot: Slot
+    done: int = 0
+    stop: int = 0
 
 
 class Engine:
-    """Runs `dllm_agents.decoding.generate` per request. `max_waiting` bounds the queue; `submit` raises Busy beyond it."""
+    """Decodes requests of one model together. `max_waiting` bounds the queue; `submit` raises Busy beyond it."""
 
-    def __init__(self, model: Any, max_waiting: int = 256) -> None:
+    def __init__(
+        self,
+        model: Model,
+        max_waiting: int = 256,
+        max_running: int = MAX_RUNNING,
+        batch_tokens: int = BATCH_TOKENS,
+        reuse_prefixes: bool = True,
+    ) -> None:
         self.model = model
-        self._queue: queue.Queue[Handle | None] = queue.Queue()
-        self._max_waiting = max_waiting
+        self._max_waiting, self._max_running, self._batch_tokens = max_waiting, max_running, batch_tokens
+        self._waiting: deque[Handle] = deque()
+        self._running: deque[_Running] = deque()
+        self._prefixes = Prefixes(PREFIX_BYTES if reuse_prefixes else 0)
         self._stats = Stats()
-        self._current: Handle | None = None
         self._closed = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, prompt_ids: Sequence[int], decoding: Decoding, listener: Listener) -> Handle:
         """Queue a request. `listener` is called from the engine's thread with Settled events, then one Finished or Failed."""
-        if self._closed:
-            raise RuntimeError("the engine is closed")
-        if self._queue.qsize() >= self._max_waiting:
-            raise Busy(f"{self._max_waiting} requests are waiting")
         handle = Handle(list(prompt_ids), decoding, listener)
-        self._queue.put(handle)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            if len(self._waiting) >= self._max_waiting:
+                raise Busy(f"{self._max_waiting} requests are waiting")
+            self._waiting.append(handle)
+            self._changed.notify()
         return handle
 
     def stats(self) -> Stats:
         """A copy of the counters."""
-        return Stats(**{**vars(self._stats), "waiting": self._queue.qsize()})
+        return replace(self._stats, waiting=len(self._waiting), running=len(self._running))
 
     def close(self) -> None:
-        """Cancel what runs or waits and end the thread. Safe to call twice."""
-        self._closed = True
-        while True:
-            try:
-                waiting = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if waiting is not None:
-                self._end(waiting, Failed("the server is shutting down"))
-        if self._current is not None:
-            self._current.cancel()
-        self._queue.put(None)
+        """Fail what runs or waits and end the thread. Safe to call twice."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join(timeout=60)
 
     def _work(self) -> None:
-        while (handle := self._queue.get()) is not None:
-            self._current = handle
-            self._stats.running = 1
+        while True:
+            with self._changed:
+                while not (self._waiting or self._running or self._closed):
+                    self._changed.wait()
+                if self._closed:
+                    break
             started = time.perf_counter()
-            self._end(handle, self._answer(handle))
+            self._step()
             self._stats.busy_seconds += time.perf_counter() - started
-            self._stats.running = 0
-            self._current = None
+        for handle in [*(running.handle for running in self._running), *self._waiting]:
+            self._end(handle, Failed("the server is shutting down"))
+        self._running.clear()
+        self._waiting.clear()
 
-    def _answer(self, handle: Handle) -> Finished | Failed:
-        from dllm_agents.decoding import generate
-
-        def settle(positions: Sequence[int], token_ids: Sequence[int], step: int) -> None:
-            handle.tell(Settled(list(positions), list(token_ids), step))
-
+    def _step(self) -> None:
+        """Admit, run one forward, hand out what it settled."""
+        self._drop_cancelled()
+        self._admit()
+        batch = self._next_batch()
+        if not batch:
+            return
         try:
+            logits = self._forward([segment for _, segment in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0][0], error)
+            else:
+                self._one_by_one(batch)
+            return
+        for (running, _), rows in zip(batch, logits, strict=True):
+            self._advance(running, rows)
+
+    def _one_by_one(self, batch: list[tuple[_Running, Segment]]) -> None:
+        """After a forward that failed: whoever fails alone is to blame, the others go on."""
+        for running, segment in batch:
+            try:
+                (rows,) = self._forward([segment])
+            except Exception as error:
+                self._fail(running, error)
+            else:
+                self._advance(running, rows)
+
+    def _forward(self, segments: list[Segment]) -> list[Tensor]:
+        started = time.perf_counter()
+        logits = forward(self.model, segments)
+        self._stats.forward_seconds += time.perf_counter() - started
+        self._stats.batches += 1
+        return logits
+
+    def _drop_cancelled(self) -> None:
+        for running in [running for running in self._running if running.handle.cancelled.is_set()]:
+            self._running.remove(running)
+            self._stats.cancelled += 1
+
+    def _admit(self) -> None:
+        """Give waiting requests slots, in order, while they fit; one always runs."""
+        taken = sum(running.slot.bytes for running in self._running)
+        while self._waiting and len(self._running) < self._max_running:
+            handle = self._waiting[0]
             if handle.cancelled.is_set():
-                raise Cancelled
-            return Finished(generate(self.model, handle.prompt_ids, handle.decoding, on_settled=settle))
-        except Cancelled:
-            return Failed("cancelled")
-        except DecodingError as error:
-            return Failed(str(error), settings=True)
-        except StageError as error:
-            return Failed(str(error))
-        except Exception as error:  # one bad request must never end the engine
-            log.warning("request failed", exc_info=True)
-            return Failed(f"{type(error).__name__}: {error}")
+                self._waiting.popleft()
+                self._stats.cancelled += 1
+                continue
+            try:
+                session = Session(self.model, handle.prompt_ids, handle.decoding)
+                size = Slot.size(self.model, session.canvas.length)
+                if self._running and taken + size > SLOT_BYTES:
+                    return
+                self._waiting.popleft()
+                running = _Running(handle, session, Slot(self.model, session.canvas.length))
+            except Exception as error:
+                if self._waiting and self._waiting[0] is handle:
+                    self._waiting.popleft()
+                self._end(handle, _failure(error))
+                continue
+            taken += size
+            self._running.append(running)
+            self._start(running)
+
+    def _start(self, running: _Running) -> None:
+        """Take over what an earlier request has already computed of the prompt."""
+        call = running.session.call
+        if call is None or not call.prefill:
+            return
+        running.done = self._prefixes.take_over(call, running.session.canvas.tokens[: call.stop], running.slot)
+        self._stats.reused_tokens += running.done
+        if running.done == call.stop:
+            running.stop = call.stop
+            self._advance(running, torch.empty(0, self.model.vocab_size))
+
+    def _next_batch(self) -> list[tuple[_Running, Segment]]:
+        """The next calls, or parts of prefills, of as many requests as the row budget holds; whoever was left out comes first next time."""
+        batch: list[tuple[_Running, Segment]] = []
+        room = self._batch_tokens
+        for _ in range(len(self._running)):
+            running = self._running[0]
+            start, stop = self._part(running, room)
+            if stop is None:
+                break
+            running.stop = stop
+            batch.append((running, running.session.segment(running.slot, start, stop)))
+            room -= stop - start
+            self._running.rotate(-1)
+        return batch
+
+    def _part(self, running: _Running, room: int) -> tuple[int, int | None]:
+        """Which positions of a request's call to run within `room` rows; no stop when it does not fit and others are in the batch."""
+        call = running.session.call
+        assert call is not None
+        fresh = room == self._batch_tokens
+        if not call.prefill:
+            return call.start, call.stop if fresh or call.stop - call.start <= room else None
+        unit = call.block_length or 1
+        start = max(running.done, call.start)
+        rows = room // unit * unit or (unit if fresh else 0)
+        return start, min(call.stop, start + rows) if rows or start == call.stop else None
+
+    def _advance(self, running: _Running, logits: Tensor) -> None:
+        """Hand logits to the session once its whole call has run, and pass on what it settled."""
+        session = running.session
+        assert session.call is not None
+        if running.stop < session.call.stop:
+            running.done = running.stop
+            return
+        running.done = 0
+        started = time.perf_counter()
+        try:
+            positions, token_ids = session.advance(logits)
+        except Exception as error:
+            self._fail(running, error)
+            return
+        finally:
+            self._stats.selection_seconds += time.perf_counter() - started
+        if positions:
+            running.handle.tell(Settled(positions, token_ids, session.canvas.forwards - 1))
+        if session.call is None:
+            self._running.remove(running)
+            self._keep(running)
+            self._end(running.handle, Finished(session.generation()))
+
+    def _keep(self, running: _Running) -> None:
+        session = running.session
+        if session.last_clean is not None:
+            self._prefixes.keep(kind_of(session.last_clean), session.canvas.tokens[: session.last_clean.stop], running.slot)
+
+    def _fail(self, running: _Running, error: Exception) -> None:
+        self._running.remove(running)
+        self._end(running.handle, _failure(error))
 
     def _end(self, handle: Handle, event: Finished | Failed) -> None:
         stats = self._stats
-        if isinstance(event, Finished):
+        if handle.cancelled.is_set():
+            stats.cancelled += 1
+        elif isinstance(event, Finished):
             stats.finished += 1
             stats.prompt_tokens += len(handle.prompt_ids)
             stats.completion_tokens += len(event.generation.token_ids)
             stats.forwards += event.generation.nfe
-        elif handle.cancelled.is_set():
-            stats.cancelled += 1
-            return
         else:
             stats.failed += 1
-        try:
-            handle.tell(event)
-        except Exception:  # the listener's loop may be gone already
-            log.debug("listener gone", exc_info=True)
+        handle.tell(event)
+
+
+def _failure(error: Exception) -> Failed:
+    if isinstance(error, DecodingError):
+        return Failed(str(error), settings=True)
+    if isinstance(error, StageError):
+        return Failed(str(error))
+    log.warning("request failed", exc_info=error)
+    return Failed(f"{type(error).__name__}: {error}")
