@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dllm_agents import benchmarks
-from dllm_agents.benchmarks import multihop_corpus, qa_files
+from dllm_agents.benchmarks import multihop_corpus, multihop_qa, qa_files
 from dllm_agents.benchmarks.multihop_corpus import Question, found_at_once, queries_from_question
 from dllm_agents.benchmarks.qa_accuracy import (
     LLMJudge,
@@ -42,6 +42,7 @@ from dllm_agents.benchmarks.search_reply import (
     reply_text,
     tool_call,
 )
+from dllm_agents.config import MultiHopQAOptions
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep
 
@@ -683,6 +684,17 @@ def test_llm_judge_asks_with_question_references_and_answer_and_never_shows_its_
     with pytest.raises(StageError) as error:
         judge.verdict("Who?", ["Ann"], "x")
     assert "gives no answer" in str(error.value) and "secret-key" not in str(error.value)
+
+
+def test_the_configuration_names_no_one_or_two_judges():
+    def named(**options):
+        return [judge.url for judge in multihop_qa.judges(MultiHopQAOptions(**options))]
+
+    first = {"judge_url": "http://a/v1", "judge_model": "a"}
+    second = {"second_judge_url": "http://b/v1", "second_judge_model": "b"}
+    assert (named(), named(**first), named(**first, **second)) == ([], ["http://a/v1"], ["http://a/v1", "http://b/v1"])
+    with pytest.raises(StageError, match="second_judge_model: missing"):
+        named(second_judge_url="http://b/v1")
 
 
 def test_acc_l_counts_unparsable_verdicts_apart_and_reports_agreement():

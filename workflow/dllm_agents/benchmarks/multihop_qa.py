@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import Any
 
 from dllm_agents.benchmarks import multihop_corpus, qa_files
 from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step, Verdict
 from dllm_agents.benchmarks.multihop_corpus import GENERATOR_VERSION, RELATIONS, TEST_WORLD, Question
-from dllm_agents.benchmarks.qa_accuracy import contains_answer, normalise
+from dllm_agents.benchmarks.qa_accuracy import LLMJudge, contains_answer, normalise
 from dllm_agents.benchmarks.qa_files import QuestionRow
 from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, SearchEngine, WebSearch, plain
 from dllm_agents.benchmarks.search_reply import MAX_QUERY_CHARACTERS, Reply, answer_text, format_failure, parse_reply, reply_text, tool_call
@@ -172,7 +173,7 @@ class MultiHopQA(Benchmark):
         parts = [f"{name} {qa_files.fingerprint(path)}" for name, path in paths.items() if path]
         if GENERATED in self.options.sets:
             parts.append(f"{GENERATOR_VERSION} seed {self.seed}")
-        engine = self.options.search if self.options.search == "web" else f"{self.options.search} bm25s {package_version('bm25s')}"
+        engine = self.options.search if self.options.search == "web" else f"{self.options.search} bm25s {_bm25s_version()}"
         return "; ".join([*parts, f"{engine} top {self.options.top_k}"])
 
     def tasks(self, split: Split) -> list[Task]:
@@ -314,6 +315,26 @@ class MultiHopQA(Benchmark):
         if not own:
             raise StageError("benchmarks.multihop_qa.corpus: the question files hold no paragraphs; give a corpus, or use search: web")
         return list(own)
+
+
+def judges(options: MultiHopQAOptions) -> list[LLMJudge]:
+    """The judges of ACC_L that the configuration names: none, one, or two whose agreement can be reported.
+    Raises StageError when a URL stands without its model."""
+    named = {"judge": (options.judge_url, options.judge_model), "second_judge": (options.second_judge_url, options.second_judge_model)}
+    found = []
+    for role, (url, model) in named.items():
+        if url and not model:
+            raise StageError(f"benchmarks.multihop_qa.{role}_model: missing; name the model that {role}_url serves")
+        if url and model:
+            found.append(LLMJudge(url, model))
+    return found
+
+
+def _bm25s_version() -> str:
+    try:
+        return package_version("bm25s")
+    except PackageNotFoundError:
+        raise StageError("benchmarks.multihop_qa: needs the package bm25s; install the 'benchmarks' extra, or use search: web") from None
 
 
 def even_shares(total: int, parts: int) -> list[int]:
