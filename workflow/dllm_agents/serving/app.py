@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from dllm_agents import __version__
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
 from dllm_agents.serving.api import BadRequest, ChatRequest, CompletionRequest
-from dllm_agents.serving.engine import Busy, Engine, Event, Failed, Finished
+from dllm_agents.serving.engine import Busy, Engine, Event, Failed, Finished, Settled
 from dllm_agents.serving.forms import ErrorBody, Form, error_body, event
 from dllm_agents.serving.gate import Gate
 from dllm_agents.serving.metrics import Metrics
@@ -103,9 +103,11 @@ class Backend:
         closing = prefill.close_id if prefill.close_id is not None else vocabulary.get(CLOSE)
         return None if opening is None or closing is None else (opening, closing)
 
-    async def pieces(self, prompt_ids: list[int], decoding: Decoding, reply: Reply) -> AsyncIterator[list[Piece]]:
+    async def pieces(self, prompt_ids: list[int], decoding: Decoding, reply: Reply, watch: bool) -> AsyncIterator[list[Piece]]:
         """Submit, and give the answer's pieces as they become certain. Leaving early cancels the request.
 
+        Without `watch` there is one batch of pieces, at the end: nobody waits for the text or looks for stop strings in it, so the
+        engine's thread need not wake this loop at every forward.
         Raises HTTPException with 429 when the queue is full, 503 when the server shuts down, 500 or 400 with the engine's reason when
         the request fails.
         """
@@ -113,7 +115,8 @@ class Backend:
         events: asyncio.Queue[Event] = asyncio.Queue()
 
         def listen(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            if watch or not isinstance(event, Settled):
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
         started = time.perf_counter()
         try:
@@ -153,7 +156,7 @@ class Backend:
             trace=bool(request.return_trace),
             include_usage=bool(options and options.include_usage),
         )
-        pieces = self.pieces(prompt_ids, decoding, reply)
+        pieces = self.pieces(prompt_ids, decoding, reply, watch=bool(request.stream or request.stop))
         if request.stream:
             # The first piece is awaited here, so that a request that fails at once is answered with a status, not with a broken stream.
             first = await _unless_disconnected(connection, anext(pieces))

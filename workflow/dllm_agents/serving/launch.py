@@ -133,7 +133,7 @@ def free_port() -> int:
 def _spawn(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
     executable = shutil.which(launch.command[0])
     if executable is None:
-        raise StageError(f"{launch.command[0]}: no such program; install its environment (envs/README.md) and put it on the PATH")
+        raise StageError(f"{launch.command[0]}: no such program; make its environment as envs/vllm.txt or envs/sglang.txt says")
     guarded = [sys.executable, "-I", "-c", _GUARD, str(os.getpid()), executable, *launch.command[1:]]
     environment = {**os.environ, **launch.environment}
     with open(log, "wb") as output:
