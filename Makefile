@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report test test-vllm lint schema clean
+.PHONY: help demo report paper test test-vllm lint schema clean
 
 help:
 	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
 	@echo "make report   make the HTML report of $(CONFIG) from what is there, running what is missing"
+	@echo "make paper    build the manuscript of $(CONFIG), running what is missing"
 	@echo "make test     install what the tests need and run them"
 	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
@@ -39,6 +40,10 @@ report: $(VENV)/.installed
 	@$(BIN)/dllm-agents show --where --config $(CONFIG) > /dev/null
 	$(BIN)/snakemake report --cores $(CORES) --configfile $(CONFIG)
 	$(BIN)/snakemake report --cores $(CORES) --configfile $(CONFIG) --report "$$($(BIN)/dllm-agents show --where --config $(CONFIG))/report.html"
+
+paper: $(VENV)/.installed
+	@$(BIN)/dllm-agents show --where --config $(CONFIG) > /dev/null
+	$(BIN)/snakemake paper --cores $(CORES) --configfile $(CONFIG)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -77,3 +77,8 @@ rule tables:
 rule figures:
     input:
         figure_files(),
+
+
+rule paper:
+    input:
+        f"{RESULTS}/paper/paper.pdf",

@@ -121,6 +121,19 @@ def plot(args: argparse.Namespace) -> None:
     _say(f"{args.output}.png: written")
 
 
+def browse(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.browser import build
+
+    for path in build(_config(args), args.results, args.output):
+        _say(f"{path}: written")
+
+
+def paper(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.paper import build
+
+    _say(f"{build(_config(args), args.results, args.output)}: written")
+
+
 def schema(args: argparse.Namespace) -> None:
     from dllm_agents.schemas import write_all
 
@@ -211,6 +224,11 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("name")
         sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
         sub.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
+
+    for function, help_text in ((browse, "make the page that shows every episode"), (paper, "build the manuscript from tables and figures")):
+        sub = command(function, help_text)
+        sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
+        sub.add_argument("--output", type=Path, required=True, metavar="FILE")
 
     sub = command(show, "print the tables of a run and where its report lies")
     sub.add_argument("--where", action="store_true", help="print the results folder instead")

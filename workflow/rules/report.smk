@@ -63,3 +63,52 @@ rule figure:
         base=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
     shell:
         "dllm-agents plot {wildcards.name} --config {params.config:q} --results {params.results:q} --output {params.base:q} 2>&1 | tee {log:q}"
+
+
+rule browser:
+    """Every episode, step by step, in one self-contained page."""
+    input:
+        per_agent("episodes", "jsonl"),
+        per_agent("scores", "parquet"),
+        per_agent("failures", "parquet"),
+    output:
+        report(
+            f"{RESULTS}/episodes.html",
+            caption="../report/browser.rst",
+            category="Episodes",
+            labels={"page": "episode browser"},
+        ),
+    log:
+        f"{RESULTS}/logs/browser.log",
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, output: str(Path(output[0]).parent),
+    shell:
+        "dllm-agents browse --config {params.config:q} --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule manuscript:
+    """The paper of this run: its tables, figures, and the numbers in its sentences."""
+    input:
+        table_files(),
+        figure_files(),
+        source=Path(workflow.basedir) / "paper" / "paper.typ",
+    output:
+        f"{RESULTS}/paper/paper.pdf",
+    log:
+        f"{RESULTS}/logs/manuscript.log",
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
+    params:
+        config=CONFIG_FILE,
+        results=lambda wildcards, output: str(Path(output[0]).parents[1]),
+    shell:
+        "dllm-agents paper --config {params.config:q} --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"

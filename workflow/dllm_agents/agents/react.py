@@ -124,6 +124,7 @@ def close(environment: Environment, played: Played) -> Played:
     """Read the outcome off the environment."""
     played.success = environment.success
     played.native_score = environment.native_score
+    played.answer = getattr(environment, "answer", None)
     if environment.success:
         played.ended = "success"
     elif played.steps and played.steps[-1].done:

@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from dllm_agents import benchmarks, prompts
-from dllm_agents.agents import react, tool_calling
+from dllm_agents.agents import react, search, tool_calling
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.modules import editor, selector
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.policy import Complete
 from dllm_agents.agents.react import Played
-from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.base import Benchmark, Environment
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
 from dllm_agents.config import SCRIPTED, Agent, Backbone, Config
 from dllm_agents.decoding.settings import Decoding
@@ -149,17 +149,32 @@ def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard)
         for name in dict.fromkeys(config.agent_backbones(agent_name).values()):
             server = stack.enter_context(running_server(name, config, shard.models.get(name)))
             clients[name] = stack.enter_context(Client.for_backbone(server, config.backbones[name]))
+        yield partial(_play_policy, config, agent, benchmark, Roles(config, agent_name, benchmark.name, clients), seed)
 
-        def complete_as(role: str, max_new_tokens: int | None = None) -> Complete | None:
-            name = config.agent_backbones(agent_name).get(role)
-            if name is None:
-                return None
-            decoding = decoding_for(config.backbones[name], benchmark.name)
-            if max_new_tokens is not None:
-                decoding = decoding.model_copy(update={"max_new_tokens": max_new_tokens})
-            return partial(clients[name].complete, decoding=decoding)
 
-        yield partial(_play_policy, config, agent, benchmark, complete_as, seed)
+@dataclass(frozen=True)
+class Roles:
+    """The served backbones of an agent, by role."""
+
+    config: Config
+    agent: str
+    benchmark: str
+    clients: Mapping[str, Client]
+
+    def complete(self, role: str, max_new_tokens: int | None = None) -> Complete | None:
+        """What answers for a role, with a token limit of the role's own where it has one; None when nothing plays it."""
+        name = self.config.agent_backbones(self.agent).get(role)
+        if name is None:
+            return None
+        decoding = decoding_for(self.config.backbones[name], self.benchmark)
+        if max_new_tokens is not None:
+            decoding = decoding.model_copy(update={"max_new_tokens": max_new_tokens})
+        return partial(self.clients[name].complete, decoding=decoding)
+
+    def stream(self, role: str) -> search.Stream:
+        """What answers for a role, as a stream."""
+        name = self.config.agent_backbones(self.agent)[role]
+        return search.streamed(self.clients[name], decoding_for(self.config.backbones[name], self.benchmark))
 
 
 def decoding_for(backbone: Backbone, benchmark: str) -> Decoding:
@@ -167,40 +182,60 @@ def decoding_for(backbone: Backbone, benchmark: str) -> Decoding:
     return backbone.benchmark_decoding.get(benchmark, backbone.decoding)
 
 
-def _play_policy(
-    config: Config, agent: Agent, benchmark: Benchmark, complete_as: Callable[..., Complete | None], seed: int, task: Task
-) -> Played:
-    style = config.backbones[agent.policy].prompt
-    complete = complete_as("policy")
-    assert complete is not None
+def _play_policy(config: Config, agent: Agent, benchmark: Benchmark, roles: Roles, seed: int, task: Task) -> Played:
     if not benchmark.interactive(task):
-        selecting, editing = complete_as("selector", selector.MAX_TOKENS), complete_as("editor", editor.MAX_TOKENS)
-        return tool_calling.answer(
-            benchmark,
-            task,
-            complete,
-            style=style,
-            seed=seed,
-            selector=selector.Selector(selecting, MODULE_STYLE) if selecting else None,
-            editor=editor.Editor(editing, MODULE_STYLE) if editing else None,
-        )
-    remembering, verifying = complete_as("memory"), complete_as("verifier")
+        return _answer(config, agent, benchmark, roles, seed, task)
     with benchmark.environment(task) as environment:
         if isinstance(environment, Conversation):
-            return tool_calling.converse(environment, task, complete, seed=seed)
-        return react.play(
-            environment,
-            task,
-            complete,
-            style=style,
-            history=agent.history,
-            attempts=agent.attempts,
-            max_steps=benchmark.max_steps,
-            seed=seed,
-            list_actions=benchmark.lists_actions,
-            memory=Memory(remembering, MODULE_STYLE, agent.memory_every, agent.memory_keep) if remembering else None,
-            verifier=Verifier(verifying, MODULE_STYLE, agent.verifier_prompt, agent.verifier_every) if verifying else None,
-        )
+            return tool_calling.converse(environment, task, _policy_of(roles), seed=seed)
+        if benchmark.workflow == "search":
+            return search.play(
+                environment,
+                task,
+                roles.stream("policy"),
+                style=config.backbones[agent.policy].prompt,
+                acting=agent.acting,
+                max_steps=benchmark.max_steps,
+                seed=seed,
+            )
+        return _act(config, agent, benchmark, environment, roles, seed, task)
+
+
+def _answer(config: Config, agent: Agent, benchmark: Benchmark, roles: Roles, seed: int, task: Task) -> Played:
+    selecting, editing = roles.complete("selector", selector.MAX_TOKENS), roles.complete("editor", editor.MAX_TOKENS)
+    return tool_calling.answer(
+        benchmark,
+        task,
+        _policy_of(roles),
+        style=config.backbones[agent.policy].prompt,
+        seed=seed,
+        selector=selector.Selector(selecting, MODULE_STYLE) if selecting else None,
+        editor=editor.Editor(editing, MODULE_STYLE) if editing else None,
+    )
+
+
+def _act(config: Config, agent: Agent, benchmark: Benchmark, environment: Environment, roles: Roles, seed: int, task: Task) -> Played:
+    remembering, verifying = roles.complete("memory"), roles.complete("verifier")
+    return react.play(
+        environment,
+        task,
+        _policy_of(roles),
+        style=config.backbones[agent.policy].prompt,
+        history=agent.history,
+        attempts=agent.attempts,
+        max_steps=benchmark.max_steps,
+        seed=seed,
+        list_actions=benchmark.lists_actions,
+        memory=Memory(remembering, MODULE_STYLE, agent.memory_every, agent.memory_keep) if remembering else None,
+        verifier=Verifier(verifying, MODULE_STYLE, agent.verifier_prompt, agent.verifier_every) if verifying else None,
+    )
+
+
+def _policy_of(roles: Roles) -> Complete:
+    complete = roles.complete("policy")
+    if complete is None:
+        raise StageError(f"agents.{roles.agent}.policy: plays no backbone")
+    return complete
 
 
 def _play_scripted(policy: str, benchmark: Benchmark, seed: int, task: Task) -> Played:
