@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from conftest import configuration, failure, score
+from synthetic_run import configuration, failure, score
 
 from dllm_agents.analysis.frames import write_frame
 from dllm_agents.errors import StageError

@@ -1,7 +1,7 @@
 """Claims: each verdict by an example, and one clear line for a bad file."""
 
 import pytest
-from conftest import LEVELS, configuration, failure, score
+from synthetic_run import LEVELS, configuration, failure, score
 
 from dllm_agents.analysis.frames import write_frame
 from dllm_agents.errors import StageError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import configuration
+from synthetic_run import configuration
 
 from dllm_agents.errors import StageError
 from dllm_agents.reporting import style

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import configuration
+from synthetic_run import configuration
 
 from dllm_agents.errors import StageError
 from dllm_agents.reporting import paper

@@ -7,7 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import LEVELS, configuration, score
+from synthetic_run import LEVELS, configuration, score
 
 from dllm_agents.analysis.frames import write_frame
 from dllm_agents.errors import StageError
