@@ -25,6 +25,7 @@ localrules:
     failures,
     tables,
     figures,
+    paper,
 
 
 rule report:
@@ -32,6 +33,7 @@ rule report:
     input:
         table_files(),
         figure_files(),
+        f"{RESULTS}/episodes.html",
 
 
 rule tasks:
