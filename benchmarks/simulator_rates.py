@@ -59,9 +59,8 @@ def report(name: str) -> None:
             print(f"  not solved: {task.id}")
         environment.close()
     print(f"{name}: teacher {solved}/{len(tasks)} = {100 * solved / len(tasks):.0f} % within {benchmark.max_steps} steps")
-    print(
-        f"{name}: {steps / wall:.0f} steps/s of wall time, {steps / processor:.0f} of processor time; a reset takes {resets / len(tasks):.1f} s"
-    )
+    print(f"{name}: {steps / wall:.0f} steps/s of wall time, {steps / processor:.0f} of processor time, resets apart")
+    print(f"{name}: a reset takes {resets / len(tasks):.1f} s")
     print(f"{name}: at most {' + '.join(map(str, memory))} MiB (worker + what it started)")
 
 

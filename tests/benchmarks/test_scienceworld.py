@@ -30,7 +30,7 @@ SIMPLE = "selfWateringFlowerPots,openContainers,openDoors,noElectricalAction"
 
 @pytest.fixture(scope="module")
 def benchmark() -> Iterator[ScienceWorld]:
-    made = load("scienceworld", {"task_types": SHORT, "tasks": 6, "train_tasks": 25})
+    made = load("scienceworld", {"task_types": SHORT, "tasks": 3, "train_tasks": 6})
     assert isinstance(made, ScienceWorld)
     yield made
     made._pool.close()
@@ -88,8 +88,8 @@ def test_the_teacher_solves_tasks_and_the_same_task_is_the_same_world(benchmark:
 
 def test_splits_are_the_simulators_own_and_share_no_variation(benchmark: ScienceWorld) -> None:
     train, test = benchmark.tasks("train"), benchmark.tasks("test")
-    assert len(train) == 25 and len(test) == 6
-    assert len({one.id for one in train + test}) == 31
+    assert len(train) == 6 and len(test) == 3
+    assert len({one.id for one in train + test}) == 9
     assert benchmark.tasks("train") == train
     worker = benchmark._pool.take()
     for name in SHORT:
@@ -99,6 +99,17 @@ def test_splits_are_the_simulators_own_and_share_no_variation(benchmark: Science
         assert not set(own["train"]) & set(own["test"])
     benchmark._pool.give(worker)
     assert all(one.goal and one.seed == 42 for one in test)
+
+
+def test_only_tasks_whose_gold_path_fits_are_drawn_when_asked(benchmark: ScienceWorld) -> None:
+    quick = {"task_types": ["lifespan-longest-lived"], "tasks": 1, "gold_within_limit": True}
+    (one,) = with_options(benchmark, **quick, max_steps=10).tasks("test")
+    with benchmark.environment(one) as environment:
+        environment.reset()
+        label = environment.expert_action()
+        assert label is not None and len(environment._gold or []) <= 10
+    with pytest.raises(StageError, match="no test task's gold path fits 1 steps; raise max_steps"):
+        with_options(benchmark, **quick, max_steps=1).tasks("test")
 
 
 def test_training_goes_round_again_with_the_next_seed(benchmark: ScienceWorld) -> None:

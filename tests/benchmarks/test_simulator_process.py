@@ -103,3 +103,15 @@ def test_killing_the_job_ends_a_hung_worker() -> None:
     job.kill()
     job.communicate()
     assert gone_within(5, worker)
+
+
+def test_a_fork_of_the_job_starts_its_own_workers_and_leaves_the_others_alone() -> None:
+    worker = SimulatorProcess(EVENT, {})
+    child = os.fork()
+    if child == 0:
+        worker.close()
+        own = SimulatorProcess(EVENT, {})
+        os._exit(17 if own.call("is_set", 30) is False else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+    assert worker.call("is_set", 30) is False
+    worker.close()

@@ -147,7 +147,11 @@ def _published(data: str | None, game: str) -> dict[str, str]:
 
 
 class ALFWorldEnvironment(Environment):
-    """One household task. `mapped_actions` counts the actions that were replaced by the nearest admissible command."""
+    """One household task. `executed` is the command the last action became, None when it is the action itself; `mapped_actions`
+    counts the actions that were replaced by the nearest admissible command."""
+
+    executed: str | None = None
+    mapped_actions: int = 0
 
     def __init__(self, task: Task, pool: SimulatorPool, nearest_action: bool) -> None:
         self._task = task
@@ -159,7 +163,7 @@ class ALFWorldEnvironment(Environment):
     def reset(self) -> str:
         self.close()
         self._simulator = self._pool.take()
-        self.success, self.mapped_actions = False, 0
+        self.success, self.executed, self.mapped_actions = False, None, 0
         self._progress, self._matched = 0.0, [set[str]() for _ in self._subgoals]
         data = self._task.data
         if "game" in data:
@@ -172,7 +176,7 @@ class ALFWorldEnvironment(Environment):
     def step(self, action: str) -> Step:
         if self.success:
             return Step("The task is over.", 1.0, True, False)
-        action = command(action)
+        self.executed, written, action = None, action, command(action)
         if self._nearest_action and action not in (choices := [*self._admissible, CHECK_ACTIONS]):
             action = self._nearest(action, choices)
         if action == CHECK_ACTIONS:
@@ -180,6 +184,7 @@ class ALFWorldEnvironment(Environment):
             return Step(f"Choose an action from these valid actions: {listed}", self._progress, False, True)
         if action not in self._admissible:  # what the engine would answer, without asking it to read hostile text
             return Step(NOTHING, self._progress, False, False)
+        self.executed = action if action != written else None
         answer = self._call("step", command=action)
         self._admissible = answer["admissible"]
         observation = self._observe(action, answer["observation"])
@@ -287,9 +292,10 @@ class ALFWorld(Benchmark):
         source = f"alfworld {package_version('alfworld')}, textworld {package_version('textworld')}"
         if self.options.data is None:
             return f"generated games, {source}"
+        published = f"published games (evaluated: {FOLDERS['test']}, training: {FOLDERS['train']}), {source}"
         if self.options.task_list is None:
-            return f"published games ({FOLDERS['test']}), {source}"
-        return f"published games ({FOLDERS['test']}), {source}, sub-goals sha256:{sha256(_read(self.options.task_list)).hexdigest()[:12]}"
+            return published
+        return f"{published}, sub-goals sha256:{sha256(_read(self.options.task_list)).hexdigest()[:12]}"
 
     def tasks(self, split: Split) -> list[Task]:
         wanted = self.options.tasks if split == "test" else self.options.train_tasks
@@ -339,7 +345,7 @@ class ALFWorld(Benchmark):
             raise StageError(f"{root}: no games; set benchmarks.alfworld.data to the folder made by alfworld-download, or leave it out")
         if split == "train" or self.options.tasks is not None:
             random.Random(f"{self.seed}/{split}").shuffle(games)
-        listed = self._listed()
+        listed, version = self._listed(), self.version
         for path in games:
             if "Sliced" in str(path):
                 continue
@@ -354,7 +360,7 @@ class ALFWorld(Benchmark):
                 split=split,
                 category=kind,
                 seed=self.seed,
-                version=self.version.replace(FOLDERS["test"], FOLDERS[split]),
+                version=version,
                 goal=_published(self.options.data, relative)["goal"],
                 data={"game": relative, "asked": asked, "subgoals": subgoals},
             )

@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -35,8 +36,14 @@ class SimulatorError(Exception):
     """A simulator hung, died or failed. One line; the episode ends with it as its recorded error, the run goes on."""
 
 
-# The kernel's signal comes when the *thread* that started a process ends, so one thread that lives as long as the job starts them all.
-_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulator-starter")
+@cache
+def _starter() -> ThreadPoolExecutor:
+    """The thread that starts all workers: the kernel's signal comes when the *thread* that started a process ends, so it has to live
+    as long as the job."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulator-starter")
+
+
+os.register_at_fork(after_in_child=_starter.cache_clear)  # a forked job has no such thread yet
 
 
 class SimulatorProcess:
@@ -48,16 +55,20 @@ class SimulatorProcess:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         setup = {"simulator": simulator, "arguments": arguments, "memory_mb": memory_mb, "parent": os.getpid()}
         command = [sys.executable, "-m", "dllm_agents.benchmarks.simulator_process", json.dumps(setup)]
-        self._process = _STARTER.submit(
-            subprocess.Popen,
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            start_new_session=True,
-        ).result()
+        self._process = (
+            _starter()
+            .submit(
+                subprocess.Popen,
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                start_new_session=True,
+            )
+            .result()
+        )
         self._buffer = b""
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
         self._receive("start", START_SECONDS)
 
     @property
@@ -117,7 +128,9 @@ class SimulatorProcess:
         return SimulatorError(f"{self.simulator}: the simulator died during {method!r} ({lines[-1][:200] if lines else 'no message'})")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() != owner:  # a fork of the job has a copy of this object, not the worker
+        return
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
