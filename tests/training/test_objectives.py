@@ -1,39 +1,52 @@
 """Each objective against a sum written out by hand, and against what decoding will show the model."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from dllm_agents.training import masks, objectives
+from dllm_agents.training import masks, noising, objectives
 from dllm_agents.training.objectives import IGNORE, Example
 
 PAD, END, MASK = 0, 1, 2
+REPLY = Example.exchange([10, 11, 12, 13, 14], [20, 21, 22, END])
+# Think and call, a tool response, a second think and call, in blocks of 4: the response shares a block with both.
+TURNS = Example([10, 20, 21, 30, 31, 32, 22, 23, END], [False, True, True, False, False, False, True, True, True])
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def causal(*examples):
+    return objectives.collate([objectives.next_token(example) for example in examples], "causal", PAD)
+
+
+def blocks(example, seed=0, length=4, **options):
+    row = objectives.block_diffusion(example, MASK, END, length, generator(seed), **options)
+    return objectives.collate([row], "block_causal", PAD)
+
+
 def test_next_token_is_the_sum_over_the_response_and_its_end():
-    batch = objectives.next_token([Example([5, 6, 7], [8, 9, END])], PAD)
+    batch = causal(Example.exchange([5, 6, 7], [8, 9, END])).normalised()
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert batch.targets.tolist() == [[IGNORE, IGNORE, 8, 9, END]]
     logits = torch.randn(1, 5, 12, generator=generator())
     by_hand = -sum(logits[0, row].log_softmax(-1)[token] for row, token in ((2, 8), (3, 9), (4, END))) / 3
-    assert objectives.loss(logits[batch.targets != IGNORE], batch).item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert loss(logits, batch) == pytest.approx(by_hand.item(), rel=1e-6)
 
 
 def test_padding_carries_no_loss_and_is_seen_by_nobody():
-    batch = objectives.next_token([Example([5, 6, 7], [8, END]), Example([5], [END])], PAD)
+    batch = causal(Example.exchange([5, 6, 7], [8, END]), Example.exchange([5], [END]))
     assert batch.supervised == 3
     padding = batch.attention[1, 0][:, 1:]
     assert padding.nonzero().tolist() == [[1, 0], [2, 1], [3, 2]], "each padded key is seen by itself alone"
 
 
 def test_full_diffusion_has_one_drawn_and_one_fully_masked_copy():
-    example = Example([5, 6], [7, 8, 9, END])
-    batch = objectives.full_diffusion([example], PAD, MASK, response_tokens=8, generator=generator())
+    rows = objectives.full_diffusion(Example.exchange([5, 6], [7, 8, 9, END]), MASK, END, 8, generator())
+    batch = objectives.collate(rows, "full", PAD)
     assert batch.input_ids.shape == (2, 10)
     assert batch.input_ids[1].tolist() == [5, 6] + [MASK] * 8
     clean = torch.tensor([5, 6, 7, 8, 9, END, END, END, END, END])
@@ -46,43 +59,76 @@ def test_full_diffusion_has_one_drawn_and_one_fully_masked_copy():
     assert batch.attention.all(), "everything sees everything"
 
 
+def test_the_llada_elbo_is_the_weighted_sum_over_masked_tokens():
+    """LLaDA equation 3 on six tokens, written out."""
+    example = Example.exchange([5, 6], [7, 8, 9, END])
+    scores = torch.randn(1, 6, 12, generator=generator())
+    seen = set()
+    for seed in range(8):
+        (row,) = objectives.full_diffusion(example, MASK, END, 4, generator(seed), "independent")
+        batch = objectives.collate([row], "full", PAD).normalised(tokens=4)
+        masked = [place for place in range(2, 6) if batch.input_ids[0, place] == MASK]
+        level = 1 / row.weights[0].item()
+        by_hand = -sum(scores[0, place].log_softmax(-1)[example.ids[place]].item() for place in masked) / level / 4
+        assert loss(scores, batch) == pytest.approx(by_hand, rel=1e-5)
+        seen.add(len(masked))
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize("rule", ["independent", "fixed_count"])
+def test_the_elbo_is_unbiased(rule):
+    """The mean over many draws against the sum over every way of masking: -E = sum over sets S of 1 / (|S| C(L, |S|)) CE(S | rest)."""
+    ids, generated = torch.tensor([5, 7, 8, 9]), torch.tensor([False, True, True, True])
+    cost = torch.randn(2, 2, 2, 3, generator=generator(7)).abs()  # cost[mask of the three tokens][token], any function will do
+
+    def summed(masked):
+        return cost[tuple(masked.long().tolist())] * masked
+
+    exact = sum(
+        summed(torch.tensor(subset)).sum() / (sum(subset) * math.comb(3, sum(subset)))
+        for subset in itertools.product([False, True], repeat=3)
+        if any(subset)
+    )
+    source = generator(3)
+    draws = torch.tensor(
+        [
+            (summed(noise.masked[1:]) * noise.weight[1:]).sum()
+            for noise in (objectives.copies(rule, generated, ids == END, None, source)[0] for _ in range(2000))
+        ]
+    )
+    error = draws.std() / math.sqrt(len(draws))
+    assert abs(draws.mean() - exact) < 4 * error and error < 0.08 * exact
+
+
+def test_fixed_counts_vary_less_than_independent_draws():
+    generated = torch.ones(6, dtype=torch.bool)
+    spread = {}
+    for rule in ("independent", "fixed_count"):
+        source = generator(0)
+        noises = [objectives.copies(rule, generated, ~generated, None, source)[0] for _ in range(300)]
+        spread[rule] = torch.tensor([(noise.masked * noise.weight).sum() for noise in noises]).var()
+    assert spread["fixed_count"] < 1e-6 < spread["independent"], "a constant cost has no variance under fixed counts"
+
+
 def test_block_rows_are_what_decoding_shows():
     """Prompt of 5 with blocks of 4: the first decoded block begins with the prompt's tail."""
-    example = Example([10, 11, 12, 13, 14], [20, 21, 22, END])
-    batch = objectives.block_diffusion([example], PAD, MASK, block_length=4, generator=generator())
+    batch = blocks(REPLY)
     clean = [10, 11, 12, 13, 14, 20, 21, 22, END, END, END, END]
     ids, positions = batch.input_ids[0].tolist(), batch.position_ids[0].tolist()
     assert ids[:8] == clean[:8] and positions[:8] == list(range(8))
     assert positions[8:] == list(range(4, 12)) * 2
     assert ids[16:] == [14, MASK, MASK, MASK, MASK, MASK, MASK, MASK], "copy 2 is fully masked, the prompt's tail stays"
     assert ids[8] == 14
-    seen = batch.attention[0, 0]
-    # The first noisy block of copy 1 (8..11) sees the clean prompt block and itself, not the clean form of its own block.
-    assert seen[9].nonzero().flatten().tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
-    # The second one (12..15) sees both clean blocks and itself, neither the first noisy block nor the other copy.
-    assert seen[13].nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15]
-    # Clean tokens are block-causal.
-    assert seen[1].nonzero().flatten().tolist() == [0, 1, 2, 3]
-    assert seen[5].nonzero().flatten().tolist() == list(range(8))
-
-
-def test_changing_what_comes_later_changes_no_scored_logit():
-    model = tiny_model()
-    first = Example([10, 11, 12, 13, 14], [20, 21, 22, 23, 24, 25, 26, END])
-    other = Example([10, 11, 12, 13, 14], [20, 21, 22, 23, 24, 25, 27, END])
-    logits = [rows(model, objectives.block_diffusion([e], PAD, MASK, 4, generator(3)))[0] for e in (first, other)]
-    block = [objectives.block_diffusion([e], PAD, MASK, 4, generator(3)).position_ids[0] // 4 for e in (first, other)][0]
-    earlier = block < 2
-    assert torch.equal(logits[0][earlier], logits[1][earlier])
-    assert not torch.equal(logits[0][~earlier], logits[1][~earlier])
+    # The three-part mask of the paper's figure:
+    assert sees(batch, 9) == [0, 1, 2, 3, 8, 9, 10, 11], "a noisy block: earlier clean blocks and itself"
+    assert sees(batch, 13) == [0, 1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15], "neither an earlier noisy block nor the other copy"
+    assert sees(batch, 1) == [0, 1, 2, 3] and sees(batch, 5) == list(range(8)), "clean tokens are block-causal"
 
 
 def test_a_noisy_copy_gives_the_logits_of_decoding():
     """The [clean ; noisy] row and a plain block-causal forward of prompt + decided + masks agree."""
     model = tiny_model()
-    example = Example([10, 11, 12, 13, 14], [20, 21, 22, 23, END])
-    batch = objectives.block_diffusion([example], PAD, MASK, block_length=4, generator=generator())
-    trained = rows(model, batch)[0]
+    trained = logits(model, blocks(REPLY))
     sequence = torch.tensor([[10, 11, 12, 13, 14, 20, 21, 22, MASK, MASK, MASK, MASK]])
     block = torch.arange(12)[None] // 4
     attention = (block[:, :, None] >= block[:, None, :])[:, None]
@@ -92,19 +138,96 @@ def test_a_noisy_copy_gives_the_logits_of_decoding():
     assert torch.allclose(trained[last_block_of_copy_2], decoded[8:12], atol=1e-5)
 
 
+def test_agentic_noising_masks_the_response_after_a_call_and_never_scores_it():
+    batch = blocks(TURNS, rule="anchored")
+    ids, positions, targets = batch.input_ids[0], batch.position_ids[0], batch.targets[0]
+    noisy = torch.arange(len(ids)) >= 8
+    for place, shown in ((3, MASK), (0, 10), (4, 30 + 1), (5, 32)):
+        here = noisy & (positions == place)
+        assert (ids[here] == shown).all(), f"position {place}"
+    assert not (targets[noisy & ((positions >= 3) & (positions <= 5))] != IGNORE).any()
+
+
+@pytest.mark.parametrize(("naive", "leaks"), [(False, False), (True, True)])
+def test_a_later_tool_response_never_changes_a_scored_logit_unless_the_mask_is_naive(naive, leaks):
+    model = tiny_model()
+    changed = TURNS._replace(ids=[10, 20, 21, 33, 31, 32, 22, 23, END])
+    pair = [blocks(example, seed=5, naive=naive) for example in (TURNS, changed)]
+    before = (pair[0].targets[0] != IGNORE) & (pair[0].position_ids[0] < 3)
+    assert before.any()
+    first, second = (logits(model, batch)[before] for batch in pair)
+    assert torch.equal(first, second) != leaks
+
+
+def test_next_turn_tokens_in_a_block_with_a_masked_response_cannot_see_it():
+    """In blocks of 8 the response (3..5) lies between two calls of the same block."""
+    model = tiny_model()
+    changed = TURNS._replace(ids=[10, 20, 21, 33, 34, 35, 22, 23, END])
+    pair = [blocks(example, seed=5, length=8) for example in (TURNS, changed)]
+    scored = (pair[0].targets[0] != IGNORE) & (pair[0].position_ids[0] < 8)
+    assert torch.equal(logits(model, pair[0])[scored], logits(model, pair[1])[scored])
+
+
+def test_turn_aligned_blocks_show_the_next_turn_its_response():
+    model = tiny_model()
+    changed = TURNS._replace(ids=[10, 20, 21, 33, 34, 35, 22, 23, END])
+    pair = [blocks(example, seed=5, length=8, align="turn") for example in (TURNS, changed)]
+    positions, scored = pair[0].position_ids[0], pair[0].targets[0] != IGNORE
+    first, second = (logits(model, batch) for batch in pair)
+    assert torch.equal(first[scored & (positions < 3)], second[scored & (positions < 3)])
+    assert not torch.equal(first[scored & (positions == 6)], second[scored & (positions == 6)])
+    noisy = pair[0].input_ids[0][len(TURNS.ids) - 3 :]
+    assert len(noisy) == 2 * 2 * 8, "each turn's block is filled to its full length in both copies"
+
+
+def test_complementary_copies_score_every_token_once():
+    """Fast-dLLM v2 section 3.2."""
+    batch = blocks(REPLY, rule="complementary")
+    places = batch.position_ids[0][batch.targets[0] != IGNORE].tolist()
+    assert sorted(set(places)) == sorted(places) and set(places) >= {5, 6, 7, 8, 9}
+
+
+def test_shifted_targets_stand_on_the_token_before_and_a_blocks_first_on_the_clean_block_before():
+    plain, shifted = blocks(REPLY, seed=2, rule="complementary"), blocks(REPLY, seed=2, rule="complementary", shift=True)
+    scored = shifted.targets[0] != IGNORE
+    for place, target in zip(shifted.position_ids[0][scored].tolist(), shifted.targets[0][scored].tolist(), strict=True):
+        assert target == [*REPLY.ids, END, END, END][place + 1]
+    assert shifted.targets[0, 7] == END and plain.targets[0, 7] == IGNORE, "position 8 begins a block: read from clean position 7"
+    assert shifted.supervised == plain.supervised
+
+
+def test_end_tokens_are_always_masked_under_the_dllm_var_rule():
+    generated, end = torch.ones(8, dtype=torch.bool), torch.arange(8) >= 6
+    for seed in range(20):
+        noise = noising.end_masked(noising.independent(generated, generator(seed), None, 0.1, 0.9), end)
+        assert noise.masked[6:].all() and (noise.weight[6:] == 1).all() and (noise.weight[:6] <= 10).all()
+
+
+def test_packed_examples_give_the_losses_of_separate_rows():
+    model = tiny_model()
+    rows = [objectives.block_diffusion(example, MASK, END, 4, generator(1)) for example in (REPLY, TURNS, REPLY)]
+    alone = [losses(model, objectives.collate([row], "block_causal", PAD)) for row in rows]
+    packed = objectives.collate(rows, "block_causal", PAD, packed_length=64)
+    assert len(packed.input_ids) == 2
+    assert torch.allclose(torch.cat(alone).sort().values, losses(model, packed).sort().values, atol=1e-5)
+
+
 def test_a_budget_is_met_to_the_token():
-    batch = objectives.next_token([Example([5], [6, 7, 8, END])], PAD)
+    batch = causal(Example.exchange([5], [6, 7, 8, END]))
     batch.keep(3)
     assert batch.supervised == 3
 
 
 def test_causal_mask_sees_the_past():
-    assert masks.causal(torch.ones(1, 3, dtype=torch.bool))[0, 0].tolist() == torch.ones(3, 3).tril().bool().tolist()
+    assert masks.causal(torch.zeros(1, 3, dtype=torch.long))[0, 0].tolist() == torch.ones(3, 3).tril().bool().tolist()
 
 
-def test_uniform_loss_of_a_blind_model_is_log_of_the_vocabulary():
-    batch = objectives.block_diffusion([Example([5, 6], [7, 8, END])], PAD, MASK, 4, generator())
-    assert objectives.loss(torch.zeros(batch.supervised, 50), batch).item() == pytest.approx(math.log(50))
+def loss(all_logits, batch):
+    return objectives.token_losses(all_logits[batch.targets != IGNORE], batch).sum().item()
+
+
+def sees(batch, place):
+    return batch.attention[0, 0, place].nonzero().flatten().tolist()
 
 
 def tiny_model():
@@ -117,5 +240,10 @@ def tiny_model():
 
 
 @torch.no_grad()
-def rows(model, batch):
-    return model(input_ids=batch.input_ids, attention_mask=batch.attention, position_ids=batch.position_ids).logits
+def logits(model, batch):
+    return model(input_ids=batch.input_ids, attention_mask=batch.attention, position_ids=batch.position_ids).logits[0]
+
+
+@torch.no_grad()
+def losses(model, batch):
+    return objectives.token_losses(objectives.logits_of(model, batch), batch)

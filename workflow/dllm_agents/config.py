@@ -165,7 +165,7 @@ class Training(Section):
         description="how copies are noised: one at t ~ U(0, 1) beside one fully masked, unweighted; LLaDA's 1/t; Fast-dLLM v2's "
         "complementary pair; dLLM-Var's masked end tokens; LLaDA's l of L",
     )
-    align: Literal["position", "turn"] = Field(default="position", description="blocks from absolute position 0 (SDAR), or anew at every turn")
+    align: Literal["position", "turn"] = Field(default="position", description="blocks counted from position 0 (SDAR), or anew at each turn")
     context_mask: Literal["aligned", "naive"] = Field(
         default="aligned", description="mask tool responses that share a block with the call before them, or leave them visible (ablation)"
     )
@@ -208,7 +208,7 @@ class Backbone(Section):
     training_gpus: int = Field(default=0, ge=0, description="GPUs its training takes")
     prompt: str = Field(default="react", description="prompt style: a folder name under config/prompts, or a path")
     benchmarks: list[str] | None = Field(default=None, description="benchmarks it is run on; null for all of the run")
-    tasks: dict[str, int] = Field(default={}, description="benchmark -> evaluate only its first n tasks (slow models)")
+    tasks: dict[str, int] = Field(default={}, description="benchmark -> evaluate only n of its tasks, at even distances (slow models)")
 
     @model_validator(mode="after")
     def _one_source(self) -> Backbone:

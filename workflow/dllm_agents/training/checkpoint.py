@@ -9,15 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dllm_agents.errors import StageError
 from dllm_agents.records import TrainingReport, write_json
+from dllm_agents.training.objectives import Attention
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
-Attention = Literal["causal", "full", "block_causal"]
 
 
 def save(
@@ -26,6 +25,7 @@ def save(
     tokenizer: PreTrainedTokenizerFast,
     attention: Attention,
     block_length: int | None,
+    logit_shift: bool,
     report: TrainingReport,
 ) -> None:
     """Write weights, configuration, tokenizer, generation settings, report and curves. `config.json` gains the object `dllm`, which
@@ -37,7 +37,7 @@ def save(
     model.config.dllm = {
         "attention": attention,
         "mask_token_id": tokenizer.mask_token_id,
-        "logit_shift": False,
+        "logit_shift": logit_shift,
         "block_length": block_length,
     }
     model.generation_config = GenerationConfig(

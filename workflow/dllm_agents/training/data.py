@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dllm_agents import prompts
@@ -63,7 +63,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> lis
     prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(list(rendered), add_special_tokens=False)
     reply_ids = tokenizer.backend_tokenizer.encode_batch_fast([exchange.reply for exchange in found], add_special_tokens=False)
     end = tokenizer.eos_token_id
-    return [Example(prompt.ids, [*reply.ids, end]) for prompt, reply in zip(prompt_ids, reply_ids, strict=True)]
+    return [Example.exchange(prompt.ids, [*reply.ids, end]) for prompt, reply in zip(prompt_ids, reply_ids, strict=True)]
 
 
 def split(count: int, share: float, groups: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
@@ -74,17 +74,29 @@ def split(count: int, share: float, groups: Sequence[str], seed: int) -> tuple[l
     return [i for i in range(count) if groups[i] not in held], [i for i in range(count) if groups[i] in held]
 
 
-def batches(examples: Sequence[Example], batch_size: int, seed: int, pool: int = 32) -> Iterator[list[int]]:
-    """Indices of batches without end: every epoch is shuffled anew, and `pool` batches at a time are sorted by length, so that
-    little is spent on padding."""
-    generator = random.Random(seed)
-    size = min(batch_size, len(examples))
-    while True:
-        order = list(range(len(examples)))
+class Batches:
+    """Indices of the i-th batch, for any i: every epoch is shuffled anew from the seed, and `pool` batches at a time are sorted by
+    length, so that little is spent on padding."""
+
+    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int, pool: int = 32) -> None:
+        self.lengths = [len(example.ids) for example in examples]
+        self.size, self.seed, self.pool = min(batch_size, len(examples)), seed, pool
+        self.number, self.epoch = -1, list[list[int]]()
+
+    def __getitem__(self, index: int) -> list[int]:
+        number, place = divmod(index, len(self.lengths) // self.size)
+        if number != self.number:
+            self.number, self.epoch = number, self._shuffled(number)
+        return self.epoch[place]
+
+    def _shuffled(self, number: int) -> list[list[int]]:
+        generator = random.Random(f"{self.seed}:{number}")
+        order = list(range(len(self.lengths)))
         generator.shuffle(order)
+        del order[len(order) // self.size * self.size :]
         epoch = []
-        for start in range(0, len(order), size * pool):
-            near = sorted(order[start : start + size * pool], key=lambda i: len(examples[i].prompt) + len(examples[i].response))
-            epoch += [near[at : at + size] for at in range(0, len(near) - size + 1, size)]
+        for start in range(0, len(order), self.size * self.pool):
+            near = sorted(order[start : start + self.size * self.pool], key=lambda i: self.lengths[i])
+            epoch += [near[at : at + self.size] for at in range(0, len(near), self.size)]
         generator.shuffle(epoch)
-        yield from epoch
+        return epoch

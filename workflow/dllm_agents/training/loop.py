@@ -1,39 +1,51 @@
-"""The training loop: batches in, one optimiser step each, until the budget of supervised tokens is spent."""
+"""The training loop: batches in, one optimiser step each, until the budget of supervised tokens is spent.
+
+Runs on accelerate, in one process or many. A step takes `accumulate` times as many batches as there are processes; which batches those
+are does not depend on how many processes share them. With a `state` folder the run goes on where it was killed, to the same weights.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
-
 from dllm_agents.errors import StageError
-from dllm_agents.training.objectives import IGNORE, Batch, loss
-from dllm_agents.training.optimiser import Optimisers, rate_fraction
+from dllm_agents.training.checkpoint import directory_aside
+from dllm_agents.training.objectives import Batch, logits_of, token_losses
+from dllm_agents.training.optimiser import make_optimisers, rate_fraction
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import LlamaForCausalLM
 
 LINE_EVERY = 20.0
 CURVE_POINTS = 50
+SAVE_EVERY = 50  # steps between saved states
 
 
 @dataclass
 class Run:
-    """What a training run did."""
+    """What a training run did so far. Seconds are of this process alone."""
 
     steps: int = 0
     supervised_tokens: int = 0
     input_tokens: int = 0
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -42,55 +54,77 @@ class Run:
         return self.input_tokens / max(self.seconds, 1e-9)
 
 
-def batch_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    """The objective's loss on one batch. Logits are made for supervised rows only."""
-    hidden = model.model(
-        input_ids=batch.input_ids, attention_mask=batch.attention, position_ids=batch.position_ids, use_cache=False
-    ).last_hidden_state
-    return loss(model.lm_head(hidden[batch.targets != IGNORE]), batch)
+class Scorer(nn.Module):
+    """A model with its loss: what is wrapped for several processes, so that gradients are shared whichever way logits are made."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return token_losses(logits_of(self.model, batch), batch).sum()
 
 
 def fit(
     model: LlamaForCausalLM,
-    batches: Iterator[Batch],
+    batch_at: Callable[[int], Batch],
     budget: int,
     *,
     learning_rate: float,
     muon_learning_rate: float | None,
     warmup_steps: int,
     clip: float,
+    accumulate: int = 1,
+    precision: Literal["no", "bf16"] = "no",
     validate: Callable[[], float] | None = None,
+    state: Path | None = None,
+    fingerprint: str = "",
     label: str = "training",
 ) -> Run:
-    """Train `model` in place until exactly `budget` supervised tokens have carried loss. Raises StageError naming the step of a
-    loss that is not finite."""
-    optimisers = Optimisers(model, learning_rate, muon_learning_rate)
-    run, recent = Run(), list[float]()
-    start = time.monotonic()
+    """Train `model` in place until exactly `budget` supervised tokens have carried loss.
+
+    `batch_at(i)` is the i-th batch, the same whenever it is asked for. A `state` left by a run of the same `fingerprint` is continued;
+    the folder is removed at the end. Raises StageError naming the step of a loss that is not finite; the last saved state stays.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=precision)
+    scorer, *optimisers = accelerator.prepare(Scorer(model), *make_optimisers(model, learning_rate, muon_learning_rate))
+    rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
+    run = Run()
+    if state is not None:
+        run = _resume(state, fingerprint, model, optimisers) or run
+    start = time.monotonic() - run.seconds
+    share = accumulate * accelerator.num_processes
     model.train()
-    with Display(label, budget) as display:
+    with Display(label, budget, accelerator.is_main_process) as display:
         while run.supervised_tokens < budget:
-            batch = next(batches)
-            batch.keep(budget - run.supervised_tokens)
-            value = batch_loss(model, batch)
-            if not torch.isfinite(value):
-                raise StageError(f"{label}: loss is {value.item()} at step {run.steps + 1}; lower learning_rate or muon_learning_rate")
-            value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimisers.step(rate_fraction(run.steps, warmup_steps, run.supervised_tokens / budget))
+            batches = [batch_at(run.steps * share + place) for place in range(share)]
+            counts = _keep(batches, budget - run.supervised_tokens)
+            value = _backward(accelerator, scorer, batches, run.steps, label)
+            accelerator.clip_grad_norm_(model.parameters(), clip)
+            fraction = rate_fraction(run.steps, warmup_steps, run.supervised_tokens / budget)
+            for optimiser, rate in zip(optimisers, rates, strict=True):
+                optimiser.param_groups[0]["lr"] = rate * fraction
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
             before = run.supervised_tokens
             run.steps += 1
-            run.supervised_tokens += batch.supervised
-            run.input_tokens += batch.input_ids.numel()
-            recent.append(value.item())
+            run.supervised_tokens += counts
+            run.input_tokens += sum(batch.input_ids.numel() for batch in batches)
+            run.recent.append(value)
             if run.supervised_tokens * CURVE_POINTS // budget > before * CURVE_POINTS // budget:
-                run.loss_curve.append((run.steps, round(sum(recent) / len(recent), 6)))
-                recent.clear()
+                run.loss_curve.append((run.steps, round(sum(run.recent) / len(run.recent), 6)))
+                run.recent.clear()
                 if validate is not None and (run.supervised_tokens == budget or len(run.loss_curve) % (CURVE_POINTS // 5) == 0):
                     run.validation_curve.append((run.steps, round(validate(), 6)))
             run.seconds = time.monotonic() - start
+            if state is not None and run.steps % SAVE_EVERY == 0 and accelerator.is_main_process:
+                _save(state, fingerprint, model, optimisers, run)
             display.update(run)
     model.eval()
+    if state is not None and accelerator.is_main_process:
+        shutil.rmtree(state, ignore_errors=True)
     return run
 
 
@@ -99,26 +133,83 @@ def mean_loss(model: LlamaForCausalLM, batches: Sequence[Batch]) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        losses = [batch_loss(model, batch).item() for batch in batches]
+        losses = [Scorer(model)(batch).item() for batch in batches]
     model.train(was_training)
     return sum(losses) / len(losses)
+
+
+def _keep(batches: Sequence[Batch], left: int) -> int:
+    """Cut the step's batches to the `left` tokens of the budget; returns how many carry loss."""
+    used = 0
+    for batch in batches:
+        batch.keep(max(0, left - used))
+        used += batch.supervised
+    return used
+
+
+def _backward(accelerator: Accelerator, scorer: nn.Module, batches: Sequence[Batch], step: int, label: str) -> float:
+    """Gradients of the mean loss over the step's batches, this process's share of them run here; returns that mean."""
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    total = torch.zeros((), device=accelerator.device)
+    for place, batch in enumerate(mine):
+        last = place == len(mine) - 1
+        with nullcontext() if last else accelerator.no_sync(scorer):  # gradients travel once a step
+            value = scorer(batch.to(accelerator.device)) / len(mine)
+            total += value.detach()
+            accelerator.backward(value)
+    mean = float(accelerator.reduce(total, reduction="mean"))
+    if not torch.isfinite(torch.tensor(mean)):
+        raise StageError(f"{label}: loss is {mean} at step {step + 1}; lower learning_rate or muon_learning_rate")
+    return mean
+
+
+def _save(state: Path, fingerprint: str, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], run: Run) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for number, optimiser in enumerate(optimisers):
+        for place, values in optimiser.state_dict()["state"].items():
+            tensors.update({f"optimiser.{number}.{place}.{name}": value for name, value in values.items()})
+    with directory_aside(state) as folder:
+        save_file(tensors, folder / "state.safetensors")
+        (folder / "run.json").write_text(json.dumps({"fingerprint": fingerprint, **asdict(run)}))
+
+
+def _resume(state: Path, fingerprint: str, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> Run | None:
+    """Put a saved state back; None when there is none, or it is of other settings, data or thread count."""
+    from safetensors.torch import load_file
+
+    if not (state / "run.json").is_file():
+        return None
+    saved = json.loads((state / "run.json").read_text())
+    if saved.pop("fingerprint") != fingerprint:
+        return None
+    tensors = load_file(state / "state.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+    for number, optimiser in enumerate(optimisers):
+        values = optimiser.state_dict()
+        values["state"] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimiser" and rest.startswith(f"{number}."):
+                _, place, key = rest.split(".")
+                values["state"].setdefault(int(place), {})[key] = tensor
+        optimiser.load_state_dict(values)
+    saved |= {name: [(step, value) for step, value in saved[name]] for name in ("loss_curve", "validation_curve")}
+    return Run(**saved)
 
 
 class Display:
     """Steps, loss, tokens a second and time left: a bar on a terminal, a line now and then anywhere else."""
 
-    def __init__(self, label: str, budget: int) -> None:
-        self.label, self.budget, self.last = label, budget, time.monotonic()
+    def __init__(self, label: str, budget: int, shown: bool = True) -> None:
+        self.label, self.budget, self.shown, self.last = label, budget, shown, time.monotonic()
         self.bar: Progress | None = None
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True))
+        if shown and sys.stderr.isatty():
+            texts = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+            self.bar = Progress(*texts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
             self.task = self.bar.add_task(label, total=budget, text="")
 
     def __enter__(self) -> Display:
@@ -138,9 +229,8 @@ class Display:
             self.bar.update(self.task, completed=run.supervised_tokens, text=text)
             return
         now = time.monotonic()
-        if now - self.last >= LINE_EVERY:
+        if self.shown and now - self.last >= LINE_EVERY:
             self.last = now
             left = run.seconds * (self.budget / max(1, run.supervised_tokens) - 1)
-            print(
-                f"{self.label}: {text}, {100 * run.supervised_tokens / self.budget:.0f} %, {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            share = 100 * run.supervised_tokens / self.budget
+            print(f"{self.label}: {text}, {share:.0f} %, {left:.0f} s left", file=sys.stderr, flush=True)

@@ -1,22 +1,30 @@
-"""What each paradigm is trained to predict. An objective turns examples into one `Batch`; the loop knows nothing else of it.
+"""What each paradigm is trained to predict. An objective turns an example into rows, rows are collated into one `Batch`, and the loop
+knows nothing else of it.
 
 AR: cross-entropy of the next token. Full diffusion: masked tokens of the response, everything visible both ways (LLaDA section 2.2).
-Block diffusion: masked tokens of a block given the clean blocks before it (BD3-LM; SDAR). Only response tokens are supervised in all
-three, so a budget of supervised tokens means the same for each.
+Block diffusion: masked tokens of a block given the clean blocks before it (BD3-LM; SDAR; DLLM-Searcher's agentic ELBO). Only generated
+tokens are supervised in all of them, so a budget of supervised tokens means the same for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dllm_agents.training import masks
+from dllm_agents.training import masks, noising
+from dllm_agents.training.noising import Noise
 
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+Attention = Literal["causal", "full", "block_causal"]
+NoiseRule = Literal["anchored", "independent", "complementary", "end_masked", "fixed_count"]
+IGNORE = -100
 # Tokens of end-of-text padding that always stay in the loss, and the share of the others that does. A response padded to a fixed
 # length is mostly end tokens; scored in full they drown the words.
 KEPT_END_TOKENS = 2
@@ -24,16 +32,33 @@ KEPT_PADDING = 0.15
 
 
 class Example(NamedTuple):
-    """One prompt and its response, ending in the end token."""
+    """Token ids, and which of them the model is to generate: thoughts, actions, end tokens. Context and tool responses are not."""
 
-    prompt: Sequence[int]
-    response: Sequence[int]
+    ids: Sequence[int]
+    generated: Sequence[bool]
+
+    @classmethod
+    def exchange(cls, prompt: Sequence[int], response: Sequence[int]) -> Example:
+        """One prompt and its response, which ends in the end token."""
+        return cls([*prompt, *response], [False] * len(prompt) + [True] * len(response))
+
+
+class Row(NamedTuple):
+    """One row of a batch before padding, [length] each. `targets` holds the token that the logits of a place are scored against,
+    IGNORE elsewhere; `weights` the weight of that loss."""
+
+    ids: Tensor
+    position: Tensor
+    block: Tensor
+    copy: Tensor
+    targets: Tensor
+    weights: Tensor
 
 
 @dataclass
 class Batch:
-    """What the model reads and what it is asked. `targets` [batch, length] holds the token that the logits of a row are scored
-    against, IGNORE elsewhere; `weights` is its share in the loss, which is the weighted sum over all rows."""
+    """What the model reads and what it is asked, [batch, length] each (`attention` [batch, 1, length, length]). The loss is the
+    weighted sum of cross-entropies over the places whose target is not IGNORE."""
 
     input_ids: Tensor
     position_ids: Tensor
@@ -51,108 +76,210 @@ class Batch:
         extra = (self.targets != IGNORE).flatten().nonzero().flatten()[count:]
         self.targets.view(-1)[extra] = IGNORE
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(*(getattr(self, name).to(device) for name in ("input_ids", "position_ids", "attention", "targets", "weights")))
 
-IGNORE = -100
+    def normalised(self, tokens: int | None = None) -> Batch:
+        """The weights over the number of generated `tokens` that the batch estimates the loss of (default: over their own sum)."""
+        total = self.weights[self.targets != IGNORE].sum() if tokens is None else torch.tensor(float(tokens))
+        self.weights = self.weights / total.clamp(min=1e-9)
+        return self
 
 
-def loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Weighted cross-entropy over the supervised rows. `logits` [supervised, vocabulary] are those rows', in order."""
+def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
+    """The logits [supervised, vocabulary] of the places that carry loss, in row order."""
+    hidden = model.model(
+        input_ids=batch.input_ids, attention_mask=batch.attention, position_ids=batch.position_ids, use_cache=False
+    ).last_hidden_state
+    return model.lm_head(hidden[batch.targets != IGNORE])
+
+
+def token_losses(logits: Tensor, batch: Batch) -> Tensor:
+    """Weighted cross-entropy of each supervised token [supervised], in row order. `logits` [supervised, vocabulary] are those places'."""
     chosen = batch.targets != IGNORE
-    return (functional.cross_entropy(logits, batch.targets[chosen], reduction="none") * batch.weights[chosen]).sum()
+    return functional.cross_entropy(logits, batch.targets[chosen], reduction="none") * batch.weights[chosen]
 
 
-def next_token(examples: Sequence[Example], pad: int) -> Batch:
-    """AR cross-entropy: row i predicts token i + 1, over the response and its end token."""
-    length = max(len(example.prompt) + len(example.response) for example in examples) - 1
-    ids = torch.full((len(examples), length), pad)
-    targets = torch.full((len(examples), length), IGNORE)
-    valid = torch.zeros(len(examples), length, dtype=torch.bool)
-    for row, (prompt, response) in enumerate(examples):
-        tokens = torch.tensor([*prompt, *response])
-        ids[row, : len(tokens) - 1] = tokens[:-1]
-        valid[row, : len(tokens) - 1] = True
-        targets[row, len(prompt) - 1 : len(tokens) - 1] = tokens[len(prompt) :]
-    return Batch(ids, positions(ids), masks.causal(valid), targets, _mean_weights(targets))
+def next_token(example: Example) -> Row:
+    """AR cross-entropy: place i predicts token i + 1, wherever that one is generated."""
+    ids, generated = torch.tensor(example.ids), torch.tensor(example.generated)
+    length = len(ids) - 1
+    zeros = torch.zeros(length, dtype=torch.long)
+    targets = torch.where(generated[1:], ids[1:], IGNORE)
+    return Row(ids[:-1], torch.arange(length), zeros, zeros, targets, torch.ones(length))
 
 
-def full_diffusion(examples: Sequence[Example], pad: int, mask: int, response_tokens: int, generator: torch.Generator) -> Batch:
-    """Masked diffusion over a response padded with end tokens to `response_tokens`; two noised copies of each example, one at
-    t ~ U(0, 1) and one fully masked, the state every reply is decoded from."""
-    rows = [example for example in examples for _ in range(2)]
-    length = max(len(example.prompt) for example in examples) + response_tokens
-    ids = torch.full((len(rows), length), pad)
-    targets = torch.full((len(rows), length), IGNORE)
-    valid = torch.zeros(len(rows), length, dtype=torch.bool)
-    level = torch.rand(len(examples), generator=generator)
-    noise = torch.rand(len(examples), response_tokens, generator=generator)
-    scored = torch.rand(len(examples), response_tokens, generator=generator) < KEPT_PADDING
-    for row, (prompt, response) in enumerate(rows):
-        index, copy = divmod(row, 2)
-        start, end = len(prompt), len(prompt) + response_tokens
-        clean = torch.tensor([*response, *[response[-1]] * (response_tokens - len(response))])
-        masked = noise[index] < level[index] if copy == 0 else torch.ones(response_tokens, dtype=torch.bool)
-        ids[row, :start] = torch.tensor(prompt)
-        ids[row, start:end] = torch.where(masked, mask, clean)
-        asked = scored[index].clone()
-        asked[: len(response) - 1 + KEPT_END_TOKENS] = True
-        targets[row, start:end] = torch.where(masked & asked, clean, IGNORE)
-        valid[row, :end] = True
-    return Batch(ids, positions(ids), masks.full(valid), targets, _mean_weights(targets))
+def full_diffusion(
+    example: Example, mask: int, end: int, response_tokens: int, generator: torch.Generator, rule: NoiseRule = "anchored"
+) -> list[Row]:
+    """Masked diffusion over the whole sequence, the last generated run padded with end tokens to `response_tokens`; one row per copy."""
+    first = _last_run(example)
+    padding = max(0, response_tokens - (len(example.ids) - first))
+    ids = torch.tensor([*example.ids, *[end] * padding])
+    generated = torch.tensor([*example.generated, *[True] * padding])
+    asked = generated & ~_dropped(padding, len(ids), generator)
+    place, zeros = torch.arange(len(ids)), torch.zeros(len(ids), dtype=torch.long)
+    return [
+        Row(torch.where(noise.masked, mask, ids), place, zeros, zeros, torch.where(noise.masked & asked, ids, IGNORE), noise.weight)
+        for noise in copies(rule, generated, ids == end, None, generator)
+    ]
 
 
-def block_diffusion(examples: Sequence[Example], pad: int, mask: int, block_length: int, generator: torch.Generator) -> Batch:
-    """Block diffusion in the layout [clean ; noisy copy 1 ; noisy copy 2] with blocks counted from absolute position 0.
+def block_diffusion(
+    example: Example,
+    mask: int,
+    end: int,
+    block_length: int,
+    generator: torch.Generator,
+    rule: NoiseRule = "anchored",
+    align: Literal["position", "turn"] = "position",
+    naive: bool = False,
+    shift: bool = False,
+) -> Row:
+    """Block diffusion in the layout [clean ; noisy copy 1 ; noisy copy 2 ...], noisy copies of the blocks that hold generated tokens.
 
-    The first noisy block begins with the prompt's tail, which stays clean, as it does in decoding. The response is padded with end
-    tokens to the end of its last block; later blocks are never decoded. Copy 1 draws t ~ U(0, 1) for each block, copy 2 is fully masked.
+    `align`: blocks counted from absolute position 0, as SDAR decodes, so that a block may mix prompt tail, reply and tool response; or
+    begun anew at every turn and filled up with end tokens, as P-ReAct decodes. Context that follows generated tokens in a block is
+    masked and never scored (agentic noising); `naive` leaves it visible, the ablation. `shift`: a token's loss is taken where the token
+    before it stands, for a block's first token in the clean block before (Fast-dLLM v2 section 3.2).
     """
-    rows = [_block_row(example, mask, block_length, generator) for example in examples]
-    length = max(len(row.ids) for row in rows)
+    clean, noisy = _layout(example, end, block_length, align)
+    hidden = torch.zeros_like(noisy.generated) if naive else noising.hidden_context(noisy.generated, noisy.block)
+    asked = noisy.generated & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))
+    last = int(noisy.block.max())
+    context = clean.block < last  # nothing reads the clean form of the last block
+    zeros = torch.zeros(int(context.sum()), dtype=torch.long)
+    parts = [Row(clean.ids[context], clean.place[context], clean.block[context], zeros, zeros + IGNORE, zeros.float())]
+    for number, noise in enumerate(copies(rule, noisy.generated, noisy.ids == end, noisy.block, generator), 1):
+        targets = torch.where(noise.masked & asked, noisy.ids, IGNORE)
+        ids = torch.where(noise.masked | hidden, mask, noisy.ids)
+        parts.append(Row(ids, noisy.place, noisy.block, torch.full_like(ids, number), targets, noise.weight))
+    row = Row(*(torch.cat([part[field] for part in parts]) for field in range(len(Row._fields))))
+    return _shifted(row) if shift else row
 
-    def stack(name: str, fill: int) -> Tensor:
-        return torch.stack([functional.pad(getattr(row, name), (0, length - len(row.ids)), value=fill) for row in rows])
 
-    position, copy, targets = stack("position", 0), stack("copy", 0), stack("targets", IGNORE)
-    valid = stack("copy", -1) >= 0
-    attention = masks.block_diffusion(position // block_length, copy, valid)
-    return Batch(stack("ids", pad), position, attention, targets, _mean_weights(targets))
+def copies(rule: NoiseRule, generated: Tensor, end: Tensor, block: Tensor | None, generator: torch.Generator) -> list[Noise]:
+    """The noised copies an example is trained on. `anchored`: one with t ~ U(0, 1), one fully masked, each of weight 1 (a tiny model
+    that never sees the fully masked state cannot begin a reply); the others are the published rules of `noising`."""
+    if rule == "fixed_count":
+        return [noising.fixed_count(generated, generator)]
+    if rule == "end_masked":
+        return [noising.end_masked(noising.independent(generated, generator, block, 0.1, 0.9), end & generated)]
+    drawn = noising.independent(generated, generator, block)
+    if rule == "independent":
+        return [drawn]
+    plain = drawn._replace(weight=torch.ones(len(generated)))
+    return [plain, noising.everything(generated) if rule == "anchored" else noising.complementary(drawn, generated)]
 
 
-class _Row(NamedTuple):
+def collate(rows: Sequence[Row], attention: Attention, pad: int, packed_length: int | None = None) -> Batch:
+    """Rows side by side, padded on the right; with `packed_length` several share a line as long as they fit, unseen by one another."""
+    lines = _pack(rows, packed_length) if packed_length else [[row] for row in rows]
+    length = max(sum(len(row.ids) for row in line) for line in lines)
+
+    def stack(field: int, fill: float) -> Tensor:
+        joined = [torch.cat([row[field] for row in line]) for line in lines]
+        return torch.stack([functional.pad(item, (0, length - len(item)), value=fill) for item in joined])
+
+    ids, position, block, copy, targets, weights = (stack(field, fill) for field, fill in enumerate((pad, 0, 0, 0, IGNORE, 0.0)))
+    segment = torch.full_like(ids, -1)
+    for at, line in enumerate(lines):
+        sizes = torch.tensor([len(row.ids) for row in line])
+        segment[at, : int(sizes.sum())] = torch.arange(len(line)).repeat_interleave(sizes)
+    if attention == "block_causal":
+        seen = masks.block_diffusion(block, copy, segment)
+    else:
+        seen = masks.causal(segment) if attention == "causal" else masks.full(segment)
+    return Batch(ids, position, seen, targets, weights)
+
+
+class _Part(NamedTuple):
     ids: Tensor
-    position: Tensor
-    copy: Tensor
-    targets: Tensor
+    place: Tensor
+    block: Tensor
+    generated: Tensor
+    padding: Tensor
 
 
-def _block_row(example: Example, mask: int, block_length: int, generator: torch.Generator) -> _Row:
-    prompt, response = example
-    padding = -(len(prompt) + len(response)) % block_length
-    clean = torch.tensor([*prompt, *response, *[response[-1]] * padding])
-    first = len(prompt) // block_length * block_length
-    context = clean[: len(clean) - block_length]  # nothing reads the clean form of the last block
-    tail = clean[first:]
-    generated = torch.arange(first, len(clean)) >= len(prompt)
-    level = torch.rand(len(tail) // block_length, generator=generator).repeat_interleave(block_length)
-    masked = torch.stack([torch.rand(len(tail), generator=generator) < level, torch.ones(len(tail), dtype=torch.bool)]) & generated
-    asked = torch.rand(len(tail), generator=generator) < KEPT_PADDING
-    asked[: len(prompt) - first + len(response) - 1 + KEPT_END_TOKENS] = True
-    noisy = torch.where(masked, mask, tail)
-    targets = torch.where(masked & asked, tail, IGNORE)
-    place = torch.arange(len(clean))
-    return _Row(
-        ids=torch.cat([context, noisy.flatten()]),
-        position=torch.cat([place[: len(context)], place[first:], place[first:]]),
-        copy=torch.cat([torch.zeros(len(context), dtype=torch.long), torch.tensor([1, 2]).repeat_interleave(len(tail))]),
-        targets=torch.cat([torch.full((len(context),), IGNORE), targets.flatten()]),
-    )
+def _layout(example: Example, end: int, block_length: int, align: str) -> tuple[_Part, _Part]:
+    """The clean tokens, and those of the blocks that hold generated tokens, filled up with end tokens."""
+    ids, generated = torch.tensor(example.ids), torch.tensor(example.generated)
+    place = torch.arange(len(ids))
+    block = place // block_length if align == "position" else _turn_blocks(generated, block_length)
+    clean = _Part(ids, place, block, generated, torch.zeros_like(generated))
+    wanted = block[generated].unique()
+    pieces = []
+    for number in wanted:
+        inside = block == number
+        fill = block_length - int(inside.sum()) if align == "turn" or (number == block[-1] and generated[-1]) else 0
+        start = int(place[inside][0])
+        new = torch.tensor([False] * int(inside.sum()) + [True] * fill)
+        pieces.append(
+            _Part(
+                torch.cat([ids[inside], torch.full((fill,), end)]),
+                torch.arange(start, start + len(new)),
+                torch.full((len(new),), int(number)),
+                torch.cat([generated[inside], torch.ones(fill, dtype=torch.bool)]),
+                _beyond_kept(new),
+            )
+        )
+    return clean, _Part(*(torch.cat([piece[field] for piece in pieces]) for field in range(len(_Part._fields))))
 
 
-def positions(ids: Tensor) -> Tensor:
-    """0, 1, 2, ... in every row of `ids` [batch, length]."""
-    return torch.arange(ids.shape[1]).expand(ids.shape)
+def _turn_blocks(generated: Tensor, block_length: int) -> Tensor:
+    """Block numbers that begin anew wherever generated text begins or ends."""
+    numbers, number, inside = [], -1, block_length
+    for at, flag in enumerate(generated.tolist()):
+        if inside == block_length or (at and flag != generated[at - 1]):
+            number, inside = number + 1, 0
+        numbers.append(number)
+        inside += 1
+    return torch.tensor(numbers)
 
 
-def _mean_weights(targets: Tensor) -> Tensor:
-    chosen = targets != IGNORE
-    return chosen.float() / chosen.sum().clamp(min=1)
+def _beyond_kept(new: Tensor) -> Tensor:
+    """Of the end tokens that fill up a block, those after the one that is always scored beside the reply's own."""
+    return new & (new.cumsum(0) > KEPT_END_TOKENS - 1)
+
+
+def _dropped(padding: int, length: int, generator: torch.Generator) -> Tensor:
+    new = torch.arange(length) >= length - padding
+    return _beyond_kept(new) & (torch.rand(length, generator=generator) >= KEPT_PADDING)
+
+
+def _last_run(example: Example) -> int:
+    """Where the last run of generated tokens begins."""
+    at = len(example.generated)
+    while at and example.generated[at - 1]:
+        at -= 1
+    return at
+
+
+def _shifted(row: Row) -> Row:
+    """Each target moved to the place that holds the token before: in its own copy and block, else among the clean tokens."""
+    targets, weights = torch.full_like(row.targets, IGNORE), torch.zeros_like(row.weights)
+    places = list(zip(row.copy.tolist(), row.block.tolist(), row.position.tolist(), strict=True))
+    at = {place: index for index, place in enumerate(places)}
+    clean = {position: index for index, (copy, _, position) in enumerate(places) if copy == 0}
+    for index in (row.targets != IGNORE).nonzero().flatten().tolist():
+        before = int(row.position[index]) - 1
+        source = at.get((int(row.copy[index]), int(row.block[index]), before), clean.get(before))
+        if source is not None:
+            targets[source], weights[source] = row.targets[index], row.weights[index]
+    return row._replace(targets=targets, weights=weights)
+
+
+def _pack(rows: Sequence[Row], length: int) -> list[list[Row]]:
+    """First fit, longest first; a row longer than `length` has a line of its own."""
+    lines: list[list[Row]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -len(row.ids)):
+        place = next((at for at, left in enumerate(room) if left >= len(row.ids)), None)
+        if place is None:
+            lines.append([])
+            room.append(length)
+            place = -1
+        lines[place].append(row)
+        room[place] -= len(row.ids)
+    return lines

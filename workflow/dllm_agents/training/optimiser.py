@@ -51,25 +51,16 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     return x if wide else x.mT
 
 
-class Optimisers:
-    """The optimisers of a model, stepped together. `fraction` scales every rate."""
-
-    def __init__(self, model: nn.Module, learning_rate: float, muon_learning_rate: float | None) -> None:
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        matrices = [parameter for name, parameter in named if muon_learning_rate and parameter.ndim == 2 and ".layers." in name]
-        chosen = {id(parameter) for parameter in matrices}
-        rest = [parameter for _, parameter in named if id(parameter) not in chosen]
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)]
-        if matrices:
-            self.parts.append(Muon(matrices, lr=float(muon_learning_rate or 0)))
-        self.rates = [part.param_groups[0]["lr"] for part in self.parts]
-
-    def step(self, fraction: float) -> None:
-        """One update at `fraction` of the full rates; clears the gradients."""
-        for part, rate in zip(self.parts, self.rates, strict=True):
-            part.param_groups[0]["lr"] = rate * fraction
-            part.step()
-            part.zero_grad(set_to_none=True)
+def make_optimisers(model: nn.Module, learning_rate: float, muon_learning_rate: float | None) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers where it has a rate, AdamW for everything else."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [parameter for name, parameter in named if muon_learning_rate and parameter.ndim == 2 and ".layers." in name]
+    chosen = {id(parameter) for parameter in matrices}
+    rest = [parameter for _, parameter in named if id(parameter) not in chosen]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)]
+    if matrices and muon_learning_rate:
+        optimisers.append(Muon(matrices, lr=muon_learning_rate))
+    return optimisers
 
 
 def rate_fraction(step: int, warmup_steps: int, progress: float) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,12 @@ from dllm_agents.provenance import hardware, sha256, versions
 from dllm_agents.records import TrainingReport, Trajectory, read_jsonl
 from dllm_agents.training import checkpoint, data, objectives, tokenizer
 from dllm_agents.training.loop import fit, mean_loss
-from dllm_agents.training.objectives import Batch, Example
+from dllm_agents.training.objectives import Batch, Example, Row
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-ATTENTION: dict[str, checkpoint.Attention] = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
+ATTENTION: dict[str, objectives.Attention] = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
 VALIDATION_BATCHES = 4
 Objective = Callable[..., Batch]
 
@@ -49,12 +48,15 @@ def train(config: Config, backbone: str, benchmark: str, trajectories: Path, out
     checks = _validation_batches(validation, objective, settings.batch_size, seed)
     run = fit(
         model,
-        _batches(examples, objective, settings.batch_size, seed),
+        _batch_at(examples, objective, settings.batch_size, seed),
         budget.supervised_tokens,
         learning_rate=settings.learning_rate,
         muon_learning_rate=settings.muon_learning_rate,
         warmup_steps=settings.warmup_steps,
         clip=settings.clip,
+        precision="bf16" if config.backbones[backbone].dtype == "bfloat16" else "no",
+        state=output.with_name(f".{output.name}.state"),
+        fingerprint=_fingerprint(settings, budget, trajectories, seed),
         validate=(lambda: mean_loss(model, checks)) if checks else None,
         label=f"{backbone} on {benchmark}",
     )
@@ -80,7 +82,7 @@ def train(config: Config, backbone: str, benchmark: str, trajectories: Path, out
         tokens_per_second=round(run.tokens_per_second, 1),
     )
     block_length = settings.block_length if settings.objective == "block_diffusion" else None
-    checkpoint.save(output, model, words, ATTENTION[settings.objective], block_length, report)
+    checkpoint.save(output, model, words, ATTENTION[settings.objective], block_length, settings.logit_shift, report)
     return report
 
 
@@ -114,12 +116,28 @@ def new_model(settings: Training, words: PreTrainedTokenizerFast) -> LlamaForCau
 
 def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTokenizerFast) -> Objective:
     """The configured objective, as a function from examples and a source of noise to a batch."""
-    pad, mask = int(words.pad_token_id), int(words.mask_token_id)
-    if settings.objective == "ar":
-        return lambda examples, generator: objectives.next_token(examples, pad)
-    if settings.objective == "full_diffusion":
-        return partial(objectives.full_diffusion, pad=pad, mask=mask, response_tokens=budget.response_tokens)
-    return partial(objectives.block_diffusion, pad=pad, mask=mask, block_length=settings.block_length)
+    pad, mask, end = int(words.pad_token_id), int(words.mask_token_id), int(words.eos_token_id)
+    # The published rules are unbiased only over all generated tokens; the weights of the others sum to what they score.
+    estimates = settings.noise in ("independent", "end_masked", "fixed_count") and settings.objective != "ar"
+
+    def rows(example: Example, generator: torch.Generator) -> list[Row]:
+        if settings.objective == "ar":
+            return [objectives.next_token(example)]
+        if settings.objective == "full_diffusion":
+            return objectives.full_diffusion(example, mask, end, budget.response_tokens, generator, settings.noise)
+        naive, shift = settings.context_mask == "naive", settings.logit_shift
+        return [
+            objectives.block_diffusion(
+                example, mask, end, settings.block_length, generator, settings.noise, align=settings.align, naive=naive, shift=shift
+            )
+        ]
+
+    def batch(examples: Sequence[Example], generator: torch.Generator) -> Batch:
+        found = [row for example in examples for row in rows(example, generator)]
+        tokens = sum(sum(example.generated) for example in examples) if estimates else None
+        return objectives.collate(found, ATTENTION[settings.objective], pad, settings.packed_length).normalised(tokens)
+
+    return batch
 
 
 def _settings(config: Config, backbone: str) -> Training:
@@ -146,10 +164,12 @@ def _fitting(
     fitting = [
         (exchange.task, example)
         for exchange, example in zip(found, examples, strict=True)
-        if len(example.prompt) <= budget.max_prompt_tokens and len(example.response) <= budget.response_tokens
+        if len(example.ids) - sum(example.generated) <= budget.max_prompt_tokens and sum(example.generated) <= budget.response_tokens
     ]
     if not fitting:
-        longest = f"{min(len(e.prompt) for e in examples)} prompt and {min(len(e.response) for e in examples)} response tokens"
+        generated = [sum(example.generated) for example in examples]
+        prompts = [len(example.ids) - count for example, count in zip(examples, generated, strict=True)]
+        longest = f"{min(prompts)} prompt and {min(generated)} response tokens"
         raise StageError(f"{trajectories}: no example fits; the shortest need {longest}: raise max_prompt_tokens or response_tokens")
     if dropped := len(examples) - len(fitting):
         kept = {task for task, _ in fitting}
@@ -159,10 +179,23 @@ def _fitting(
     return fitting
 
 
-def _batches(examples: Sequence[Example], objective: Objective, batch_size: int, seed: int) -> Iterator[Batch]:
-    generator = torch.Generator().manual_seed(seed)
-    for chosen in data.batches(examples, batch_size, seed):
-        yield objective([examples[i] for i in chosen], generator=generator)
+def _fingerprint(settings: Training, budget: TrainingBudget, trajectories: Path, seed: int) -> str:
+    """What a saved state must agree with to be continued; the thread count is part of it, since sums depend on it."""
+    parts = [
+        settings.model_dump_json(),
+        budget.model_dump_json(),
+        sha256(trajectories),
+        str(seed),
+        str(torch.get_num_threads()),
+        torch.__version__,
+    ]
+    return "|".join(parts)
+
+
+def _batch_at(examples: Sequence[Example], objective: Objective, batch_size: int, seed: int) -> Callable[[int], Batch]:
+    chosen = data.Batches(examples, batch_size, seed)
+    # A seed of its own for every batch: the i-th is the same in a resumed run and on every process.
+    return lambda index: objective([examples[i] for i in chosen[index]], generator=torch.Generator().manual_seed(seed * 1_000_003 + index))
 
 
 def _validation_batches(held: Sequence[Example], objective: Objective, batch_size: int, seed: int) -> list[Batch]:
