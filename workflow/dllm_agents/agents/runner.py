@@ -65,7 +65,7 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack)
     agent = config.agents[agent_name]
     backbone = config.backbones.get(agent.policy)
     if backbone is not None and benchmark.name in backbone.tasks:
-        tasks = tasks[: backbone.tasks[benchmark.name]]
+        tasks = spread(tasks, backbone.tasks[benchmark.name])
     fingerprint = _fingerprint(config, agent_name, benchmark, shard)
     journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
     stack.callback(journal.close)
@@ -77,6 +77,11 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack)
                 journal.append(episode)
     write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
     return journal
+
+
+def spread(tasks: Sequence[Task], count: int) -> list[Task]:
+    """`count` tasks at even distances, so that a short run still meets every category."""
+    return [tasks[index * len(tasks) // count] for index in range(min(count, len(tasks)))] if count < len(tasks) else list(tasks)
 
 
 def load_tasks(config: Config, path: Path) -> tuple[list[Task], Benchmark]:
