@@ -185,6 +185,8 @@ class Plan:
         return {
             "style": config.report.style.get(result, {}),
             "loop_length": config.report.loop_length,
+            "margin": config.report.margin,
+            "allow_mixed_versions": config.report.allow_mixed_versions,
             "agents": {name: config.agent_backbones(name) for name in config.run.agents},
             "benchmarks": benchmarks,
         }
