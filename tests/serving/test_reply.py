@@ -1,0 +1,52 @@
+"""What a reply gives out, and when: the settled prefix, calls between their tags, never what lies behind a stop id."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from dllm_agents.serving.engine import Settled
+from dllm_agents.serving.reply import Reply
+from dllm_agents.serving.text import CLOSE, OPEN, Splitter
+
+STOP, OPENING, CLOSING = 0, 1, 2
+WORDS = {STOP: "", OPENING: OPEN, CLOSING: CLOSE, 3: "a", 4: "b", 5: '{"name":', 6: '"f"}'}
+
+
+def reply(**options: Any) -> Reply:
+    return Reply(lambda ids: "".join(WORDS[token] for token in ids), Splitter(tools=True), frozenset([STOP]), **options)
+
+
+def whole(token_ids: list[int], steps: list[int], nfe: int) -> Any:
+    return SimpleNamespace(token_ids=token_ids, reveal_step=steps, nfe=nfe, finish_reason="stop")
+
+
+def test_text_waits_for_what_stands_before_it() -> None:
+    answer = reply()
+    assert answer.settle(Settled([1], [4], 0)) == []
+    assert answer.settle(Settled([0], [3], 1)) == ["a", "b"]
+    assert answer.finish(whole([3, 4], [1, 0], 2)) == []
+    assert (answer.token_ids, answer.reveal_step, answer.nfe, answer.finish_reason) == ([3, 4], [1, 0], 2, "stop")
+
+
+def test_nothing_behind_a_stop_id_is_given_out() -> None:
+    answer = reply()
+    assert answer.settle(Settled([0, 1, 2], [3, STOP, 4], 0)) == ["a"]
+    assert answer.finish(whole([3], [0], 1)) == [] and answer.token_ids == [3]
+
+
+def test_stop_ids_before_the_closing_tag_are_padding() -> None:
+    """A thought shorter than its room, then a call shorter than its room (P-ReAct): the answer goes on to the closing tag."""
+    answer = reply(tags=(OPENING, CLOSING))
+    call = {"name": "f", "arguments": {}}
+    assert answer.settle(Settled([2, 6], [OPENING, CLOSING], 0)) == []
+    assert answer.settle(Settled([3, 4, 5], [5, 6, STOP], 1)) == [call]
+    assert answer.settle(Settled([0, 1], [3, STOP], 2)) == ["a"]
+    assert answer.finish(whole([3, OPENING, 5, 6, CLOSING], [2, 0, 1, 1, 0], 3)) == []
+    assert answer.token_ids == [3, OPENING, 5, 6, CLOSING] and answer.finish_reason == "tool_calls"
+
+
+def test_without_settled_events_the_end_gives_everything() -> None:
+    answer = reply()
+    pieces = answer.finish(whole([3, OPENING, 5, 6, CLOSING, 4], [0] * 6, 1))
+    assert pieces == ["a", {"name": "f", "arguments": {}}, "b"] and answer.finish_reason == "tool_calls" and answer.nfe == 1
