@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dllm_agents import prompts
 from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.search_reply import reply_text
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Trajectory
 from dllm_agents.training.objectives import Example
@@ -38,10 +39,14 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[
     for index, step in enumerate(trajectory.steps):
         if step.action is None:
             continue
-        messages = prompts.embodied_messages(style, task.benchmark, task.goal, trajectory.initial_observation, history[:index])
-        reply = prompts.react_completion(step.thought or "", step.action)
         seen = history[index - 1].observation if index else trajectory.initial_observation
-        found.append(Exchange(task.id, messages, reply, (task.goal, seen, reply)))
+        if benchmark.workflow == "search":
+            messages = prompts.search_messages(style, task.goal, history[:index], benchmark.max_steps)
+            reply, said = reply_text(step.thought or "", step.action), step.action
+        else:
+            messages = prompts.embodied_messages(style, task.benchmark, task.goal, trajectory.initial_observation, history[:index])
+            reply = said = prompts.react_completion(step.thought or "", step.action)
+        found.append(Exchange(task.id, messages, reply, (task.goal, seen, said)))
     return found
 
 

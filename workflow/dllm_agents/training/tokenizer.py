@@ -20,7 +20,7 @@ PAD, EOS, MASK, UNK = "<pad>", "<eos>", "<mask>", "<unk>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 CONTROL_TOKENS = (PAD, EOS, MASK, UNK, SYSTEM, USER, ASSISTANT)
 # One token each, but part of the text: decoding keeps them.
-TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<eos>"
