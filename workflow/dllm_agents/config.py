@@ -222,7 +222,12 @@ class Agent(Section):
     """A workflow with backbones in its roles; `policy` may also be one of the scripted baselines."""
 
     policy: str = Field(description="backbone, or random / empty / teacher")
-    workflow: Literal["react", "tool_calling", "search"] | None = Field(default=None, description="default: the benchmark's own")
+    workflow: Literal["planner"] | None = Field(
+        default=None, description="`planner` plays search tasks with a planner, seekers and a writer; default: the benchmark's own"
+    )
+    planner: str | None = Field(default=None, description="backbone that plans (planner workflow); default: the policy's")
+    seeker: str | None = Field(default=None, description="backbone that searches (planner workflow); default: the policy's")
+    writer: str | None = Field(default=None, description="backbone that answers (planner workflow); default: the policy's")
     benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has")
     history: Literal["full", "recent", "last10"] = "full"
     attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses")
@@ -243,7 +248,7 @@ class Agent(Section):
 
 
 SCRIPTED = ("random", "empty", "teacher")
-MODULE_ROLES = ("memory", "verifier", "selector", "editor")
+MODULE_ROLES = ("memory", "verifier", "selector", "editor", "planner", "seeker", "writer")
 
 
 class Run(Section):

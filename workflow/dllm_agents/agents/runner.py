@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from dllm_agents import benchmarks, prompts
-from dllm_agents.agents import react, search, tool_calling
+from dllm_agents.agents import planner, react, search, tool_calling
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.modules import editor, selector
 from dllm_agents.agents.modules.early_exit import Verifier
@@ -193,6 +193,10 @@ def _play_policy(config: Config, agent: Agent, benchmark: Benchmark, roles: Role
     with benchmark.environment(task) as environment:
         if isinstance(environment, Conversation):
             return tool_calling.converse(environment, task, _policy_of(roles), seed=seed)
+        if benchmark.workflow == "search" and agent.workflow == "planner":
+            policy = _policy_of(roles)
+            team = planner.Roles(*(roles.complete(role) or policy for role in ("planner", "seeker", "writer")))
+            return planner.play(environment, task, team, style=config.backbones[agent.policy].prompt, seed=seed)
         if benchmark.workflow == "search":
             return search.play(
                 environment,
