@@ -30,8 +30,8 @@ from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
 SIMULATOR = "dllm_agents.benchmarks.alfworld:ALFWorldSimulator"
-LOAD_SECONDS = 120.0
-STEP_SECONDS = 30.0
+LOAD_SECONDS = 300.0
+STEP_SECONDS = 120.0
 MEMORY_MB = 2048
 RECYCLE_AFTER = 50
 PUBLISHED_TEST_GAMES = 134

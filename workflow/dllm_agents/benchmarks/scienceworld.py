@@ -29,10 +29,10 @@ from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
 SIMULATOR = "dllm_agents.benchmarks.scienceworld:ScienceWorldSimulator"
-LOAD_SECONDS = 180.0
-STEP_SECONDS = 60.0
+LOAD_SECONDS = 300.0
+STEP_SECONDS = 120.0
 MAX_ACTION_CHARACTERS = 300
-MISFITS = 3
+MISFITS = 2
 TRAIN_TURNS = 1000
 CHECK_ACTIONS = "check valid actions"
 UNKNOWN_ACTION = "No known action matches that input."
@@ -79,11 +79,15 @@ class ScienceWorldSimulator:
         self._load(task, 0, "", 0, gold=False)
         return {"train": sorted(self._env.get_variations_train()), "test": sorted(self._env.get_variations_test())}
 
-    def goal(self, task: str, variation: int, simplifications: str) -> str:
-        """The task description of a variation."""
+    def describe(self, task: str, variation: int, simplifications: str, seed: int, gold: bool) -> dict[str, Any]:
+        """The task description of a variation, and with `gold` the length of its gold path (else 0)."""
         self._check(task, variation)
-        self._load(task, variation, simplifications, 0, gold=False)
-        return str(self._env.get_task_description())
+        self._load(task, variation, simplifications, seed, gold=False)
+        goal, length = str(self._env.get_task_description()), 0
+        if gold:
+            self._load(task, variation, simplifications, seed, gold=True)
+            length = len(self._env.get_gold_action_sequence())
+        return {"goal": goal, "gold_length": length}
 
     def load(self, task: str, variation: int, simplifications: str, seed: int) -> str:
         """Start an episode; returns AgentBoard's initial observation: the room, then the inventory."""
@@ -162,7 +166,7 @@ class ScienceWorldEnvironment(Environment):
         self._progress, self._done, self._matched = 0.0, False, set[int]()
         self._gold: list[str] | None = None
         self._position, self._lost = 0, False
-        observation: str = self._call("load", LOAD_SECONDS, **_place(self._task), seed=self._task.seed)
+        observation: str = self._call("load", LOAD_SECONDS, **_place(self._task))
         return observation
 
     def step(self, action: str) -> Step:
@@ -334,17 +338,18 @@ class ScienceWorld(Benchmark):
     def _frozen(self, queues: dict[str, Iterator[Task]], simulator: SimulatorProcess) -> Iterator[Task]:
         """The candidates with their goals, one of each type in turn. With gold_within_limit only those whose gold path fits the
         step limit; a type that misses MISFITS times in a row is dropped."""
+        gold = self.options.gold_within_limit
         misfits = dict.fromkeys(queues, 0)
         while queues:
             for name in list(queues):
                 task = next(queues[name], None)
                 if task is None or misfits[name] == MISFITS:
                     del queues[name]
-                elif self.options.gold_within_limit and _gold_length(task, simulator) > self.max_steps:
-                    misfits[name] += 1
-                else:
-                    misfits[name] = 0
-                    yield task if task.goal else task.model_copy(update={"goal": simulator.call("goal", LOAD_SECONDS, **_place(task))})
+                    continue
+                known = simulator.call("describe", LOAD_SECONDS, **_place(task), gold=gold)
+                misfits[name] = misfits[name] + 1 if known["gold_length"] > self.max_steps else 0
+                if not misfits[name]:
+                    yield task if task.goal else task.model_copy(update={"goal": known["goal"]})
 
     def _simplifications(self, name: str) -> str:
         """The configured simplifications; the circuit tasks cannot be done (nor loaded) without electrical actions."""
@@ -374,12 +379,7 @@ class ScienceWorld(Benchmark):
 
 
 def _place(task: Task) -> dict[str, Any]:
-    return {key: task.data[key] for key in ("task", "variation", "simplifications")}
-
-
-def _gold_length(task: Task, simulator: SimulatorProcess) -> int:
-    simulator.call("load", LOAD_SECONDS, **_place(task), seed=task.seed)
-    return len(simulator.call("gold_path", LOAD_SECONDS))
+    return {**{key: task.data[key] for key in ("task", "variation", "simplifications")}, "seed": task.seed}
 
 
 def _read(path: str) -> bytes:

@@ -28,7 +28,7 @@ from typing import Any
 
 from dllm_agents.errors import StageError
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0  # generous, as all limits are: on a crowded machine a healthy simulator may get a tenth of a core
 _PR_SET_PDEATHSIG = 1
 
 
