@@ -77,6 +77,17 @@ def test_the_configuration_sets_size_resolution_and_title(finished, tmp_path):
     assert matplotlib.image.imread(png).shape[:2] == (400, 500)
 
 
+def test_figures_of_many_agents_grow(tmp_path):
+    import matplotlib.image
+
+    config = configuration(style={"diffuagent_figure3": {"dpi": 50}})
+    for number in range(20):
+        config.agents[f"agent-{number}"] = config.agents["tiny-ar"]
+        config.run.agents.append(f"agent-{number}")
+    png, _ = plot("diffuagent_figure3", config, tmp_path, tmp_path / "f")
+    assert matplotlib.image.imread(png).shape[0] > 50 * 6
+
+
 def test_unknown_figures_and_style_keys_are_named(finished, tmp_path):
     with pytest.raises(StageError, match="unknown figure; allowed: .*diffuagent_figure1"):
         plot("figure9", configuration(), finished, tmp_path / "f")

@@ -137,6 +137,8 @@ FIGURES: dict[str, Callable[[Inputs, Any], None]] = {
     "diffuagent_figure4": diffuagent_figure4,
 }
 SIZES = {"diffuagent_figure1": (7.0, 3.3), "diffuagent_figure3": (7.0, 3.4), "diffuagent_figure4": (7.0, 3.4)}
+BAR_FIGURES = ("diffuagent_figure3", "diffuagent_figure4")
+BAR_HEIGHT = 0.17  # inches a bar needs at least; figures of many agents grow
 # Offsets of a name from its point, in points, in order of preference.
 LABEL_PLACES = (
     (6, 0),
@@ -166,6 +168,8 @@ def plot(name: str, config: Config, results_dir: str | Path, output_base: str | 
     from matplotlib.figure import Figure
 
     width, height = SIZES[name]
+    if name in BAR_FIGURES:
+        height = max(height, BAR_HEIGHT * (len(published.models()) + len(config.run.agents)) + 1.0)
     figure = Figure(figsize=(float(settings.get("width", width)), float(settings.get("height", height))))
     if settings.get("title"):
         figure.suptitle(str(settings["title"]), fontsize=style.FONT + 2)
