@@ -12,8 +12,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
-from plain_transformer import Plain  # noqa: E402
-from random_checkpoints import VOCABULARY, llada, llama_like  # noqa: E402
+from plain_transformer import Plain
+from random_checkpoints import VOCABULARY, llada, llama_like
 
 
 @dataclass

@@ -130,3 +130,61 @@ def test_the_queue_is_bounded(model: Any) -> None:
     with pytest.raises(Busy):
         engine.submit([5], DIFFUSION, lambda event: None)
     engine.close()
+
+
+def test_requests_of_every_strategy_run_together(tmp_path: Path) -> None:
+    """One full-attention model, five strategies, prompts of different length, a row budget that forces them apart again and again."""
+    from random_models import full_attention
+
+    from dllm_agents.decoding import generate
+
+    model = full_attention(tmp_path)
+    settings = [
+        Decoding(strategy="llada", max_new_tokens=16, steps=8),
+        Decoding(strategy="fast_dllm", max_new_tokens=24, block_length=8, cache="dual", threshold=0.3),
+        Decoding(strategy="fast_dllm", max_new_tokens=24, block_length=8, cache="prefix", steps=12),
+        Decoding(strategy="dllm_var", max_new_tokens=24, block_length=8, threshold=0.3),
+        Decoding(strategy="llada", max_new_tokens=16, temperature=1.0, seed=7, remasking="random"),
+    ]
+    plans = [(list(range(1, 4 + 7 * number)), decoding) for number, decoding in enumerate(settings * 2)]
+    engine = Engine(model, batch_tokens=64)
+    heard: list[queue.Queue[Any]] = [queue.Queue() for _ in plans]
+    for (ids, decoding), events in zip(plans, heard, strict=True):
+        engine.submit(ids, decoding, events.put)
+    for (ids, decoding), events in zip(plans, heard, strict=True):
+        while isinstance(event := events.get(timeout=30), Settled):
+            pass
+        assert isinstance(event, Finished) and same(event.generation, generate(model, ids, decoding))
+    assert engine.stats().batches < engine.stats().forwards
+    engine.close()
+
+
+@pytest.mark.parametrize("attention", ["causal", "block_causal"])
+def test_a_prompt_that_extends_an_earlier_one_is_not_run_again(tmp_path: Path, attention: str) -> None:
+    from random_models import any_attention
+
+    from dllm_agents.decoding import generate
+
+    model = any_attention(tmp_path, attention)
+    decoding = Decoding(strategy="ar" if attention == "causal" else "sdar", max_new_tokens=12, stop_ids=[])
+    engine = Engine(model, batch_tokens=16)
+    first = list(range(5, 55))
+    answer = listen(engine, first, decoding)[-1].generation
+    assert same(answer, generate(model, first, decoding)) and engine.stats().reused_tokens == 0
+    second = first + answer.token_ids + [9, 8, 7]
+    assert same(listen(engine, second, decoding)[-1].generation, generate(model, second, decoding))
+    reused = engine.stats().reused_tokens
+    assert len(first) + 8 <= reused <= len(second)
+    other = [3, *first]
+    assert same(listen(engine, other, decoding)[-1].generation, generate(model, other, decoding))
+    assert engine.stats().reused_tokens == reused
+    engine.close()
+
+
+def test_a_listener_that_fails_cancels_its_request_alone(engine: Engine) -> None:
+    def broken(event: Any) -> None:
+        raise OSError("the client hung up")
+
+    engine.submit([5], DIFFUSION, broken)
+    assert isinstance(listen(engine, [5], DIFFUSION)[-1], Finished)
+    assert engine.stats().cancelled == 1

@@ -83,22 +83,19 @@ class Canvas:
         In a turn with tool-call tags, stop ids before the closing tag are padding and stop nothing.
         """
         open_ = self.masked(self.prompt_length, self.length)
-        end = int(open_[0]) if len(open_) else self.length
-        return self._stop_before(end, stop_ids)
+        return self._stop_in(self.prompt_length, int(open_[0]) if len(open_) else self.length, stop_ids)
 
-    def _stop_before(self, end: int, stop_ids: Sequence[int]) -> int | None:
-        for position in range(self.prompt_length, end):
-            if int(self.tokens[position]) in stop_ids and not self.is_padding(position, stop_ids):
-                return position
-        return None
+    def has_stop(self, start: int, stop: int, stop_ids: Sequence[int]) -> bool:
+        """Whether a position in [start, stop) holds a stop id that is no padding."""
+        return self._stop_in(start, stop, stop_ids) is not None
 
     def is_padding(self, position: int, stop_ids: Sequence[int]) -> bool:
         """Whether a stop id at `position` only fills up the room before a closing tag."""
         return self.padding is not None and self.padding[0] <= position < self.padding[1] and int(self.tokens[position]) in stop_ids
 
-    def has_stop(self, start: int, stop: int, stop_ids: Sequence[int]) -> bool:
-        """Whether a decided position in [start, stop) holds a stop id."""
-        return any(int(self.tokens[position]) in stop_ids and not self.is_padding(position, stop_ids) for position in range(start, stop))
+    def _stop_in(self, start: int, stop: int, stop_ids: Sequence[int]) -> int | None:
+        found = torch.isin(self.tokens[start:stop], torch.tensor(list(stop_ids), dtype=torch.int64)).nonzero().flatten() + start
+        return next((position for position in found.tolist() if not self.is_padding(position, stop_ids)), None)
 
 
 def spread(values: Tensor, positions: Tensor, start: int, stop: int) -> Tensor:

@@ -141,6 +141,12 @@ class Session:
         )
 
     @property
+    def cached(self) -> bool:
+        """Whether the strategy keeps keys and values between forwards, and so needs a slot."""
+        decoding = self.decoding
+        return decoding.strategy not in ("llada", "dream", "fast_dllm") or decoding.cache in ("prefix", "dual")
+
+    @property
     def _end(self) -> int:
         return self.canvas.prompt_length + self.decoding.max_new_tokens
 
@@ -158,7 +164,7 @@ def generate(model: Model, prompt_ids: Sequence[int], decoding: Decoding, on_set
     Raises DecodingError for settings that cannot be carried out, StageError when the logits are not finite.
     """
     session = Session(model, prompt_ids, decoding)
-    slot = Slot(model, session.canvas.length)
+    slot = Slot(model, session.canvas.length) if session.cached else None
     while session.call is not None:
         (logits,) = forward(model, [session.segment(slot)])
         positions, token_ids = session.advance(logits)

@@ -144,13 +144,12 @@ def _network_config(family: Family, raw: dict[str, Any]) -> Any:
     try:
         config = getattr(transformers, f"{family.architecture}Config")(**values)
     except Exception as error:  # transformers validates with many exception types
-        raise StageError(f"not a {family.architecture} config ({' '.join(str(error).split())[:300]})") from None
+        reason = " ".join(str(error).split()).rpartition("Error: ")[2]
+        raise StageError(f"not a {family.architecture} config ({reason[:300]})") from None
     if config.num_attention_heads % config.num_key_value_heads:
         raise StageError(
-            f"num_attention_heads {config.num_attention_heads} is no multiple of num_key_value_heads {config.num_key_value_heads}"
+            f"num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads {config.num_key_value_heads}"
         )
-    if config.hidden_size % config.num_attention_heads and not values.get("head_dim"):
-        raise StageError(f"hidden_size {config.hidden_size} is no multiple of num_attention_heads {config.num_attention_heads}")
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or getattr(config, "sliding_window", None):
         raise StageError("sliding-window attention is not supported")
     config._attn_implementation = IMPLEMENTATION

@@ -120,9 +120,13 @@ class _Running:
 
     handle: Handle
     session: Session
-    slot: Slot
+    slot: Slot | None
     done: int = 0
     stop: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.slot.bytes if self.slot is not None else 0
 
 
 class Engine:
@@ -227,7 +231,7 @@ class Engine:
 
     def _admit(self) -> None:
         """Give waiting requests slots, in order, while they fit; one always runs."""
-        taken = sum(running.slot.bytes for running in self._running)
+        taken = sum(running.bytes for running in self._running)
         while self._waiting and len(self._running) < self._max_running:
             handle = self._waiting[0]
             if handle.cancelled.is_set():
@@ -236,11 +240,11 @@ class Engine:
                 continue
             try:
                 session = Session(self.model, handle.prompt_ids, handle.decoding)
-                size = Slot.size(self.model, session.canvas.length)
+                size = Slot.size(self.model, session.canvas.length) if session.cached else 0
                 if self._running and taken + size > SLOT_BYTES:
                     return
                 self._waiting.popleft()
-                running = _Running(handle, session, Slot(self.model, session.canvas.length))
+                running = _Running(handle, session, Slot(self.model, session.canvas.length) if session.cached else None)
             except Exception as error:
                 if self._waiting and self._waiting[0] is handle:
                     self._waiting.popleft()
@@ -253,7 +257,7 @@ class Engine:
     def _start(self, running: _Running) -> None:
         """Take over what an earlier request has already computed of the prompt."""
         call = running.session.call
-        if call is None or not call.prefill:
+        if call is None or not call.prefill or running.slot is None:
             return
         running.done = self._prefixes.take_over(call, running.session.canvas.tokens[: call.stop], running.slot)
         self._stats.reused_tokens += running.done
@@ -313,7 +317,7 @@ class Engine:
 
     def _keep(self, running: _Running) -> None:
         session = running.session
-        if session.last_clean is not None:
+        if session.last_clean is not None and running.slot is not None:
             self._prefixes.keep(kind_of(session.last_clean), session.canvas.tokens[: session.last_clean.stop], running.slot)
 
     def _fail(self, running: _Running, error: Exception) -> None:

@@ -1,0 +1,199 @@
+"""Checkpoints in every published layout give the logits of a plainly written transformer; what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from plain_transformer import Plain
+from random_checkpoints import MASK, STOP, VOCABULARY, llada, llama_like
+from safetensors.torch import load_file, save_file
+
+from dllm_agents.errors import StageError
+from dllm_agents.models import load
+from dllm_agents.models.attention import Segment, Slot, forward
+
+
+def write(directory: Path, model_type: str, **options: Any) -> Path:
+    return llada(directory, **options) if model_type == "llada" else llama_like(directory, model_type, **options)
+
+
+def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Every row's logits under the model's own attention."""
+    n = len(tokens)
+    return forward(model, [Segment(tokens, 0, n, model.attention, model.block_length, torch.arange(n))])[0]
+
+
+@pytest.mark.parametrize("model_type", ["llada", "Dream", "Fast_dLLM_Qwen", "sdar", "llama", "qwen2", "qwen3"])
+def test_logits_equal_the_plain_reference(tmp_path: Path, model_type: str) -> None:
+    model, plain = load(write(tmp_path, model_type)), Plain.load(tmp_path)
+    tokens = torch.randint(0, VOCABULARY, (41,), generator=torch.Generator().manual_seed(0))
+    expected = plain.full(tokens) if model.attention == "full" else plain.block_causal(tokens, model.block_length or 1)
+    torch.testing.assert_close(logits(model, tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "model_type, facts",
+    [
+        ("llada", ("full", False, MASK, None, "llada")),
+        ("Dream", ("full", True, MASK, None, "dream")),
+        ("Fast_dLLM_Qwen", ("block_causal", True, MASK, 32, "fast_dllm_v2")),
+        ("sdar", ("block_causal", False, MASK, 4, "sdar")),
+        ("qwen3", ("causal", True, None, None, "ar")),
+    ],
+)
+def test_the_table_says_what_each_family_is(tmp_path: Path, model_type: str, facts: tuple[Any, ...]) -> None:
+    model = load(write(tmp_path, model_type))
+    assert (model.attention, model.shift, model.mask_id, model.block_length, model.strategy) == facts
+    assert model.stop_ids == (STOP,) and model.context_length == 4096 and model.vocab_size == VOCABULARY
+
+
+def test_published_ids_stand_in_where_the_files_are_silent() -> None:
+    from dllm_agents.models.families import FAMILIES
+
+    assert (FAMILIES["llada"].mask_id, FAMILIES["llada"].stop_ids) == (126336, (126081, 126348))
+    assert (FAMILIES["dream"].mask_id, FAMILIES["fast_dllm_qwen"].mask_id, FAMILIES["sdar"].mask_id) == (151666, 151665, 151669)
+
+
+def test_stop_ids_come_from_the_generation_config(tmp_path: Path) -> None:
+    (llama_like(tmp_path, "sdar") / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4]}))
+    assert load(tmp_path).stop_ids == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "own, attention, shift",
+    [
+        ({"attention": "full", "mask_token_id": 5, "logit_shift": False, "block_length": None}, "full", False),
+        ({"attention": "block_causal", "mask_token_id": 5, "logit_shift": False, "block_length": 8}, "block_causal", False),
+        ({"attention": "causal", "mask_token_id": None, "logit_shift": True, "block_length": None}, "causal", True),
+    ],
+)
+def test_checkpoints_trained_here_say_what_they_are(tmp_path: Path, own: dict[str, Any], attention: str, shift: bool) -> None:
+    model = load(llama_like(tmp_path, "llama", extra={"dllm": own}))
+    assert (model.attention, model.shift, model.mask_id, model.block_length) == (
+        attention,
+        shift,
+        own["mask_token_id"],
+        own["block_length"],
+    )
+    tokens = torch.arange(20)
+    plain = Plain.load(tmp_path)
+    expected = plain.full(tokens) if attention == "full" else plain.block_causal(tokens, own["block_length"] or 1)
+    torch.testing.assert_close(logits(model, tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_ministral_reads_the_text_part_of_a_multimodal_checkpoint(tmp_path: Path) -> None:
+    inner = llama_like(tmp_path / "plain", "ministral3")
+    alone = load(inner)
+    text = json.loads((inner / "config.json").read_text())
+    directory = tmp_path / "wrapped"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"model_type": "mistral3", "text_config": text, "vision_config": {}}))
+    tensors = {f"language_model.{name}": value for name, value in load_file(inner / "model.safetensors").items()}
+    save_file({**tensors, "vision_tower.patch.weight": torch.zeros(2)}, directory / "model.safetensors")
+    tokens = torch.arange(10)
+    assert torch.equal(logits(load(directory), tokens), logits(alone, tokens))
+
+
+def test_a_prompt_in_parts_gives_the_keys_of_the_whole(tmp_path: Path) -> None:
+    model = load(llama_like(tmp_path, "sdar"))
+    tokens = torch.randint(0, VOCABULARY, (24,), generator=torch.Generator().manual_seed(1))
+    whole, parts = Slot(model, 24), Slot(model, 24)
+    none = torch.empty(0, dtype=torch.int64)
+    forward(model, [Segment(tokens, 0, 24, "block_causal", 4, none, whole)])
+    for start in range(0, 24, 8):
+        forward(model, [Segment(tokens[start : start + 8], start, start + 8, "block_causal", 4, none, parts)])
+    torch.testing.assert_close(parts.keys, whole.keys)
+    torch.testing.assert_close(parts.values, whole.values)
+
+
+def test_requests_in_one_forward_do_not_see_each_other(tmp_path: Path) -> None:
+    model = load(llada(tmp_path))
+    first, second = torch.arange(12), torch.arange(40, 70)
+    segments = [Segment(tokens, 0, len(tokens), "full", None, torch.arange(len(tokens))) for tokens in (first, second)]
+    for together, alone in zip(forward(model, segments), (logits(model, first), logits(model, second)), strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_shards_dtype_and_tied_embeddings(tmp_path: Path) -> None:
+    reference = load(llama_like(tmp_path, "llama", extra={"tie_word_embeddings": True, "torch_dtype": "bfloat16"}), dtype="float32")
+    tensors = load_file(tmp_path / "model.safetensors")
+    names = sorted(tensors)
+    (tmp_path / "model.safetensors").unlink()
+    index = {}
+    for number, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in part}, tmp_path / f"model-{number}.safetensors")
+        index |= dict.fromkeys(part, f"model-{number}.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    tokens = torch.arange(9)
+    assert torch.equal(logits(load(tmp_path, dtype="float32"), tokens), logits(reference, tokens))
+    assert load(tmp_path).dtype == torch.bfloat16
+    assert reference.network.lm_head.weight is reference.network.model.embed_tokens.weight
+    (tmp_path / "model-1.safetensors").unlink()
+    with pytest.raises(StageError, match="missing shard"):
+        load(tmp_path)
+
+
+def edit(directory: Path, **changes: Any) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def drop(directory: Path, key: str) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    save_file({name: value for name, value in tensors.items() if name != key}, directory / "model.safetensors")
+
+
+def add(directory: Path, key: str) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    save_file({**tensors, key: torch.zeros(3)}, directory / "model.safetensors")
+
+
+def truncate(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    "damage, named",
+    [
+        (lambda d: drop(d, "model.transformer.blocks.1.ff_proj.weight"), "missing keys .*blocks.1.ff_proj.weight"),
+        (lambda d: add(d, "model.transformer.blocks.1.extra.weight"), "unknown keys .*blocks.1.extra.weight"),
+        (lambda d: (d / "model.safetensors").unlink(), "no weights"),
+        (truncate, "truncated"),
+        (lambda d: (d / "config.json").write_text("{"), "config.json: not JSON"),
+        (lambda d: (d / "config.json").write_text("[]"), "config.json: a config is a mapping"),
+        (lambda d: (d / "config.json").unlink(), "config.json: No such file"),
+        (lambda d: edit(d, d_model=-4), "hidden_size is -4"),
+        (lambda d: edit(d, n_layers=10**9), "num_hidden_layers is 1000000000"),
+        (lambda d: edit(d, n_layers=3), "weights have 2 layers, config.json says 3"),
+        (lambda d: edit(d, mlp_hidden_size=97), "shape"),
+        (lambda d: edit(d, n_heads=5), "not a multiple"),
+        (lambda d: edit(d, alibi=True), "alibi"),
+        (lambda d: edit(d, model_type="gpt9"), "model_type 'gpt9' is not supported"),
+        (lambda d: edit(d, vocab_size="many", embedding_size=None), "vocab_size is 'many'"),
+        (lambda d: edit(d, dllm={"attention": "sideways"}), "dllm.attention"),
+    ],
+)
+def test_what_is_wrong_with_a_checkpoint_is_said_in_one_line(tmp_path: Path, damage: Any, named: str) -> None:
+    directory = llada(tmp_path)
+    damage(directory)
+    with pytest.raises(StageError, match=named) as error:
+        load(directory)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
+    directory = llada(tmp_path)
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(StageError, match="pickled"):
+        load(directory)
+
+
+def test_a_directory_without_tokenizer_says_so_when_it_is_needed(tmp_path: Path) -> None:
+    model = load(llada(tmp_path))
+    with pytest.raises(StageError, match="no readable tokenizer"):
+        _ = model.tokenizer
