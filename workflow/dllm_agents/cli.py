@@ -98,13 +98,17 @@ def rollout(args: argparse.Namespace) -> None:
 def score(args: argparse.Namespace) -> None:
     from dllm_agents.analysis.stage import score_file
 
-    _say(f"{args.output}: {score_file(_config(args), args.episodes, args.tasks, args.output)} scores")
+    config = _config(args)
+    for episodes, tasks, output in _together(args.episodes, args.tasks, args.output):
+        _say(f"{output}: {score_file(config, episodes, tasks, output)} scores")
 
 
 def classify_failures(args: argparse.Namespace) -> None:
     from dllm_agents.analysis.stage import classify_file
 
-    _say(f"{args.output}: {classify_file(_config(args), args.episodes, args.scores, args.output)} failures")
+    config = _config(args)
+    for episodes, scores, output in _together(args.episodes, args.scores, args.output):
+        _say(f"{output}: {classify_file(config, episodes, scores, output)} failures")
 
 
 def tabulate(args: argparse.Namespace) -> None:
@@ -210,14 +214,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
 
     sub = command(score, "score episodes with the official checkers")
-    sub.add_argument("--episodes", type=Path, required=True, metavar="FILE")
-    sub.add_argument("--tasks", type=Path, required=True, metavar="FILE")
-    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
 
     sub = command(classify_failures, "name the failures in episodes, with evidence")
-    sub.add_argument("--episodes", type=Path, required=True, metavar="FILE")
-    sub.add_argument("--scores", type=Path, required=True, metavar="FILE")
-    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--scores", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
 
     for function, help_text in ((tabulate, "make a table from scores and failures"), (plot, "make a figure from scores and failures")):
         sub = command(function, help_text)
@@ -225,7 +229,10 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
         sub.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
 
-    for function, help_text in ((browse, "make the page that shows every episode"), (paper, "build the manuscript from tables and figures")):
+    for function, help_text in (
+        (browse, "make the page that shows every episode"),
+        (paper, "build the manuscript from tables and figures"),
+    ):
         sub = command(function, help_text)
         sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
         sub.add_argument("--output", type=Path, required=True, metavar="FILE")
@@ -259,6 +266,13 @@ def _config(args: argparse.Namespace) -> Any:
     from dllm_agents.config import load
 
     return load(args.config)
+
+
+def _together(*lists: list[Path]) -> list[tuple[Path, ...]]:
+    """The files of several options that belong together. Raises StageError when they are not equally many."""
+    if len({len(items) for items in lists}) != 1:
+        raise StageError("give equally many files to every option, in the same order")
+    return list(zip(*lists, strict=True))
 
 
 def _say(line: str) -> None:
