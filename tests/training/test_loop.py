@@ -12,7 +12,7 @@ from dllm_agents.training.loop import fit
 from dllm_agents.training.objectives import Example
 from dllm_agents.training.optimiser import Muon, orthogonalise, rate_fraction
 
-SETTINGS = {"learning_rate": 1e-2, "muon_learning_rate": 0.02, "warmup_steps": 2, "clip": 1.0}
+SETTINGS = {"learning_rate": 1e-2, "muon_learning_rate": 0.02, "warmup": 0.1, "clip": 1.0}
 
 
 def new_model():
@@ -114,6 +114,7 @@ def test_muon_updates_are_nearly_orthogonal():
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    assert rate_fraction(0, 10, 0.0) == pytest.approx(0.1)
-    assert rate_fraction(50, 10, 0.5) == pytest.approx(0.5)
-    assert rate_fraction(99, 10, 1.0) == pytest.approx(0.0)
+    assert rate_fraction(0.0, 0.1) == pytest.approx(1 / 11)
+    assert rate_fraction(0.1, 0.1) == pytest.approx(1.0)
+    assert rate_fraction(0.55, 0.1) == pytest.approx(0.5)
+    assert rate_fraction(1.0, 0.1) == pytest.approx(0.0)

@@ -11,14 +11,14 @@ from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory, w
 from dllm_agents.training import data
 from dllm_agents.training.stage import train
 
-SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "batch_size": 4, "warmup_steps": 2, "validation_share": 0.1}
+SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "validation_share": 0.1}
 OBJECTIVES = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
 
 
 def configuration(**training):
     backbones = {name: {"prompt": "compact", "training": {"objective": name, **SMALL, **training}} for name in OBJECTIVES}
     return Config(
-        benchmarks={"babyai": {"training": {"supervised_tokens": 400, "max_prompt_tokens": 200, "response_tokens": 20}}},
+        benchmarks={"babyai": {"training": {"supervised_tokens": 400, "max_prompt_tokens": 200, "response_tokens": 20, "batch_size": 4}}},
         backbones={**backbones, "untrained": {"model": "somewhere"}},
         run={"agents": []},
     )
@@ -109,7 +109,7 @@ def test_bad_input_is_one_clear_line(accepted, tmp_path, capsys):
     cases = {
         "no accepted trajectory": (config, "ar", empty),
         "not trained here": (config, "untrained", accepted),
-        "loss is": (configuration(learning_rate=1e30, muon_learning_rate=None, warmup_steps=0), "ar", accepted),
+        "loss is": (configuration(learning_rate=1e30, muon_learning_rate=None, warmup=0), "ar", accepted),
     }
     for message, (wrong, backbone, path) in cases.items():
         with pytest.raises(StageError, match=message):
@@ -133,3 +133,14 @@ def test_a_control_token_in_the_text_stops_training(tmp_path):
     write_jsonl(path, [trajectory(0).model_copy(update={"initial_observation": "a <mask> here"})])
     with pytest.raises(StageError, match=r"babyai/GoToObj/0.*<mask>"):
         train(configuration(), "ar", "babyai", path, tmp_path / "m")
+
+
+def test_training_goes_on_from_a_checkpoint_and_its_tokenizer(accepted, tmp_path):
+    base = train(configuration(), "ar", "babyai", accepted, tmp_path / "base")
+    still = configuration(base=str(tmp_path / "base"), learning_rate=1e-12, muon_learning_rate=None)
+    assert train(still, "ar", "babyai", accepted, tmp_path / "still").validation_loss == pytest.approx(base.validation_loss, rel=1e-4)
+    adapted = configuration(base=str(tmp_path / "base"))
+    train(adapted, "block_diffusion", "babyai", accepted, tmp_path / "adapted")
+    assert (tmp_path / "base/tokenizer.json").read_text() == (tmp_path / "adapted/tokenizer.json").read_text()
+    with pytest.raises(StageError, match="nowhere: no tokenizer"):
+        train(configuration(base="nowhere"), "ar", "babyai", accepted, tmp_path / "m")

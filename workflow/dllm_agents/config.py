@@ -65,6 +65,7 @@ class TrainingBudget(Section):
     supervised_tokens: int = Field(
         default=100_000, ge=1, description="tokens that carry loss; training stops at exactly this many, never by time"
     )
+    batch_size: int = Field(default=32, ge=1, description="examples per optimiser step, before noised copies are made")
     max_vocabulary: int = Field(default=1024, ge=320, description="most tokens of the tokenizer made from the training texts")
     max_prompt_tokens: int = Field(default=192, ge=16, description="examples with longer prompts are left out, counted and named")
     response_tokens: int = Field(default=24, ge=4, description="longest response; full diffusion pads every response to it")
@@ -155,7 +156,6 @@ class Training(Section):
 
     objective: Literal["ar", "full_diffusion", "block_diffusion"]
     base: str | None = Field(default=None, description="checkpoint to start from; null trains from scratch")
-    batch_size: int = Field(default=32, ge=1)
     hidden_size: int = Field(default=128, ge=8)
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -165,7 +165,7 @@ class Training(Section):
         description="how copies are noised: one at t ~ U(0, 1) beside one fully masked, unweighted; LLaDA's 1/t; Fast-dLLM v2's "
         "complementary pair; dLLM-Var's masked end tokens; LLaDA's l of L",
     )
-    align: Literal["position", "turn"] = Field(default="position", description="blocks counted from position 0 (SDAR), or anew at each turn")
+    align: Literal["position", "turn"] = Field(default="position", description="blocks counted from position 0 (SDAR), or anew each turn")
     context_mask: Literal["aligned", "naive"] = Field(
         default="aligned", description="mask tool responses that share a block with the call before them, or leave them visible (ablation)"
     )
@@ -173,7 +173,7 @@ class Training(Section):
     packed_length: int | None = Field(default=None, ge=16, description="pack examples into rows of this length, unseen by one another")
     learning_rate: float = Field(default=5e-3, gt=0)
     muon_learning_rate: float | None = Field(default=0.02, description="rate for matrices with Muon; null uses AdamW throughout")
-    warmup_steps: int = Field(default=50, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the budget over which the rates rise")
     clip: float = Field(default=1.0, gt=0)
     validation_share: float = Field(default=0.02, ge=0, lt=1)
     seed: int | None = Field(default=None, description="null takes the run's seed")

@@ -15,6 +15,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.provenance import versions
 from dllm_agents.records import EpisodeStep, Task, Trajectory
 
+SLIPS = 0.25  # share of explored actions that were open in an earlier state and no longer are, so that refusals are trained on too
 TEACHERS = {
     "babyai": "expert",
     "bfcl": "ground truth",
@@ -70,11 +71,12 @@ def _collect_one(benchmark: Benchmark, seed: int, task: Task) -> Trajectory:
 
 
 def play_teacher(benchmark: Benchmark, task: Task, seed: int) -> Trajectory:
-    """The teacher labels every state; a share `exploration` of the executed actions are random valid ones, so that the
-    trajectories also hold states that only mistakes lead to."""
+    """The teacher labels every state; a share `exploration` of the executed actions are random valid ones, or now and then one that was
+    open earlier, so that the trajectories also hold states and refusals that only mistakes lead to."""
     generator = random.Random(f"{seed}:{task.id}")
     exploration = benchmark.options.exploration
     steps: list[EpisodeStep] = []
+    offered: set[str] = set()
     with benchmark.environment(task) as environment:
         initial = environment.reset()
         for index in range(benchmark.max_steps):
@@ -82,7 +84,13 @@ def play_teacher(benchmark: Benchmark, task: Task, seed: int) -> Trajectory:
             if label is None:
                 break
             thought, action = label
-            choices = environment.valid_actions() if generator.random() < exploration else []
+            choices: list[str] = []
+            if generator.random() < exploration:
+                choices = environment.valid_actions()
+                stale = sorted(offered - set(choices))
+                offered.update(choices)
+                if stale and generator.random() < SLIPS:
+                    choices = stale
             executed = generator.choice(choices) if choices else action
             observation, progress, done, valid = environment.step(executed)
             steps.append(

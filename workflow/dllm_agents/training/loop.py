@@ -72,7 +72,7 @@ def fit(
     *,
     learning_rate: float,
     muon_learning_rate: float | None,
-    warmup_steps: int,
+    warmup: float,
     clip: float,
     accumulate: int = 1,
     precision: Literal["no", "bf16"] = "no",
@@ -103,7 +103,7 @@ def fit(
             counts = _keep(batches, budget - run.supervised_tokens)
             value = _backward(accelerator, scorer, batches, run.steps, label)
             accelerator.clip_grad_norm_(model.parameters(), clip)
-            fraction = rate_fraction(run.steps, warmup_steps, run.supervised_tokens / budget)
+            fraction = rate_fraction(run.supervised_tokens / budget, warmup)
             for optimiser, rate in zip(optimisers, rates, strict=True):
                 optimiser.param_groups[0]["lr"] = rate * fraction
                 optimiser.step()

@@ -63,6 +63,8 @@ def make_optimisers(model: nn.Module, learning_rate: float, muon_learning_rate: 
     return optimisers
 
 
-def rate_fraction(step: int, warmup_steps: int, progress: float) -> float:
-    """Linear warm-up over steps, then cosine decay to zero as `progress` (share of the supervised-token budget used) goes to 1."""
-    return min(1.0, (step + 1) / max(1, warmup_steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def rate_fraction(progress: float, warmup: float) -> float:
+    """Linear warm-up over the share `warmup` of the supervised-token budget, then cosine decay to zero as `progress` goes to 1."""
+    if progress < warmup:
+        return (progress + 0.01) / (warmup + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))

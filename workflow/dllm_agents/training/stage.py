@@ -37,22 +37,22 @@ def train(config: Config, backbone: str, benchmark: str, trajectories: Path, out
     settings = _settings(config, backbone)
     budget: TrainingBudget = config.benchmark_options(benchmark).training
     found = _exchanges(config, backbone, benchmark, trajectories)
-    words = build_tokenizer(found, budget.max_vocabulary)
+    words = base_tokenizer(settings.base) if settings.base else build_tokenizer(found, budget.max_vocabulary)
     fitting = _fitting(data.encode(words, found), found, budget, trajectories)
     seed = config.seed if settings.seed is None else settings.seed
     kept, held = data.split(len(fitting), settings.validation_share, [task for task, _ in fitting], seed)
     examples, validation = [fitting[i][1] for i in kept], [fitting[i][1] for i in held]
     torch.manual_seed(seed)
-    model = new_model(settings, words)
+    model = base_model(settings.base, words) if settings.base else new_model(settings, words)
     objective = objective_of(settings, budget, words)
-    checks = _validation_batches(validation, objective, settings.batch_size, seed)
+    checks = _validation_batches(validation, objective, budget.batch_size, seed)
     run = fit(
         model,
-        _batch_at(examples, objective, settings.batch_size, seed),
+        _batch_at(examples, objective, budget.batch_size, seed),
         budget.supervised_tokens,
         learning_rate=settings.learning_rate,
         muon_learning_rate=settings.muon_learning_rate,
-        warmup_steps=settings.warmup_steps,
+        warmup=settings.warmup,
         clip=settings.clip,
         precision="bf16" if config.backbones[backbone].dtype == "bfloat16" else "no",
         state=output.with_name(f".{output.name}.state"),
@@ -112,6 +112,44 @@ def new_model(settings: Training, words: PreTrainedTokenizerFast) -> LlamaForCau
             attn_implementation="sdpa",
         )
     )
+
+
+def base_tokenizer(base: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint directory, with a mask token added where it has none. Raises StageError when there is none that can
+    be read, or when it cuts a tool tag of its own chat format in pieces."""
+    from transformers import AutoTokenizer
+
+    try:
+        words: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)  # type: ignore[assignment]
+    except (OSError, ValueError) as error:
+        raise StageError(f"base {base}: no tokenizer to read ({str(error).splitlines()[0]}); give a checkpoint directory") from None
+    if words.mask_token is None:
+        words.add_special_tokens({"mask_token": tokenizer.MASK})
+    if words.pad_token is None:
+        words.pad_token = words.eos_token
+    for tag in tokenizer.TAGS:
+        if tag in (words.chat_template or "") and len(words.encode(tag, add_special_tokens=False)) != 1:
+            raise StageError(f"base {base}: its tokenizer splits {tag}; add it to the tokenizer as one token")
+    return words
+
+
+def base_model(base: str, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The weights of a Llama checkpoint directory, its embeddings grown for tokens that `base_tokenizer` added (new rows at the mean)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    try:
+        kind = LlamaConfig.get_config_dict(base, local_files_only=True)[0].get("model_type")
+        if kind != "llama":
+            raise StageError(f"base {base}: model_type is {kind}; only llama checkpoints are adapted here")
+        model = LlamaForCausalLM.from_pretrained(base, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise StageError(f"base {base}: cannot be loaded ({str(error).splitlines()[0]}); give a checkpoint directory") from None
+    if len(words) > model.config.vocab_size:
+        model.resize_token_embeddings(len(words), mean_resizing=False)
+        with torch.no_grad():
+            rows = model.model.embed_tokens.weight
+            rows[-1] = rows[:-1].mean(0)
+    return model
 
 
 def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTokenizerFast) -> Objective:
