@@ -41,8 +41,6 @@ def classify_file(config: Config, episodes_path: Path, scores_path: Path, output
     errors = read_frame(scores_path, Score).set_index("task_id")["error_type"].to_dict()
     loop_length = config.report.loop_length
     found = (
-        failure
-        for episode in iter_jsonl(episodes_path, Episode)
-        for failure in classify(episode, errors.get(episode.task_id), loop_length)
+        failure for episode in iter_jsonl(episodes_path, Episode) for failure in classify(episode, errors.get(episode.task_id), loop_length)
     )
     return write_frame(output, found, Failure)

@@ -21,7 +21,8 @@ def reference(truth: list[dict[str, dict[str, list[Any]]]], functions: list[dict
 
 def _reference_call(call: Mapping[str, Mapping[str, list[Any]]], functions: list[dict[str, Any]], language: str) -> str:
     ((name, acceptable),) = call.items()
-    parameters = next((function["parameters"] for function in functions if function["name"] == name), {"properties": {}})
+    unknown: dict[str, Any] = {"properties": {}}
+    parameters: dict[str, Any] = next((function["parameters"] for function in functions if function["name"] == name), unknown)
     properties, required = parameters["properties"], parameters.get("required", [])
     arguments = {
         key: literal(_first_of_each(_chosen(values)), properties.get(key, {}), language)
