@@ -68,7 +68,7 @@ class TrainingBudget(Section):
     batch_size: int = Field(default=32, ge=1, description="examples per optimiser step, before noised copies are made")
     max_vocabulary: int = Field(default=1024, ge=320, description="most tokens of the tokenizer made from the training texts")
     max_prompt_tokens: int = Field(default=192, ge=16, description="examples with longer prompts are left out, counted and named")
-    response_tokens: int = Field(default=24, ge=4, description="longest response; full diffusion pads every response to it")
+    response_tokens: int = Field(default=20, ge=4, description="longest response; full diffusion pads every response to it")
 
 
 class BenchmarkOptions(Section):
