@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
+from dllm_agents.reporting.needs import FIGURES, TABLES
 
 BABYAI_EASY_LEVELS = [
     "GoToRedBallGrey",
@@ -311,7 +312,11 @@ class Config(Section):
                     _require([module], self.backbones, f"agents.{name}.{role}", "backbone")
             _require(agent.benchmarks or [], BENCHMARK_OPTIONS, f"agents.{name}.benchmarks", "benchmark")
         for name, backbone in self.backbones.items():
-            _require(backbone.benchmarks or [], BENCHMARK_OPTIONS, f"backbones.{name}.benchmarks", "benchmark")
+            for key in ("benchmarks", "tasks", "benchmark_decoding"):
+                _require(getattr(backbone, key) or [], BENCHMARK_OPTIONS, f"backbones.{name}.{key}", "benchmark")
+        _require(self.report.tables, TABLES, "report.tables", "table")
+        _require(self.report.figures, FIGURES, "report.figures", "figure")
+        _require(self.report.style, FIGURES, "report.style", "figure")
         return self
 
     @property
@@ -403,19 +408,17 @@ def _merge(base: dict[str, Any], over: dict[str, Any], origin: dict[str, str], f
         if file == COMMAND_LINE and base.get(key) == value:
             # Snakemake hands over files and command line as one mapping; what a file says is the file's.
             continue
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
+        if isinstance(value, dict):
+            # A mapping is copied, never kept: YAML anchors make one mapping stand in two places, and merging into one would change both.
+            if not isinstance(base.get(key), dict):
+                base[key] = {}
+            if file is not None:
+                origin[where] = file
             _merge(base[key], value, origin, file, f"{where}.")
-        else:
-            base[key] = value
+            continue
+        base[key] = value
         if file is not None:
-            _claim(where, value, origin, file)
-
-
-def _claim(where: str, value: Any, origin: dict[str, str], file: str) -> None:
-    origin[where] = file
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _claim(f"{where}.{key}", item, origin, file)
+            origin[where] = file
 
 
 def _origin(key: str, origin: dict[str, str]) -> str:

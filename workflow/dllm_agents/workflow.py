@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from dllm_agents.agents import MODULE_STYLE
 from dllm_agents.config import EMBODIED, Config, Resources, load
 from dllm_agents.errors import StageError
 from dllm_agents.prompts import style_sha256
@@ -22,7 +23,13 @@ from dllm_agents.reporting.captions import caption
 from dllm_agents.reporting.needs import NEEDS
 
 DEFAULT_CONFIG = "config/demo.yaml"
+CONFIG_VARIABLE = "DLLM_AGENTS_CONFIG"
+# Options that say how a benchmark runs here, not what it computes.
+RUNTIME_OPTIONS = frozenset({"scratch", "cache", "jvm_memory_mb", "recycle_after", "judge_url", "second_judge_url"})
 REPORTING = Path(__file__).parent / "reporting"
+CHECKOUT = Path(__file__).resolve().parents[2]
+PUBLISHED = CHECKOUT / "paper" / "published"
+CLAIMS = CHECKOUT / "config" / "claims.yaml"
 
 
 class Plan:
@@ -32,22 +39,27 @@ class Plan:
         self.config = config
 
     @staticmethod
-    def configure(files: Sequence[str], overrides: Mapping[str, Any]) -> tuple[Config, str]:
-        """The checked configuration, and the path of a copy of it that stages are given. Ends Snakemake with one line on a mistake."""
+    def configure(files: Sequence[str], overrides: Mapping[str, Any]) -> Config:
+        """The checked configuration. Stages are given a copy of it by the environment variable DLLM_AGENTS_CONFIG: not by a
+        parameter of their rules, since each of those reruns what changes with it, and under a name made of its content, since
+        another call on the same scale must not change the settings of a run. Ends Snakemake with one line on a mistake."""
         try:
             config = load(files or [DEFAULT_CONFIG], overrides)
         except StageError as error:
             raise SystemExit(f"dllm-agents: {error}") from None
         # Rules call the stages by name: those of the environment that runs Snakemake, wherever it was started from.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        path = Path(config.results) / "config.yaml"
-        text = "# The configuration of this run, files merged and defaults filled in. Generated; edit config/ instead.\n" + yaml.safe_dump(
+        text = "# The configuration of a run, files merged and defaults filled in. Generated; edit config/ instead.\n" + yaml.safe_dump(
             config.model_dump(mode="json"), sort_keys=False, width=120
         )
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            with write_aside(path) as handle:
-                handle.write(text)
-        return config, str(path)
+        folder = Path(config.results)
+        frozen = folder / ".config" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml"
+        for path in (frozen, folder / "config.yaml"):
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                with write_aside(path) as handle:
+                    handle.write(text)
+        os.environ[CONFIG_VARIABLE] = str(frozen)
+        return config
 
     def trained(self) -> list[tuple[str, str]]:
         """(backbone, benchmark) of every checkpoint the run trains."""
@@ -98,7 +110,10 @@ class Plan:
     def task_settings(self, benchmark: str, split: str) -> dict[str, Any]:
         """What the tasks of a split depend on."""
         options = self.config.benchmark_options(benchmark).model_dump(mode="json")
-        unused = {"train": {"tasks", "training"}, "test": {"train_tasks", "exploration", "train_seed_start", "training"}}[split]
+        unused = (
+            RUNTIME_OPTIONS
+            | {"train": {"tasks", "training"}, "test": {"train_tasks", "exploration", "train_seed_start", "training"}}[split]
+        )
         return {"seed": self.config.seed} | {key: value for key, value in options.items() if key not in unused}
 
     def training_settings(self, backbone: str, benchmark: str) -> dict[str, Any]:
@@ -109,6 +124,7 @@ class Plan:
             "budget": self.config.benchmark_options(benchmark).training.model_dump(mode="json"),
             "prompt": style_sha256(entry.prompt),
             "run_seed": self.config.seed,
+            "dtype": entry.dtype,
         }
 
     def probe_settings(self, backbone: str) -> dict[str, Any]:
@@ -121,7 +137,11 @@ class Plan:
         backbones = {role: self._served(name) for role, name in self.config.agent_backbones(agent).items()}
         entry = self.config.agents[agent].model_dump(mode="json", exclude={"concurrency"})
         prompts = {role: style_sha256(self.config.backbones[name].prompt) for role, name in self.config.agent_backbones(agent).items()}
-        return {"agent": entry, "backbones": backbones, "prompts": prompts, "seed": self.config.seed}
+        if set(backbones) - {"policy"}:
+            prompts["modules"] = style_sha256(MODULE_STYLE)
+        # Named here too, since Snakemake takes a small input that was remade with the same bytes as unchanged.
+        options = {name: self.task_settings(name, "test") for name in self.config.agent_benchmarks(agent)}
+        return {"agent": entry, "backbones": backbones, "prompts": prompts, "seed": self.config.seed, "options": options}
 
     def _served(self, backbone: str) -> dict[str, Any]:
         return self.config.backbones[backbone].model_dump(mode="json", exclude={"training", "gpus", "training_gpus"}, exclude_defaults=True)
@@ -133,6 +153,9 @@ class Plan:
         files: list[str] = []
         for kind, group in NEEDS[result]:
             files += self._files(kind, self._benchmarks(group))
+        files += [str(path) for path in sorted(PUBLISHED.glob("*.csv")) if path.stem in (result, "models")]
+        if result == "claims":
+            files.append(str(CLAIMS))
         return list(dict.fromkeys(files))
 
     def _benchmarks(self, group: str) -> list[str]:

@@ -29,10 +29,8 @@ for played, agents in PLAN.agents_by_benchmarks():
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
-        params:
-            config=CONFIG_FILE,
         shell:
-            "dllm-agents score --config {params.config:q} --episodes {input.episodes:q} --tasks {input.tasks:q}"
+            "dllm-agents score --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --tasks {input.tasks:q}"
             " --output {output:q} 2>&1 | tee {log:q}"
 
     rule:
@@ -62,8 +60,7 @@ for played, agents in PLAN.agents_by_benchmarks():
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
         params:
-            config=CONFIG_FILE,
             loop_length=CONFIG.report.loop_length,
         shell:
-            "dllm-agents classify-failures --config {params.config:q} --episodes {input.episodes:q} --scores {input.scores:q}"
+            "dllm-agents classify-failures --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --scores {input.scores:q}"
             " --output {output:q} 2>&1 | tee {log:q}"

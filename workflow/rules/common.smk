@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dllm_agents.workflow import Plan
 
-CONFIG, CONFIG_FILE = Plan.configure(workflow.configfiles, config)
+CONFIG = Plan.configure(workflow.configfiles, config)
 PLAN = Plan(CONFIG)
 RESULTS = CONFIG.results
 

@@ -17,10 +17,9 @@ rule sample_tasks:
         mem_mb=lambda wildcards, attempt: PLAN.memory("sample_tasks", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("sample_tasks", attempt),
     params:
-        config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "test"),
     shell:
-        "dllm-agents sample-tasks --config {params.config:q} --benchmark {wildcards.benchmark} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents sample-tasks --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule sample_training_tasks:
@@ -35,10 +34,9 @@ rule sample_training_tasks:
         mem_mb=lambda wildcards, attempt: PLAN.memory("sample_tasks", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("sample_tasks", attempt),
     params:
-        config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
     shell:
-        "dllm-agents sample-tasks --config {params.config:q} --benchmark {wildcards.benchmark} --split train --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents sample-tasks --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --split train --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule collect_trajectories:
@@ -58,10 +56,9 @@ rule collect_trajectories:
         mem_mb=lambda wildcards, attempt: PLAN.memory("collect_trajectories", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("collect_trajectories", attempt),
     params:
-        config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
     shell:
-        "dllm-agents collect-trajectories --config {params.config:q} --benchmark {wildcards.benchmark} --tasks {input.tasks:q}"
+        "dllm-agents collect-trajectories --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --tasks {input.tasks:q}"
         " --output {output:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
@@ -79,8 +76,6 @@ rule filter_trajectories:
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("collect_trajectories", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("collect_trajectories", attempt),
-    params:
-        config=CONFIG_FILE,
     shell:
-        "dllm-agents filter-trajectories --config {params.config:q} --benchmark {wildcards.benchmark} --trajectories {input.teacher:q}"
+        "dllm-agents filter-trajectories --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --trajectories {input.teacher:q}"
         " --accepted {output.accepted:q} --rejected {output.rejected:q} 2>&1 | tee {log:q}"

@@ -25,14 +25,13 @@ rule table:
         mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
     params:
-        config=CONFIG_FILE,
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
         settings=lambda wildcards: PLAN.report_settings(wildcards.name),
         code=lambda wildcards: PLAN.code(wildcards.name),
         caption=lambda wildcards: PLAN.caption(wildcards.name),
         base=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
     shell:
-        "dllm-agents tabulate {wildcards.name} --config {params.config:q} --results {params.results:q} --output {params.base:q} 2>&1 | tee {log:q}"
+        "dllm-agents tabulate {wildcards.name} --config $DLLM_AGENTS_CONFIG --results {params.results:q} --output {params.base:q} 2>&1 | tee {log:q}"
 
 
 rule figure:
@@ -55,14 +54,13 @@ rule figure:
         mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
     params:
-        config=CONFIG_FILE,
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
         settings=lambda wildcards: PLAN.report_settings(wildcards.name),
         code=lambda wildcards: PLAN.code(wildcards.name),
         caption=lambda wildcards: PLAN.caption(wildcards.name),
         base=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
     shell:
-        "dllm-agents plot {wildcards.name} --config {params.config:q} --results {params.results:q} --output {params.base:q} 2>&1 | tee {log:q}"
+        "dllm-agents plot {wildcards.name} --config $DLLM_AGENTS_CONFIG --results {params.results:q} --output {params.base:q} 2>&1 | tee {log:q}"
 
 
 rule browser:
@@ -86,10 +84,9 @@ rule browser:
         mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
     params:
-        config=CONFIG_FILE,
         results=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "dllm-agents browse --config {params.config:q} --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents browse --config $DLLM_AGENTS_CONFIG --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule manuscript:
@@ -108,7 +105,6 @@ rule manuscript:
         mem_mb=lambda wildcards, attempt: PLAN.memory("report", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
     params:
-        config=CONFIG_FILE,
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
     shell:
-        "dllm-agents paper --config {params.config:q} --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents paper --config $DLLM_AGENTS_CONFIG --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"

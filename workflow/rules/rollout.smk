@@ -37,11 +37,10 @@ for played, agents in PLAN.agents_by_benchmarks():
             runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
             gpu=lambda wildcards: PLAN.rollout_gpus(wildcards.agent),
         params:
-            config=CONFIG_FILE,
             settings=lambda wildcards: PLAN.agent_settings(wildcards.agent),
             models=lambda wildcards, played=played: PLAN.model_arguments(
                 wildcards.agent, played
             ),
         shell:
-            "dllm-agents rollout --config {params.config:q} --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
+            "dllm-agents rollout --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
             " --output {output:q} 2>&1 | tee {log:q}"

@@ -21,10 +21,9 @@ rule probe:
         runtime=lambda wildcards, attempt: PLAN.minutes("probe", attempt),
         gpu=lambda wildcards: CONFIG.backbones[wildcards.backbone].gpus,
     params:
-        config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),
         model=lambda wildcards, input: " ".join(
             f"--model {shlex.quote(path)}" for path in input
         ),
     shell:
-        "dllm-agents probe --config {params.config:q} --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents probe --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"

@@ -24,10 +24,9 @@ rule train:
         runtime=lambda wildcards, attempt: PLAN.minutes("train", attempt),
         gpu=lambda wildcards: CONFIG.backbones[wildcards.backbone].training_gpus,
     params:
-        config=CONFIG_FILE,
         settings=lambda wildcards: PLAN.training_settings(
             wildcards.backbone, wildcards.benchmark
         ),
     shell:
-        "dllm-agents train --config {params.config:q} --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
+        "dllm-agents train --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
         " --trajectories {input.accepted:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,22 +37,25 @@ class Journal:
         self.episodes = self._resume(fingerprint)
 
     def _resume(self, fingerprint: str) -> dict[str, Episode]:
-        """Read what is there; drop a torn or damaged line, since its episode is simply played again."""
+        """Read what is there; a torn or damaged line is passed over, since its episode is simply played again. What is whole
+        stays where it is: a kill here must not lose it."""
         self._file.seek(0)
-        lines = self._file.read().split(b"\n")
+        content = self._file.read()
+        lines = content.split(b"\n")
         header = json.dumps({"fingerprint": fingerprint}).encode()
+        if lines[0] != header or len(lines) == 1:
+            self._file.truncate(0)
+            self._write(header + b"\n")
+            return {}
+        if lines[-1]:
+            self._write(b"\n")
         episodes: dict[str, Episode] = {}
-        if lines[0] == header:
-            for line in lines[1:]:
-                try:
-                    episode = Episode.model_validate_json(line)
-                except (ValidationError, UnicodeDecodeError):
-                    continue
-                episodes[episode.task_id] = episode
-        # Rewritten whole, so that a torn last line never glues itself to the next one.
-        kept = b"".join(episode.model_dump_json(exclude_none=True).encode() + b"\n" for episode in episodes.values())
-        self._file.truncate(0)
-        self._write(header + b"\n" + kept)
+        for line in lines[1:]:
+            try:
+                episode = Episode.model_validate_json(line)
+            except (ValidationError, UnicodeDecodeError):
+                continue
+            episodes[episode.task_id] = episode
         return episodes
 
     def append(self, episode: Episode) -> None:
@@ -72,4 +76,6 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
+        """Release the lock. What a full disk refused is not written again: it has been reported."""
+        with suppress(OSError):
+            self._file.close()

@@ -95,7 +95,12 @@ def play(
         )
         if done:
             break
-        if verifier is not None and verifier.exits(task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1)):
+        last = index + 1 == max_steps
+        if (
+            verifier is not None
+            and not last
+            and verifier.exits(task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1))
+        ):
             left_early = True
             break
     close(environment, played)

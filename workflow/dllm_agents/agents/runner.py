@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from dllm_agents import benchmarks, prompts
-from dllm_agents.agents import planner, react, search, tool_calling
+from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.modules import editor, selector
 from dllm_agents.agents.modules.early_exit import Verifier
@@ -35,7 +35,8 @@ from dllm_agents.serving.launch import running_server
 from dllm_agents.trajectories import check_tasks
 
 Play = Callable[[Task], Played]
-MODULE_STYLE = "react"
+# Where a backbone is served changes nothing that it says.
+WHERE_SERVED = {"url", "api_key_env", "gpus", "training_gpus"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def play_all(
                     break
             while running:
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
+                # Those that ended well come first, so that one that did not takes none of them along.
+                for future in sorted(finished, key=lambda future: future.exception() is not None):
                     task = running.pop(future)
                     result, seconds, started = future.result()
                     following = next(queue, None)
@@ -138,7 +140,7 @@ def play_all(
         except ServerFault as error:
             raise StageError(f"{error}; finished episodes are kept, run the same command again to go on") from None
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -315,8 +317,10 @@ def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: S
     parts = {
         "seed": config.seed,
         "agent": agent.model_dump(mode="json", exclude={"concurrency"}),
-        "backbones": {role: config.backbones[name].model_dump(mode="json") for role, name in backbones.items()},
-        "prompts": {role: prompts.style_sha256(config.backbones[name].prompt) for role, name in backbones.items()},
+        "backbones": {role: config.backbones[name].model_dump(mode="json", exclude=WHERE_SERVED) for role, name in backbones.items()},
+        "prompts": [
+            prompts.style_sha256(style) for style in (MODULE_STYLE, *(config.backbones[name].prompt for name in backbones.values()))
+        ],
         "options": benchmark.options.model_dump(mode="json"),
         "tasks": sha256(shard.tasks),
         "models": {name: sha256(path) for name, path in shard.models.items()},

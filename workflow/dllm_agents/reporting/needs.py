@@ -17,3 +17,5 @@ NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "diffuagent_figure3": (("failures", "embodied"), ("scores", "embodied")),
     "diffuagent_figure4": (("failures", "bfcl"), ("scores", "bfcl")),
 }
+FIGURES = frozenset(name for name in NEEDS if "_figure" in name)
+TABLES = frozenset(NEEDS) - FIGURES
