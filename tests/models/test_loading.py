@@ -98,6 +98,30 @@ def test_ministral_reads_the_text_part_of_a_multimodal_checkpoint(tmp_path: Path
     assert torch.equal(logits(load(directory), tokens), logits(alone, tokens))
 
 
+@pytest.mark.parametrize("model_type", ["ministral3", "llama", "qwen2", "qwen3"])
+def test_ar_logits_equal_transformers_own(tmp_path: Path, model_type: str) -> None:
+    import transformers
+
+    yarn = {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+    }
+    extra = (
+        {"rope_parameters": {**yarn, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}}
+        if model_type == "ministral3"
+        else {}
+    )
+    model = load(llama_like(tmp_path, model_type, extra=extra))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    tokens = torch.randint(0, VOCABULARY, (50,), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(logits(model, tokens), theirs(tokens[None]).logits[0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_prompt_in_parts_gives_the_keys_of_the_whole(tmp_path: Path) -> None:
     model = load(llama_like(tmp_path, "sdar"))
     tokens = torch.randint(0, VOCABULARY, (24,), generator=torch.Generator().manual_seed(1))
