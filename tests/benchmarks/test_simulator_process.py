@@ -50,7 +50,7 @@ def test_a_hung_simulator_is_ended_and_named() -> None:
 
 
 def test_a_failing_call_is_one_line_and_the_worker_goes_on() -> None:
-    worker = SimulatorProcess("random:Random", {}, memory_mb=512)
+    worker = SimulatorProcess("random:Random", {}, memory_mb=256)
     with pytest.raises(SimulatorError, match="MemoryError"):
         worker.call("choices", 60, population=[0], k=10**9)
     with pytest.raises(SimulatorError, match="AttributeError"):
