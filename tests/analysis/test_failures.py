@@ -61,7 +61,7 @@ RULES = {
     "empty": episode(EpisodeStep(index=0, completion=" \n")),
     "invalid_action": episode(EpisodeStep(index=0, completion="Thought: t Action: fly", action="fly", valid=False)),
     "truncated": episode(EpisodeStep(index=0, completion="Thought: t Action: go", action="go", finish_reason="length")),
-    "server": episode(EpisodeStep(index=0, error="connection refused")),
+    "server": episode(success=False, ended="error", error="connection refused"),
     "step_limit": episode(*acts("a", "b"), success=False, ended="step_limit"),
     "premature_exit": episode(*acts("a", "b"), success=False, ended="early_exit"),
     "loop": episode(*acts("a", "a", "a")),

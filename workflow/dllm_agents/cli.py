@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dllm_agents import __version__
 from dllm_agents.errors import StageError
@@ -253,13 +254,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         args.run(args)
     except StageError as error:
-        sys.exit(f"dllm-agents: {' '.join(str(error).split())}")
+        _leave(1, f"dllm-agents: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
+    except SystemExit as request:
+        _leave(request.code if isinstance(request.code, int) else 1, request.code if isinstance(request.code, str) else "")
+    except BrokenProcessPool:
+        _leave(1, "dllm-agents: a worker process was killed, most likely for want of memory; run again with fewer --workers")
     except MemoryError:
-        sys.exit("dllm-agents: out of memory; lower the batch size or concurrency in the configuration")
+        _leave(1, "dllm-agents: out of memory; lower the batch size or concurrency in the configuration")
     except OSError as error:
-        sys.exit(f"dllm-agents: {error.filename or 'input/output'}: {error.strerror or error}")
+        _leave(1, f"dllm-agents: {error.filename or 'input/output'}: {error.strerror or error}")
+
+
+def _leave(status: int, line: str = "") -> NoReturn:
+    """End the process now. What had to be cleaned up has been, on the way here; threads that still wait for a server that is
+    gone are not waited for."""
+    if line:
+        _say(line)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def _config(args: argparse.Namespace) -> Any:

@@ -74,8 +74,10 @@ def embodied_messages(
     valid_actions: Sequence[str] = (),
     history: History | int = "full",
     memory: str = "",
+    observation: str | None = None,
 ) -> list[dict[str, str]]:
-    """The chat messages a ReAct policy reads before its next step (DiffuAgent section 2.1)."""
+    """The chat messages a ReAct policy reads before its next step (DiffuAgent section 2.1). `observation` is the latest one where the
+    steps given do not end with it, because they were dropped to fit the context."""
     kept = history if isinstance(history, int) else KEPT_STEPS[history]
     example = style_folder(style) / "examples" / f"{benchmark}.txt"
     content = render(
@@ -83,7 +85,7 @@ def embodied_messages(
         "embodied.j2",
         goal=goal,
         initial_observation=initial_observation,
-        observation=steps[-1].observation if steps else initial_observation,
+        observation=observation if observation is not None else steps[-1].observation if steps else initial_observation,
         steps=list(steps if kept is None else steps[len(steps) - kept if kept < len(steps) else 0 :]),
         all_steps=list(steps),
         valid_actions=list(valid_actions),

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,10 +39,14 @@ def hardware() -> str:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    parts = [f"{model} x{len(os.sched_getaffinity(0))}"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parts = [f"{model} x{cores}"]
     if shutil.which("nvidia-smi"):
-        listing = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30)
-        parts += listing.stdout.strip().splitlines()
+        with suppress(OSError, subprocess.SubprocessError):
+            listing = subprocess.run(
+                ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+            )
+            parts += listing.stdout.strip().splitlines()
     return "; ".join(parts)
 
 

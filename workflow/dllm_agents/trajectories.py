@@ -10,6 +10,7 @@ from functools import partial
 
 from dllm_agents import benchmarks, prompts
 from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.simulator_process import SimulatorError
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.provenance import versions
@@ -24,6 +25,7 @@ TEACHERS = {
     "multihop_qa": "oracle searcher",
 }
 REJECTIONS = {
+    "simulator": "the simulator failed or ran into its time limit",
     "goal not reached": "the episode did not end in the goal state",
     "wrong answer": "the official checker refuses the answer",
     "no reasoning": "a step has no thought",
@@ -61,7 +63,18 @@ def _collect_chunk(config: Config, benchmark_name: str, tasks: list[Task]) -> li
 
 def _collect_one(benchmark: Benchmark, seed: int, task: Task) -> Trajectory:
     if benchmark.interactive(task):
-        return play_teacher(benchmark, task, seed)
+        try:
+            return play_teacher(benchmark, task, seed)
+        except SimulatorError as error:
+            return Trajectory(
+                task=task,
+                teacher=TEACHERS[benchmark.name],
+                seed=seed,
+                steps=[],
+                success=False,
+                progress=0.0,
+                rejected=f"simulator: {error}",
+            )
     answer = benchmark.reference_answer(task)
     valid = benchmark.judge(task, answer).valid
     step = EpisodeStep(index=0, completion=answer, action=answer, progress=float(valid), valid=valid, done=True)
@@ -123,6 +136,8 @@ def play_teacher(benchmark: Benchmark, task: Task, seed: int) -> Trajectory:
 def rejection(benchmark: Benchmark, trajectory: Trajectory) -> str | None:
     """Why a trajectory is not trained on, as a key of REJECTIONS or the benchmark's own reason; None accepts it
     (DLLM-Searcher section 4.2.1: correct final answer, complete reasoning, strictly valid format)."""
+    if trajectory.rejected is not None:
+        return "simulator"
     if not trajectory.success:
         return "goal not reached" if benchmark.interactive(trajectory.task) else "wrong answer"
     if benchmark.workflow == "react":

@@ -166,6 +166,7 @@ def _ask(
             actions,
             history=memory.keep if memory is not None and memory.text else history,
             memory=memory.text if memory is not None else "",
+            observation=played.steps[-1].observation if played.steps else None,
         )
         try:
             return complete(messages, seed=seed), dropped

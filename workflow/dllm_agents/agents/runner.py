@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from dllm_agents import benchmarks, prompts
@@ -121,26 +122,25 @@ def play_all(
 
     queue = iter(tasks)
     running: dict[Future[tuple[Played | Exception, float, str]], Task] = {}
-    with ThreadPoolExecutor(concurrency) as pool:
-        try:
-            for task in queue:
-                running[pool.submit(timed, task)] = task
-                if len(running) >= concurrency:
-                    break
-            while running:
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                # Those that ended well come first, so that one that did not takes none of them along.
-                for future in sorted(finished, key=lambda future: future.exception() is not None):
-                    task = running.pop(future)
-                    result, seconds, started = future.result()
-                    following = next(queue, None)
-                    if following is not None:
-                        running[pool.submit(timed, following)] = following
-                    yield describe(task, result, seconds, started)
-        except ServerFault as error:
-            raise StageError(f"{error}; finished episodes are kept, run the same command again to go on") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        for task in islice(queue, concurrency):
+            running[pool.submit(timed, task)] = task
+        while running:
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            # Those that ended well come first, so that one that did not takes none of them along.
+            for future in sorted(finished, key=lambda future: future.exception() is not None):
+                task = running.pop(future)
+                result, seconds, started = future.result()
+                following = next(queue, None)
+                if following is not None:
+                    running[pool.submit(timed, following)] = following
+                yield describe(task, result, seconds, started)
+    except ServerFault as error:
+        raise StageError(f"{error}; finished episodes are kept, run the same command again to go on") from None
+    finally:
+        # Not waited for: whoever stops a run should not have to sit through the episodes in flight, which are lost anyway.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -194,6 +194,11 @@ def _play_policy(config: Config, agent: Agent, benchmark: Benchmark, roles: Role
         return _answer(config, agent, benchmark, roles, seed, task)
     with benchmark.environment(task) as environment:
         if isinstance(environment, Conversation):
+            if agent.selector or agent.editor:
+                raise StageError(
+                    f"agents.{roles.agent}: selector and editor do not play in BFCL's multi-turn categories yet; "
+                    "leave these categories or the modules out"
+                )
             return tool_calling.converse(environment, task, _policy_of(roles), seed=seed)
         if benchmark.workflow == "search" and agent.workflow == "planner":
             policy = _policy_of(roles)

@@ -139,9 +139,9 @@ def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]])
 
 
 _STEP_RULES: dict[str, Callable[[EpisodeStep], bool]] = {
-    "server": lambda step: step.error is not None,
-    "empty": lambda step: step.error is None and step.action is None and not step.completion.strip(),
-    "format": lambda step: step.error is None and step.action is None and bool(step.completion.strip()),
+    # A step's error names its format failure; a planner's search that was skipped has one and no text, and is no reply at all.
+    "empty": lambda step: step.error in (None, "empty output") and step.action is None and not step.completion.strip(),
+    "format": lambda step: step.action is None and bool(step.completion.strip()),
     "invalid_action": lambda step: step.action is not None and not step.valid,
     "truncated": lambda step: step.finish_reason == "length",
 }
@@ -178,7 +178,7 @@ def _ending_failures(episode: Episode) -> list[Failure]:
         return []
     last = episode.steps[-1:]
     if episode.ended == "error":
-        return [_failure(episode, "server", "episode", last, episode.error or "")] if not any(step.error for step in episode.steps) else []
+        return [_failure(episode, "server", "episode", last, episode.error or "")]
     if episode.ended in ("early_exit", "done"):
         detail = "verifier" if episode.ended == "early_exit" else "environment"
         return [_failure(episode, "premature_exit", detail, last, last[0].observation if last else "")]

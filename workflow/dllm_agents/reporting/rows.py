@@ -50,14 +50,15 @@ def arrange(
     published_agents = list(dict.fromkeys(row.agent for row in found.values() if row.value is None and row.published is not None))
     blocks = [(PUBLISHED_BLOCK, published_agents), (BASELINE_BLOCK, inputs.baselines), (OURS_BLOCK, inputs.agents)]
 
-    def line(agent: str) -> list[str]:
+    def line(agent: str, ours: bool) -> list[str]:
         cells = []
         previous = None
         for key in columns:
             row = found.get((agent, *key))
             if with_n and key[0] != previous and key[0] != "average":
                 cells.append(str(row.n or 0) if row else "0")
-            cells.append(cell(row))
+            # The published number of a model must not stand in for a run of ours that is missing.
+            cells.append(NOT_RUN if ours and row is not None and row.value is None else cell(row))
             previous = key[0]
         largest = max((row.n or 0 for row in (found.get((agent, *key)) for key in columns) if row), default=0)
         return cells if with_n else [str(largest), *cells]
@@ -70,7 +71,14 @@ def arrange(
         heads.append(label)
         previous = key[0]
     lines = [
-        Block(title, [(agent, line(agent)) for agent in agents if agent not in inputs.config.agents or title != PUBLISHED_BLOCK])
+        Block(
+            title,
+            [
+                (agent, line(agent, title != PUBLISHED_BLOCK))
+                for agent in agents
+                if agent not in inputs.config.agents or title != PUBLISHED_BLOCK
+            ],
+        )
         for title, agents in blocks
     ]
     return Layout(corner, heads, [block for block in lines if block.rows])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
-from dllm_agents.config import EMBODIED, Config
+from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, write_aside
 from dllm_agents.reporting import published
@@ -88,7 +88,9 @@ def comparisons(inputs: Inputs) -> Table:
     pairs = [(agent, random_agent, name) for name in inputs.config.run.benchmarks for agent in inputs.agents if random_agent is not None]
     pairs = [pair for pair in pairs if all(pair[2] in inputs.config.agent_benchmarks(agent) for agent in pair[:2])]
     found = [(agent, other, name, compare(inputs, agent, other, name)) for agent, other, name in [*pairs, *matched_pairs(inputs)]]
-    corrected = iter(statistics.holm([result["mcnemar_p"].value or 1.0 for *_, result in found if result]))
+    corrected = iter(
+        statistics.holm([1.0 if result["mcnemar_p"].value is None else result["mcnemar_p"].value for *_, result in found if result])
+    )
     rows: list[TableRow] = []
     lines = []
     for agent, other, benchmark, result in found:
@@ -338,14 +340,17 @@ def dllm_agent_efficiency(inputs: Inputs) -> Table:
 
 
 def dllm_agent_tool_errors(inputs: Inputs) -> Table:
-    """Tool calls by what is wrong with them: share of BFCL entries that are well formed, name the right functions, and are right."""
+    """Tool calls by what is wrong with them: share of BFCL's single-turn entries that call for a tool (no hallucination sets) which are
+    well formed, name the right functions, and are right."""
+    calling = [category for category in BFCL_SINGLE_TURN if "relevance" not in category]
     table: list[TableRow] = []
     lines = []
     for agent in (*inputs.baselines, *inputs.agents):
         scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
-        found = found[found["agent"] == agent]
+        scores = scores[scores["category"].isin(calling)]
+        found = found[(found["agent"] == agent) & found["category"].isin(calling)]
         n = len(scores) if inputs.classified(agent, "bfcl") else 0
-        malformed = set(found[found["kind"].isin(["schema", "format", "empty"])]["task_id"])
+        malformed = set(found[found["kind"].isin(["schema", "format", "empty", "server"])]["task_id"])
         misnamed = malformed | set(found[found["kind"] == "wrong_function"]["task_id"])
         correct = int(scores["success"].sum()) if n else 0
         made = [
