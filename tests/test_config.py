@@ -98,3 +98,23 @@ def test_schema_accepts_what_is_shipped_and_refuses_a_wrong_key() -> None:
         assert path.name == "claims.yaml" or not errors, f"{path.name}: {errors[:1]}"
     assert list(validator.iter_errors({"benchmarks": {"babyai": {"levls": []}}}))
     assert Config().model_dump(mode="json").keys() <= schemas.config_schema()["properties"].keys()
+
+
+def test_a_yaml_anchor_does_not_tie_two_backbones_together(tmp_path: Path) -> None:
+    shared = "backbones:\n  a: {url: 'http://x', decoding: &d {strategy: llada}}\n  b: {url: 'http://x', decoding: *d}\n"
+    (tmp_path / "parent.yaml").write_text(shared)
+    config = load([write(tmp_path, "extends: parent.yaml\nbackbones: {b: {decoding: {threshold: 0.5}}}")])
+    assert config.backbones["b"].decoding.threshold == 0.5
+    assert config.backbones["a"].decoding.threshold is None
+
+
+def test_names_of_tables_figures_and_benchmarks_are_checked(tmp_path: Path) -> None:
+    assert "unknown table 'nope'" in mistake(tmp_path, "report: {tables: [nope]}")
+    assert "unknown figure 'nope'" in mistake(tmp_path, "report: {style: {nope: {dpi: 1}}}")
+    assert "backbones.b.tasks: unknown benchmark 'blcf'" in mistake(tmp_path, "backbones: {b: {url: 'http://x', tasks: {blcf: 1}}}")
+
+
+def test_every_table_and_figure_of_the_registry_has_its_needs() -> None:
+    from dllm_agents.reporting import figures, needs, tables
+
+    assert set(tables.TABLES) == needs.TABLES and set(figures.FIGURES) == needs.FIGURES
