@@ -9,6 +9,7 @@ quiet machine before the run, times the number of its jobs; a served backbone ad
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -79,9 +80,7 @@ def main() -> None:
         done.set()
         watcher.join()
     wall = time.perf_counter() - started
-    jobs = Counter(
-        line.partition("rule ")[2].partition(":")[0].partition("_")[0] for line in log.read_text().splitlines() if line.startswith("rule ")
-    )
+    jobs = Counter(re.findall(r"^(?:local)?rule ([a-z]+)", log.read_text(), re.MULTILINE))
     settings = yaml.safe_load(next(folder.glob("results/*/config.yaml")).read_text())
     servers = jobs["probe"] + sum(
         len({path.parent.name}) for path in folder.glob("results/*/episodes/*/*.jsonl") if path.stem not in ("random", "empty", "teacher")

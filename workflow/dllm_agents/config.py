@@ -80,6 +80,7 @@ class BenchmarkOptions(Section):
     exploration: float = Field(
         default=0.0, ge=0, le=1, description="share of executed actions that are random valid ones while the teacher labels every state"
     )
+    teacher: str | None = Field(default=None, description="backbone that teaches, a server by URL among them; null for the benchmark's own")
     max_steps: int = Field(default=30, ge=1, description="steps per episode")
     training: TrainingBudget = Field(default_factory=TrainingBudget)
 
@@ -305,6 +306,9 @@ class Config(Section):
         _require(self.resources, STAGES, "resources", "stage")
         _require(self.run.benchmarks, BENCHMARK_OPTIONS, "run.benchmarks", "benchmark")
         _require(self.run.agents, self.agents, "run.agents", "agent")
+        for name, section in self.benchmarks.items():
+            if section.teacher is not None:
+                _require([section.teacher], self.backbones, f"benchmarks.{name}.teacher", "backbone")
         for name, agent in self.agents.items():
             _require([agent.policy], [*SCRIPTED, *self.backbones], f"agents.{name}.policy", "backbone")
             for role in MODULE_ROLES:

@@ -154,6 +154,10 @@ class Score(Record):
     progress: float = Field(ge=0.0, le=1.0)
     native_score: float | None = None
     error_type: str | None = Field(default=None, description="the official checker's error type, single-answer benchmarks")
+    judge: str | None = Field(
+        default=None, description="the LLM judge's verdict (ACC_L): correct, incorrect or unparsable; None without a judge"
+    )
+    second_judge: str | None = Field(default=None, description="the second judge's verdict")
     ended: Ending
     steps: int
     invalid_steps: int

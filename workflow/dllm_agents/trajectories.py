@@ -38,6 +38,9 @@ def collect(config: Config, benchmark_name: str, tasks: list[Task], workers: int
     """One teacher trajectory per task, in task order. Raises StageError naming a task of another benchmark or version."""
     benchmark = benchmarks.load(benchmark_name, config)
     check_tasks(benchmark, tasks)
+    if benchmark.options.teacher is not None:
+        yield from _collect_from_backbone(config, benchmark, tasks)
+        return
     if workers <= 1 or not all(map(benchmark.interactive, tasks)):
         yield from map(partial(_collect_one, benchmark, config.seed), tasks)
         return
@@ -54,6 +57,26 @@ def check_tasks(benchmark: Benchmark, tasks: Iterable[Task]) -> None:
             raise StageError(f"task {task.id}: belongs to {task.benchmark}, not {benchmark.name}; pass the tasks of {benchmark.name}")
         if task.version != benchmark.version:
             raise StageError(f"task {task.id}: made with {task.version}, here is {benchmark.version}; run sample-tasks again")
+
+
+def _collect_from_backbone(config: Config, benchmark: Benchmark, tasks: list[Task]) -> Iterator[Trajectory]:
+    """A model as the teacher: it plays as an agent would, through the same environments and prompts (DLLM-Searcher section 5.1.1)."""
+    from dllm_agents.agents.runner import play_with_backbone
+
+    teacher = benchmark.options.teacher
+    for task, played in zip(tasks, play_with_backbone(config, teacher, benchmark, tasks), strict=True):
+        success = played.success if benchmark.interactive(task) else benchmark.judge(task, played.answer or "").valid
+        yield Trajectory(
+            task=task,
+            teacher=teacher,
+            seed=config.seed,
+            initial_observation=played.initial_observation,
+            steps=played.steps,
+            success=success,
+            progress=played.steps[-1].progress if played.steps else float(success),
+            rejected=None if played.ended != "error" else "simulator",
+            versions=versions(),
+        )
 
 
 def _collect_chunk(config: Config, benchmark_name: str, tasks: list[Task]) -> list[Trajectory]:

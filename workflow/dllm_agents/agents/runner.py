@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from dllm_agents import benchmarks, prompts
 from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
@@ -35,6 +36,7 @@ from dllm_agents.serving.client import Client, ServerFault
 from dllm_agents.serving.launch import running_server
 from dllm_agents.trajectories import check_tasks
 
+T = TypeVar("T")
 Play = Callable[[Task], Played]
 # Where a backbone is served changes nothing that it says.
 WHERE_SERVED = {"url", "api_key_env", "gpus", "training_gpus"}
@@ -73,12 +75,30 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack)
     stack.callback(journal.close)
     left = [task for task in tasks if task.id not in journal.episodes]
     if left:
-        with _policy(config, agent_name, benchmark, shard) as play:
+        with _policy(config, agent_name, benchmark, shard.models) as play:
             describe = partial(_episode, config, agent_name, benchmark)
             for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
                 journal.append(episode)
     write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
     return journal
+
+
+def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, tasks: Sequence[Task]) -> Iterator[Played]:
+    """A ready-made backbone plays tasks with the benchmark's own workflow; in task order, one failed task as `ended="error"`."""
+    agents = config.agents | {backbone: Agent(policy=backbone)}
+    config = config.model_copy(update={"agents": agents})
+
+    def describe(task: Task, result: Played | Exception, seconds: float, started: str) -> tuple[str, Played]:
+        return task.id, Played(ended="error") if isinstance(result, Exception) else result
+
+    with _policy(config, backbone, benchmark, {}) as play:
+        waiting: dict[str, Played] = {}
+        finished = play_all(tasks, play, describe, config.agents[backbone].concurrency)
+        for task in tasks:
+            while task.id not in waiting:
+                name, played = next(finished)
+                waiting[name] = played
+            yield waiting.pop(task.id)
 
 
 def spread(tasks: Sequence[Task], count: int) -> list[Task]:
@@ -102,8 +122,8 @@ def load_tasks(config: Config, path: Path) -> tuple[list[Task], Benchmark]:
 
 
 def play_all(
-    tasks: Sequence[Task], play: Play, describe: Callable[[Task, Played | Exception, float, str], Episode], concurrency: int
-) -> Iterator[Episode]:
+    tasks: Sequence[Task], play: Play, describe: Callable[[Task, Played | Exception, float, str], T], concurrency: int
+) -> Iterator[T]:
     """Play tasks, `concurrency` at a time, and yield episodes as they finish.
 
     One bad episode is recorded as an error and never sinks the run; a server that is gone for good does, since every
@@ -144,7 +164,7 @@ def play_all(
 
 
 @contextmanager
-def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> Iterator[Play]:
+def _policy(config: Config, agent_name: str, benchmark: Benchmark, models: Mapping[str, Path]) -> Iterator[Play]:
     """The function that plays one task, with the servers it needs running around it: one for every backbone, whatever its roles."""
     agent = config.agents[agent_name]
     seed = config.seed if agent.seed is None else agent.seed
@@ -154,7 +174,7 @@ def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard)
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         for name in dict.fromkeys(config.agent_backbones(agent_name).values()):
-            server = stack.enter_context(running_server(name, config, shard.models.get(name)))
+            server = stack.enter_context(running_server(name, config, models.get(name)))
             clients[name] = stack.enter_context(Client.for_backbone(server, config.backbones[name]))
         yield partial(_play_policy, config, agent, benchmark, Roles(config, agent_name, benchmark.name, clients), seed)
 

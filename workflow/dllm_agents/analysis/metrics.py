@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Score
 
 
-def score(episodes: Iterable[Episode], verdicts: Mapping[str, Verdict] | None = None) -> Iterator[Score]:
+def score(
+    episodes: Iterable[Episode], verdicts: Mapping[str, Verdict] | None = None, judged: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[Score]:
     """The score of every episode. `verdicts` (task id -> verdict) decide over single answers, where progress is 1 or 0; the
-    environment's own outcome stands elsewhere. Raises StageError for a task that comes twice with one seed."""
+    environment's own outcome stands elsewhere. `judged` (task id -> verdicts of one or two LLM judges) is kept beside it.
+    Raises StageError for a task that comes twice with one seed."""
     seen: set[tuple[str, str, int]] = set()
     for episode in episodes:
         key = (episode.task_id, episode.agent, episode.seed)
         if key in seen:
             raise StageError(f"task {episode.task_id}: agent {episode.agent} has two episodes with seed {episode.seed}; delete one of them")
         seen.add(key)
-        yield score_episode(episode, (verdicts or {}).get(episode.task_id))
+        found = score_episode(episode, (verdicts or {}).get(episode.task_id))
+        said = list((judged or {}).get(episode.task_id, ()))
+        yield found.model_copy(update=dict(zip(("judge", "second_judge"), said, strict=False))) if said else found
 
 
 def score_episode(episode: Episode, verdict: Verdict | None = None) -> Score:

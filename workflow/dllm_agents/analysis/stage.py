@@ -9,6 +9,7 @@ from dllm_agents.analysis.failures import classify
 from dllm_agents.analysis.frames import read_frame, write_frame
 from dllm_agents.analysis.metrics import score
 from dllm_agents.benchmarks.base import Verdict
+from dllm_agents.benchmarks.multihop_qa import judges
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Failure, Score, Task, iter_jsonl, read_jsonl
@@ -24,7 +25,7 @@ def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Pa
     for episode in episodes:
         if episode.task_id not in tasks:
             raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
-    return write_frame(output, score(episodes, _verdicts(config, episodes, tasks)), Score)
+    return write_frame(output, score(episodes, _verdicts(config, episodes, tasks), _judged(config, episodes, tasks)), Score)
 
 
 def _verdicts(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> dict[str, Verdict]:
@@ -34,6 +35,19 @@ def _verdicts(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -
     answered = [episode for episode in episodes if episode.ended != "error" and not benchmark.interactive(tasks[episode.task_id])]
     verdicts = benchmark.judge_many([(tasks[episode.task_id], episode.answer or "") for episode in answered])
     return {episode.task_id: verdict for episode, verdict in zip(answered, verdicts, strict=True)}
+
+
+def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> dict[str, list[str]]:
+    """Task id -> what the configured LLM judges say of the answer (ACC_L); empty without judges."""
+    if not episodes or episodes[0].benchmark != "multihop_qa":
+        return {}
+    asked = judges(config.benchmark_options("multihop_qa"))
+    if not asked:
+        return {}
+    return {
+        episode.task_id: [judge.verdict(episode.goal, tasks[episode.task_id].data["answers"], episode.answer or "") for judge in asked]
+        for episode in episodes
+    }
 
 
 def classify_file(config: Config, episodes_path: Path, scores_path: Path, output: Path) -> int:

@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
+from dllm_agents.benchmarks.qa_accuracy import judge_agreement
 from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, write_aside
@@ -280,21 +283,47 @@ def diffuagent_table6(inputs: Inputs) -> Table:
 
 
 def searcher_table1(inputs: Inputs) -> Table:
-    """DLLM-Searcher Table 1: multi-hop questions by set; ACC_R by the containment rule. ACC_L needs an LLM judge and has no score here."""
+    """DLLM-Searcher Table 1: multi-hop questions by set; ACC_R by the containment rule, ACC_L by the LLM judge over the verdicts that
+    could be parsed. Unparsable verdicts and the agreement with a second judge are rows of the CSV."""
     sets = ("hotpotqa", "2wiki", "bamboogle", "musique", "average")
     table = published_rows("searcher_table1")
     for agent in (*inputs.baselines, *inputs.agents):
         scores = inputs.rows(agent, "multihop_qa")
         for name in sets:
             part = scores.iloc[:0] if name == "average" else scores[scores["category"] == name]
-            table.append(rate_row(agent, "multihop_qa", name, "acc_r", int(part["success"].sum()), len(part)))
-            table.append(rate_row(agent, "multihop_qa", name, "acc_l", 0, 0))
+            table += _accuracies(agent, name, part)
         other = scores[~scores["category"].isin(sets)]
-        table.append(rate_row(agent, "multihop_qa", "other sets", "acc_r", int(other["success"].sum()), len(other)))
-    columns = [("multihop_qa", name, metric) for name in sets for metric in ("acc_r", "acc_l")] + [("multihop_qa", "other sets", "acc_r")]
+        table += _accuracies(agent, "other sets", other)
+        table += _judges(agent, scores)
+    columns = [("multihop_qa", name, metric) for name in (*sets, "other sets") for metric in ("acc_r", "acc_l")]
     titles = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue", "average": "Avg."}
-    labels = [(titles[name], label) for name in sets for label in ("ACC_R", "ACC_L")] + [("Other sets", "ACC_R")]
+    labels = [(titles.get(name, "Other sets"), label) for name in (*sets, "other sets") for label in ("ACC_R", "ACC_L")]
     return Table(table, arrange(inputs, table, columns, labels, "Model"))
+
+
+def _accuracies(agent: str, name: str, part: pd.DataFrame) -> list[TableRow]:
+    parsed = part[part["judge"].isin(["correct", "incorrect"])]
+    return [
+        rate_row(agent, "multihop_qa", name, "acc_r", int(part["success"].sum()), len(part)),
+        rate_row(agent, "multihop_qa", name, "acc_l", int((parsed["judge"] == "correct").sum()), len(parsed)),
+    ]
+
+
+def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
+    """How many verdicts could not be parsed, and how far two judges agree (raw, percent, and Cohen's kappa)."""
+    judged = scores[scores["judge"].notna()]
+    if judged.empty:
+        return []
+    rows = [rate_row(agent, "multihop_qa", "all", "judge_unparsable", int((judged["judge"] == "unparsable").sum()), len(judged))]
+    both = judged[judged["second_judge"].notna()]
+    if both.empty:
+        return rows
+    found = judge_agreement(both["judge"].tolist(), both["second_judge"].tolist())
+    values = {"judge_agreement": found.agreement and 100 * found.agreement, "judge_kappa": found.kappa}
+    return rows + [
+        TableRow(agent=agent, benchmark="multihop_qa", category="all", metric=metric, n=found.n, value=value)
+        for metric, value in values.items()
+    ]
 
 
 def dllm_agent_efficiency(inputs: Inputs) -> Table:
