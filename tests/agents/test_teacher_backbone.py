@@ -71,3 +71,15 @@ def test_judges_speak_in_the_scores(server: tuple[str, list[str]], tmp_path: Pat
     teacher, empty = (pd.read_parquet(tmp_path / f"{agent}.parquet") for agent in ("teacher", "empty"))
     assert teacher["success"].all() and set(teacher["judge"]) == set(teacher["second_judge"]) == {"correct"}
     assert set(empty["judge"]) == {"incorrect"}, "an empty answer is wrong without asking"
+
+
+@pytest.mark.parametrize(("says_what", "kept"), [("Verdict: correct", 3), ("Verdict: incorrect", 0), ("perhaps", 0)])
+def test_the_filter_asks_the_judge(server: tuple[str, list[str]], says_what: str, kept: int) -> None:
+    url, says = server
+    says[0] = says_what
+    options = {"train_tasks": 3, "judge_url": url, "judge_model": "m"}
+    config = Config.model_validate({"benchmarks": {"multihop_qa": options}, "run": {"benchmarks": ["multihop_qa"]}})
+    benchmark = benchmarks.load("multihop_qa", config)
+    found = list(trajectories.collect(config, "multihop_qa", benchmark.tasks("train")))
+    accepted, rejected, counts = trajectories.split_accepted(benchmark, found)
+    assert len(accepted) == kept and set(counts) <= {"judge"} and len(accepted) + len(rejected) == 3

@@ -10,6 +10,8 @@ from functools import partial
 
 from dllm_agents import benchmarks, prompts
 from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.multihop_qa import judges
+from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.benchmarks.simulator_process import SimulatorError
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
@@ -30,6 +32,7 @@ REJECTIONS = {
     "wrong answer": "the official checker refuses the answer",
     "no reasoning": "a step has no thought",
     "invalid action": "the environment refused the teacher's own action",
+    "judge": "the LLM judge does not find the answer correct",
     "format": "the step, written as a completion, does not parse back to itself",
 }
 
@@ -171,7 +174,18 @@ def rejection(benchmark: Benchmark, trajectory: Trajectory) -> str | None:
                 return "format"
             if not step.valid and step.executed is None:
                 return "invalid action"
-    return benchmark.check_trajectory(trajectory.steps)
+    return benchmark.check_trajectory(trajectory.steps) or _judged(benchmark, trajectory)
+
+
+def _judged(benchmark: Benchmark, trajectory: Trajectory) -> str | None:
+    """The LLM judge's objection, where the benchmark has a judge (DLLM-Searcher section 5.1.1)."""
+    asked = judges(benchmark.options)[:1] if benchmark.name == "multihop_qa" else []
+    for judge in asked:
+        reply = parse_reply(trajectory.steps[-1].action or "") if trajectory.steps else ""
+        answer = reply.answer or "" if isinstance(reply, Reply) else ""
+        if judge.verdict(trajectory.task.goal, trajectory.task.data["answers"], answer) != "correct":
+            return "judge"
+    return None
 
 
 def _parses_back(thought: str, action: str) -> bool:
