@@ -88,6 +88,18 @@ def test_a_prompt_too_long_loses_its_oldest_interactions_whole() -> None:
     assert len(played.steps) == 5
 
 
+def test_a_list_of_actions_that_does_not_fit_is_left_out_last() -> None:
+    class Listed(Corridor):
+        def valid_actions(self) -> list[str]:
+            return ["forward", "wait"]
+
+    backend = Backend(PromptTooLong("too long"), GO, GO, GO)
+    played = react.play(Listed(), TASK, backend, style="react", max_steps=5, list_actions=True)
+    assert played.success
+    assert "Valid actions now: forward, wait" in backend.asked[0] and "Valid actions now" not in backend.asked[1]
+    assert "Valid actions now" in backend.asked[2]
+
+
 def test_a_prompt_that_never_fits_is_an_error_not_an_endless_loop() -> None:
     with pytest.raises(PromptTooLong):
         play(Backend(PromptTooLong("too long")))

@@ -171,6 +171,10 @@ def _ask(
         try:
             return complete(messages, seed=seed), dropped
         except PromptTooLong:
-            if dropped >= len(played.steps):
+            if dropped < len(played.steps):
+                dropped += 1
+            elif actions:
+                # ScienceWorld lists over a thousand actions at times; a prompt without the list is better than no prompt.
+                actions = ()
+            else:
                 raise
-            dropped += 1

@@ -273,6 +273,7 @@ class ALFWorld(Benchmark):
 
     name = "alfworld"
     workflow = "react"
+    lists_actions = True
     options: ALFWorldOptions
 
     def __init__(self, options: ALFWorldOptions, seed: int = 42) -> None:

@@ -267,6 +267,7 @@ class ScienceWorld(Benchmark):
 
     name = "scienceworld"
     workflow = "react"
+    lists_actions = True
     options: ScienceWorldOptions
 
     def __init__(self, options: ScienceWorldOptions, seed: int = 42) -> None:
