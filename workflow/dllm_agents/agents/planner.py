@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, add_usage
+from dllm_agents.agents.policy import Complete, CompletionLike, add_usage, step_cost
 from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
 from dllm_agents.agents.search import whole_text
 from dllm_agents.benchmarks.base import Environment
@@ -300,12 +300,7 @@ def _step(stage: str, completion: CompletionLike, text: str | None = None, progr
         stage=stage,
         completion=(completion.text if text is None else text)[:MAX_COMPLETION_CHARACTERS],
         progress=progress,
-        finish_reason=completion.finish_reason,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-        forwards=completion.nfe,
-        seconds=completion.seconds,
-        trace=completion.trace,
+        **step_cost(completion),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from dllm_agents.records import RoleUsage
 
@@ -33,6 +33,18 @@ class Complete(Protocol):
     """Ask a backbone. `seed` makes the sampling of this one call; raises PromptTooLong when the messages do not fit."""
 
     def __call__(self, messages: Sequence[Message], *, seed: int) -> CompletionLike: ...
+
+
+def step_cost(completion: CompletionLike) -> dict[str, Any]:
+    """What a step's record keeps of the completion beside its text, as fields of EpisodeStep."""
+    return {
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": completion.completion_tokens,
+        "forwards": completion.nfe,
+        "seconds": completion.seconds,
+        "trace": completion.trace,
+    }
 
 
 def add_usage(usage: dict[str, RoleUsage], role: str, completion: CompletionLike) -> None:

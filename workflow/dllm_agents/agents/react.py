@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from dllm_agents import prompts
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.memory import Memory
-from dllm_agents.agents.policy import Complete, CompletionLike, add_usage
+from dllm_agents.agents.policy import Complete, CompletionLike, add_usage, step_cost
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.records import Ending, EpisodeStep, RoleUsage, Task
 from dllm_agents.serving.client import PromptTooLong
@@ -84,13 +84,8 @@ def play(
                 valid=valid,
                 done=done,
                 attempts=attempt,
-                finish_reason=completion.finish_reason,
-                prompt_tokens=completion.prompt_tokens,
-                completion_tokens=completion.completion_tokens,
-                forwards=completion.nfe,
-                seconds=completion.seconds,
                 environment_seconds=time.perf_counter() - started,
-                trace=completion.trace,
+                **step_cost(completion),
             )
         )
         if done:

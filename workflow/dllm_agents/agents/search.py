@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, Message, add_usage
+from dllm_agents.agents.policy import Complete, CompletionLike, Message, add_usage, step_cost
 from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
 from dllm_agents.benchmarks.base import Environment, Step
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words
@@ -209,14 +209,9 @@ def _record(index: int, attempts: int, turn: Turn) -> EpisodeStep:
         valid=turn.step.valid,
         done=turn.step.done,
         attempts=attempts,
-        finish_reason=completion.finish_reason,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-        forwards=completion.nfe,
-        seconds=turn.decoded,
         environment_seconds=turn.tool_seconds,
-        trace=completion.trace,
         error=reply if isinstance(reply, str) else None,
+        **(step_cost(completion) | {"seconds": turn.decoded}),
     )
 
 

@@ -8,7 +8,7 @@ import time
 from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.selector import Selector
-from dllm_agents.agents.policy import Complete, add_usage
+from dllm_agents.agents.policy import Complete, add_usage, step_cost
 from dllm_agents.agents.react import Played, call_seed, close
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
@@ -43,17 +43,7 @@ def answer(
         played.usage |= module.usage if module is not None else {}
     if selector is not None:
         played.extra["selected_tools"] = [function["name"] for function in functions]
-    played.steps[0] = played.steps[0].model_copy(
-        update={
-            "completion": completion.text[:MAX_ANSWER],
-            "finish_reason": completion.finish_reason,
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": completion.completion_tokens,
-            "forwards": completion.nfe,
-            "seconds": completion.seconds,
-            "trace": completion.trace,
-        }
-    )
+    played.steps[0] = played.steps[0].model_copy(update={"completion": completion.text[:MAX_ANSWER], **step_cost(completion)})
     return played
 
 
@@ -77,13 +67,8 @@ def converse(conversation: Conversation, task: Task, complete: Complete, *, seed
                 progress=progress,
                 valid=valid,
                 done=done,
-                finish_reason=completion.finish_reason,
-                prompt_tokens=completion.prompt_tokens,
-                completion_tokens=completion.completion_tokens,
-                forwards=completion.nfe,
-                seconds=completion.seconds,
                 environment_seconds=time.perf_counter() - started,
-                trace=completion.trace,
+                **step_cost(completion),
             )
         )
     if conversation.verdict is not None:
