@@ -135,7 +135,12 @@ def answer_with(tokenizer: Any, text: str, at_once: int = 1) -> Script:
             for step, start in enumerate(starts)
         ]
         steps = [index // at_once for index in range(len(ids))]
-        return [*events, Finished(SimpleNamespace(token_ids=ids, nfe=len(starts), reveal_step=steps, finish_reason=ended))]
+        return [
+            *events,
+            Finished(
+                SimpleNamespace(token_ids=ids, nfe=len(starts), reveal_step=steps, confidence=[1.0] * len(steps), finish_reason=ended)
+            ),
+        ]
 
     return script
 

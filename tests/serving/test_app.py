@@ -49,7 +49,10 @@ def test_the_openai_client_works_unchanged(tokenizer: Any, scripted: Callable[..
         assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage == whole.usage
         plain = ours.completions.create(model="tiny", prompt="go", max_tokens=100, extra_body={"return_trace": True})
         assert plain.choices[0].text == text
-        assert plain.choices[0].model_extra == {"trace": {"reveal_step": list(range(tokens)), "token_ids": tokenizer(text)["input_ids"]}}
+        extra = plain.choices[0].model_extra
+        assert extra is not None and (trace := extra["trace"])["token_ids"] == tokenizer(text)["input_ids"]
+        assert trace["reveal_step"] == list(range(tokens)) and len(trace["tokens"]) == len(trace["confidence"]) == tokens
+        assert all(0 <= value <= 1 for value in trace["confidence"]) and all(isinstance(token, str) for token in trace["tokens"])
         assert "".join(chunk.choices[0].text for chunk in ours.completions.create(model="tiny", prompt="go", stream=True)) == text
         with pytest.raises(openai.NotFoundError, match="'other' is not served here"):
             ours.chat.completions.create(model="other", messages=CHAT["messages"])
@@ -205,7 +208,11 @@ def prefilled(tokenizer: Any, thought: str) -> Callable[..., list[Any]]:
         return [
             *ends,
             *back,
-            Finished(SimpleNamespace(token_ids=front + call, nfe=2 + len(front), reveal_step=steps, finish_reason="stop")),
+            Finished(
+                SimpleNamespace(
+                    token_ids=front + call, nfe=2 + len(front), reveal_step=steps, confidence=[1.0] * len(steps), finish_reason="stop"
+                )
+            ),
         ]
 
     return script

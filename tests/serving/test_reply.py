@@ -18,7 +18,7 @@ def reply(**options: Any) -> Reply:
 
 
 def whole(token_ids: list[int], steps: list[int], nfe: int) -> Any:
-    return SimpleNamespace(token_ids=token_ids, reveal_step=steps, nfe=nfe, finish_reason="stop")
+    return SimpleNamespace(token_ids=token_ids, reveal_step=steps, confidence=[1.0] * len(steps), nfe=nfe, finish_reason="stop")
 
 
 def test_text_waits_for_what_stands_before_it() -> None:

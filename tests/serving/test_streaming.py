@@ -117,7 +117,7 @@ def call_first(tokenizer, thought, action):
     ids, call = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f"<think>{thought}</think>\n", action))
     places = list(range(len(ids) + len(call)))
     steps = [1] * len(ids) + [0] * len(call)
-    generation = SimpleNamespace(token_ids=ids + call, nfe=2, reveal_step=steps, finish_reason="stop")
+    generation = SimpleNamespace(token_ids=ids + call, nfe=2, reveal_step=steps, confidence=[1.0] * len(steps), finish_reason="stop")
     return [Settled(places[len(ids) :], call, 0), Settled(places[: len(ids)], ids, 1), Finished(generation)]
 
 

@@ -61,6 +61,8 @@ class EpisodeStep(Record):
     seconds: float = Field(default=0.0, description="wall seconds in the policy; not deterministic")
     environment_seconds: float = Field(default=0.0, description="wall seconds in the environment; not deterministic")
     trace: list[int] | None = Field(default=None, description="reveal step of every completion token")
+    trace_tokens: list[str] | None = Field(default=None, description="text of every completion token")
+    trace_confidence: list[float] | None = Field(default=None, description="probability with which every completion token was settled")
     error: str | None = None
 
 

@@ -44,6 +44,8 @@ def step_cost(completion: CompletionLike) -> dict[str, Any]:
         "forwards": completion.nfe,
         "seconds": completion.seconds,
         "trace": completion.trace,
+        "trace_tokens": getattr(completion, "tokens", None),
+        "trace_confidence": getattr(completion, "confidence", None),
     }
 
 

@@ -127,7 +127,9 @@ class _Request(DecodingFields):  # type: ignore[valid-type, misc]
     ) = None
     n: Literal[1] | None = None
     user: str | None = None
-    return_trace: bool | None = Field(default=None, description="adds choices[].trace: token ids and the forward that settled each")
+    return_trace: bool | None = Field(
+        default=None, description="adds choices[].trace: token ids, their texts, the forward that settled each, and how surely"
+    )
 
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -19,6 +19,7 @@ from dllm_agents.errors import StageError
 MAX_REPLY_BYTES = 16 << 20
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 OPENAI_FIELDS = ("temperature", "top_p")
+T = TypeVar("T")
 
 
 class ServerFault(Exception):
@@ -56,7 +57,8 @@ class Endpoint:
 @dataclass(frozen=True)
 class Completion:
     """One answer. `nfe` is the number of forward evaluations (for plain OpenAI servers, which decode autoregressively, the number
-    of new tokens), `trace` the 0-based forward that settled each token, `seconds` the wall time with retries left out."""
+    of new tokens), `trace` the 0-based forward that settled each token, `tokens` their texts, `confidence` the probability with which
+    each was settled, `seconds` the wall time with retries left out."""
 
     text: str
     prompt_tokens: int
@@ -67,6 +69,8 @@ class Completion:
     trace: list[int] | None = None
     token_ids: list[int] | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
+    tokens: list[str] | None = None
+    confidence: list[float] | None = None
 
 
 class Client:
@@ -212,12 +216,15 @@ def _completion(payload: dict[str, Any], seconds: float) -> Completion:
         calls = tuple(_tool_call(call) for call in message.get("tool_calls") or [])
         prompt_tokens, completion_tokens = (_count(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
         nfe = _count(usage, "nfe", completion_tokens)
-        reveal_step, token_ids = (_integers(trace.get(name)) for name in ("reveal_step", "token_ids"))
+        reveal_step, token_ids = (_listed(trace.get(name), int) for name in ("reveal_step", "token_ids"))
+        tokens, confidence = _listed(trace.get("tokens"), str), _listed(trace.get("confidence"), float)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {error})") from None
     if not isinstance(content, str) or not isinstance(finish_reason, str | None):
         raise BadReply("the reply's content or finish_reason is not text")
-    return Completion(content, prompt_tokens, completion_tokens, nfe, seconds, finish_reason, reveal_step, token_ids, calls)
+    return Completion(
+        content, prompt_tokens, completion_tokens, nfe, seconds, finish_reason, reveal_step, token_ids, calls, tokens, confidence
+    )
 
 
 def _count(usage: Mapping[str, Any], name: str, default: int) -> int:
@@ -229,11 +236,11 @@ def _count(usage: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _integers(value: Any) -> list[int] | None:
+def _listed(value: Any, kind: type[T]) -> list[T] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or any(not isinstance(item, int) for item in value):
-        raise TypeError("trace is not a list of whole numbers")
+    if not isinstance(value, list) or any(not isinstance(item, kind) for item in value):
+        raise TypeError(f"a part of the trace is no list of {kind.__name__}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -113,7 +114,13 @@ class Form:
         return {"id": f"call_{self.id}_{self.calls - 1}", "type": "function", "function": function}
 
     def _trace(self, reply: Reply) -> dict[str, Any]:
-        return {"reveal_step": reply.reveal_step, "token_ids": reply.token_ids}
+        known = {
+            "reveal_step": reply.reveal_step,
+            "token_ids": reply.token_ids,
+            "tokens": [reply.decode([token]) for token in reply.token_ids],
+        }
+        confidence = [round(value, 3) if math.isfinite(value) else 0.0 for value in reply.confidence]
+        return known | ({"confidence": confidence} if confidence else {})
 
 
 def event(data: dict[str, Any]) -> str:

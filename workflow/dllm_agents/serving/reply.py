@@ -15,7 +15,8 @@ class Reply:
 
     Text is given out when everything before it is settled. With `tags` (the ids of <tool_call> and </tool_call>, for requests with
     `tool_prefill`) a tool call is given out as soon as it is complete between its tags, before the thinking in front of it, and stop
-    ids in front of a settled closing tag are padding. `token_ids`, `reveal_step`, `nfe` and `finish_reason` are final once `done`.
+    ids in front of a settled closing tag are padding. `token_ids`, `reveal_step`, `nfe` and `finish_reason` are final once `done`;
+    `confidence` stays empty when a stop string ended the answer before `generate` had returned.
     """
 
     decode: Decode
@@ -27,6 +28,7 @@ class Reply:
     finish_reason: str = "stop"
     token_ids: list[int] = field(default_factory=list)
     reveal_step: list[int] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._text = TokenText(self.decode)
@@ -64,6 +66,7 @@ class Reply:
         if not self.done:
             pieces += self.splitter.push(self.decode(self.token_ids)[self._sent :]) + self.splitter.finish()
             self.nfe = generation.nfe
+            self.confidence = generation.confidence
             self.finish_reason = generation.finish_reason
             self.done = True
         return self._note(pieces)
