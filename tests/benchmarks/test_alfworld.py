@@ -15,10 +15,11 @@ from threading import Thread
 import pytest
 
 from dllm_agents.benchmarks import load
-from dllm_agents.benchmarks.alfworld import SIMULATOR, ALFWorld, ALFWorldEnvironment, command, thought
+from dllm_agents.benchmarks.alfworld import SIMULATOR, THOUGHTS, ALFWorld, ALFWorldEnvironment, command
 from dllm_agents.benchmarks.alfworld_games import TASK_TYPES, make, subgoals
 from dllm_agents.benchmarks.alfworld_planner import Household
 from dllm_agents.benchmarks.simulator_process import SimulatorProcess
+from dllm_agents.benchmarks.simulators import thought
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
@@ -169,7 +170,7 @@ def test_put_is_move_and_the_final_stop_is_dropped() -> None:
     assert command(" put mug 1 in/on desk 2. ") == "move mug 1 to desk 2"
     assert command("put mug 1 in desk 2") == command("put mug 1 on desk 2") == command("move mug 1 to desk 2") == "move mug 1 to desk 2"
     assert command("go to desk 1.") == "go to desk 1"
-    assert "mug 1" in thought("take mug 1 from desk 2")
+    assert "mug 1" in thought(THOUGHTS, "take mug 1 from desk 2")
 
 
 def test_unknown_and_hostile_actions_change_nothing(benchmark: ALFWorld) -> None:

@@ -14,7 +14,8 @@ from threading import Thread
 import pytest
 
 from dllm_agents.benchmarks import load
-from dllm_agents.benchmarks.scienceworld import SIMULATOR, ScienceWorld, _sequential_goals, thought
+from dllm_agents.benchmarks.scienceworld import SIMULATOR, THOUGHTS, ScienceWorld, _sequential_goals
+from dllm_agents.benchmarks.simulators import thought
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
@@ -247,6 +248,6 @@ def test_the_jvm_stays_small_and_never_outlives_a_killed_worker_or_job(benchmark
 
 
 def test_thoughts_name_what_the_action_is_about() -> None:
-    assert thought("go to kitchen") == "What I need next is in the kitchen, so I go there."
-    assert "thermometer" in thought("use thermometer in inventory on substance in metal pot")
-    assert thought("juggle") == "The next thing to do is to juggle."
+    assert thought(THOUGHTS, "go to kitchen") == "What I need next is in the kitchen, so I go there."
+    assert "thermometer" in thought(THOUGHTS, "use thermometer in inventory on substance in metal pot")
+    assert thought(THOUGHTS, "juggle") == "The next thing to do is to juggle."

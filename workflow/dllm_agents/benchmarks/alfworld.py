@@ -23,15 +23,15 @@ from typing import Any
 
 from dllm_agents.benchmarks import alfworld_games, alfworld_planner
 from dllm_agents.benchmarks.alfworld_games import TASK_TYPES
-from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step
-from dllm_agents.benchmarks.simulator_process import SimulatorError, SimulatorPool, SimulatorProcess
+from dllm_agents.benchmarks.base import Benchmark, Split, Step
+from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess
+from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, read_task_list, thought
 from dllm_agents.config import ALFWorldOptions
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
 SIMULATOR = "dllm_agents.benchmarks.alfworld:ALFWorldSimulator"
 LOAD_SECONDS = 300.0
-STEP_SECONDS = 120.0
 MEMORY_MB = 2048
 RECYCLE_AFTER = 50
 PUBLISHED_TEST_GAMES = 134
@@ -146,7 +146,7 @@ def _published(data: str | None, game: str) -> dict[str, str]:
         raise StageError(f"{path}: not a game with pddl_problem and a goal in plain words; run alfworld-download again") from None
 
 
-class ALFWorldEnvironment(Environment):
+class ALFWorldEnvironment(SimulatedEnvironment):
     """One household task. `executed` is the command the last action became, None when it is the action itself; `mapped_actions`
     counts the actions that were replaced by the nearest admissible command."""
 
@@ -154,15 +154,12 @@ class ALFWorldEnvironment(Environment):
     mapped_actions: int = 0
 
     def __init__(self, task: Task, pool: SimulatorPool, nearest_action: bool) -> None:
-        self._task = task
-        self._pool = pool
+        super().__init__(task, pool)
         self._nearest_action = nearest_action
-        self._simulator: SimulatorProcess | None = None
         self._subgoals = [(re.compile(pattern), times) for pattern, times in task.data["subgoals"]]
 
     def reset(self) -> str:
-        self.close()
-        self._simulator = self._pool.take()
+        self._take()
         self.success, self.executed, self.mapped_actions = False, None, 0
         self._progress, self._matched = 0.0, [set[str]() for _ in self._subgoals]
         data = self._task.data
@@ -197,20 +194,7 @@ class ALFWorldEnvironment(Environment):
     def expert_action(self) -> tuple[str, str] | None:
         asked = self._task.data.get("asked")
         action = None if asked is None or self.success else self._call("plan", task_type=self._task.category, asked=asked)
-        return None if action is None else (thought(action), action)
-
-    def close(self) -> None:
-        if self._simulator is not None:
-            self._pool.give(self._simulator)
-            self._simulator = None
-
-    def _call(self, method: str, seconds: float = STEP_SECONDS, **arguments: Any) -> Any:
-        if self._simulator is None:
-            raise SimulatorError(f"{self._task.id}: reset the environment first")
-        try:
-            return self._simulator.call(method, seconds, **arguments)
-        except SimulatorError as error:
-            raise SimulatorError(f"{self._task.id}: {error}") from None
+        return None if action is None else (thought(THOUGHTS, action), action)
 
     def _nearest(self, action: str, choices: list[str]) -> str:
         """DiffuAgent's rule: the most similar choice when its difflib ratio is above 0.5."""
@@ -247,7 +231,7 @@ def command(action: str) -> str:
     return _PUT.sub(r"move \1 to \2", action) if _PUT.fullmatch(action) else action
 
 
-_THOUGHTS = (
+THOUGHTS = (
     (r"go to (?P<x>.+)", "I should go to the {x} next."),
     (r"open (?P<x>.+)", "The {x} is closed, so I open it."),
     (r"take (?P<x>.+) from (?P<y>.+)", "The {x} is what I need, so I take it from the {y}."),
@@ -257,15 +241,6 @@ _THOUGHTS = (
     (r"cool (?P<x>.+) with (?P<y>.+)", "The {x} has to be cool, and the {y} is here."),
     (r"use (?P<x>.+)", "With the {x} on I can look at what I hold."),
 )
-
-
-def thought(action: str) -> str:
-    """The teacher's reason for an action, one short sentence made from the action alone."""
-    for pattern, sentence in _THOUGHTS:
-        match = re.fullmatch(pattern, action)
-        if match:
-            return sentence.format(**match.groupdict())
-    return f"The next thing to do is to {action}."
 
 
 class ALFWorld(Benchmark):
@@ -296,7 +271,7 @@ class ALFWorld(Benchmark):
         published = f"published games (evaluated: {FOLDERS['test']}, training: {FOLDERS['train']}), {source}"
         if self.options.task_list is None:
             return published
-        return f"{published}, sub-goals sha256:{sha256(_read(self.options.task_list)).hexdigest()[:12]}"
+        return f"{published}, sub-goals sha256:{sha256(read_task_list(self.name, self.options.task_list)).hexdigest()[:12]}"
 
     def tasks(self, split: Split) -> list[Task]:
         wanted = self.options.tasks if split == "test" else self.options.train_tasks
@@ -371,7 +346,7 @@ class ALFWorld(Benchmark):
         listed: dict[str, list[str]] = {}
         if self.options.task_list is None:
             return listed
-        for number, line in enumerate(_read(self.options.task_list).splitlines(), 1):
+        for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
             try:
                 item = json.loads(line)
                 listed[str(item["additional_info"]["description"])] = [re.compile(pattern).pattern for pattern in item["subgoals"]]
@@ -402,13 +377,6 @@ def _solvable(task: Task, simulator: SimulatorProcess) -> bool:
         if simulator.call("step", STEP_SECONDS, command=action)["won"]:
             return True
     return False
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise StageError(f"{path}: {error.strerror}; correct benchmarks.alfworld.task_list or leave it out") from None
 
 
 BENCHMARK = ALFWorld

@@ -19,18 +19,17 @@ from functools import partial
 from hashlib import sha256
 from importlib.metadata import version as package_version
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step
-from dllm_agents.benchmarks.simulator_process import SimulatorError, SimulatorPool, SimulatorProcess, die_with_parent
+from dllm_agents.benchmarks.base import Benchmark, Split, Step
+from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess, die_with_parent
+from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, read_task_list, thought
 from dllm_agents.config import ScienceWorldOptions
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
 SIMULATOR = "dllm_agents.benchmarks.scienceworld:ScienceWorldSimulator"
 LOAD_SECONDS = 300.0
-STEP_SECONDS = 120.0
 MAX_ACTION_CHARACTERS = 300
 MISFITS = 2
 TRAIN_TURNS = 1000
@@ -150,18 +149,15 @@ def _sequential_goals(progress: str) -> list[int]:
     return [states.count("true"), len(states)]
 
 
-class ScienceWorldEnvironment(Environment):
+class ScienceWorldEnvironment(SimulatedEnvironment):
     """One ScienceWorld task. `success`: all of AgentBoard's sub-goals seen, or without them the simulator says complete."""
 
     def __init__(self, task: Task, pool: SimulatorPool) -> None:
-        self._task = task
-        self._pool = pool
-        self._simulator: SimulatorProcess | None = None
+        super().__init__(task, pool)
         self._patterns = [re.compile(pattern) for pattern in task.data.get("subgoals", [])]
 
     def reset(self) -> str:
-        self.close()
-        self._simulator = self._pool.take()
+        self._take()
         self.success, self.native_score = False, 0.0
         self._progress, self._done, self._matched = 0.0, False, set[int]()
         self._gold: list[str] | None = None
@@ -195,20 +191,7 @@ class ScienceWorldEnvironment(Environment):
         if self._done or self._lost or self._position >= len(self._gold):
             return None
         action = self._gold[self._position]
-        return thought(action), action
-
-    def close(self) -> None:
-        if self._simulator is not None:
-            self._pool.give(self._simulator)
-            self._simulator = None
-
-    def _call(self, method: str, seconds: float = STEP_SECONDS, **arguments: Any) -> Any:
-        if self._simulator is None:
-            raise SimulatorError(f"{self._task.id}: reset the environment first")
-        try:
-            return self._simulator.call(method, seconds, **arguments)
-        except SimulatorError as error:
-            raise SimulatorError(f"{self._task.id}: {error}") from None
+        return thought(THOUGHTS, action), action
 
     def _score(self, answer: dict[str, Any]) -> None:
         self.native_score = answer["score"]
@@ -230,7 +213,7 @@ class ScienceWorldEnvironment(Environment):
             self._lost = not valid
 
 
-_THOUGHTS = (
+THOUGHTS = (
     (r"go to (?P<x>.+)", "What I need next is in the {x}, so I go there."),
     (r"open door to (?P<x>.+)", "I have to get to the {x}, so I open its door."),
     (r"open (?P<x>.+)", "I want to see what is inside the {x}, so I open it."),
@@ -253,15 +236,6 @@ _THOUGHTS = (
 )
 
 
-def thought(action: str) -> str:
-    """The teacher's reason for an action, one short sentence made from the action alone."""
-    for pattern, sentence in _THOUGHTS:
-        match = re.fullmatch(pattern, action)
-        if match:
-            return sentence.format(**match.groupdict())
-    return f"The next thing to do is to {action}."
-
-
 class ScienceWorld(Benchmark):
     """ScienceWorld's tasks: evaluation from the simulator's test variations (or AgentBoard's list), training from its train variations."""
 
@@ -281,7 +255,7 @@ class ScienceWorld(Benchmark):
         source = f"scienceworld {package_version('scienceworld')}"
         if self.options.task_list is None:
             return source
-        return f"{source}, sub-goals sha256:{sha256(_read(self.options.task_list)).hexdigest()[:12]}"
+        return f"{source}, sub-goals sha256:{sha256(read_task_list(self.name, self.options.task_list)).hexdigest()[:12]}"
 
     def tasks(self, split: Split) -> list[Task]:
         wanted = self.options.tasks if split == "test" else self.options.train_tasks
@@ -366,7 +340,7 @@ class ScienceWorld(Benchmark):
         from scienceworld.utils import infer_task
 
         listed: Listed = {}
-        for number, line in enumerate(_read(self.options.task_list).splitlines(), 1):
+        for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
             try:
                 item = json.loads(line)
                 place = (infer_task(str(item["additional_info"]["env_name"])), int(item["additional_info"]["var"]))
@@ -381,13 +355,6 @@ class ScienceWorld(Benchmark):
 
 def _place(task: Task) -> dict[str, Any]:
     return {**{key: task.data[key] for key in ("task", "variation", "simplifications")}, "seed": task.seed}
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise StageError(f"{path}: {error.strerror}; correct benchmarks.scienceworld.task_list or leave it out") from None
 
 
 BENCHMARK = ScienceWorld
