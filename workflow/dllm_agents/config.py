@@ -297,7 +297,8 @@ class Config(Section):
                 except ValidationError as error:
                     raise ValueError(_explain(error, options, f"benchmarks.{name}")) from None
         for name in SCRIPTED:
-            self.agents.setdefault(name, Agent(policy=name))
+            # Nobody waits for a model here, so more episodes in flight would only start more simulators.
+            self.agents.setdefault(name, Agent(policy=name, concurrency=2))
         for name, backbone in self.add.items():
             self.backbones[name] = backbone
             self.agents.setdefault(name, Agent(policy=name))
