@@ -59,6 +59,7 @@ rule serving:
 rule episodes:
     input:
         per_agent("episodes", "jsonl"),
+        exit_files(),
 
 
 rule scores:

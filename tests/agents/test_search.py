@@ -32,6 +32,11 @@ def slow():
     return benchmarks.load("multihop_qa", {"tasks": 3, "tool_delay": 0.2})
 
 
+@pytest.fixture(scope="module")
+def slow_task(slow):
+    return slow.tasks("test")[0]
+
+
 def oracle_replies(benchmark, task):
     with benchmark.environment(task) as environment:
         environment.reset()
@@ -180,10 +185,10 @@ def test_a_backbone_without_streaming_is_asked_whole(benchmark, task):
 # P-ReAct
 
 
-def test_p_react_searches_while_it_thinks(slow, task):
-    (thought, action), *_ = oracle_replies(slow, task)
+def test_p_react_searches_while_it_thinks(slow, slow_task):
+    (thought, action), *_ = oracle_replies(slow, slow_task)
     backbone = Scripted(parallel(thought, action, thinking=0.3), whole(answer_text("x")))
-    played = run(slow, task, backbone, acting="p_react")
+    played = run(slow, slow_task, backbone, acting="p_react")
     step, extra = played.steps[0], played.extra
     assert (step.thought, step.progress, step.valid) == (thought, 0.5, True)
     assert step.completion == reply_text(thought, action)
@@ -192,30 +197,30 @@ def test_p_react_searches_while_it_thinks(slow, task):
     assert extra["overlap_seconds"] >= 0.19 and extra["turns_seconds"] < extra["decoding_seconds"] + extra["tool_seconds"] - 0.19
 
 
-def test_react_waits_for_the_thought_and_then_for_the_tool(slow, task):
-    (thought, action), *_ = oracle_replies(slow, task)
-    extra = run(slow, task, Scripted(parallel(thought, action, 0.1), whole(answer_text("x")))).extra
+def test_react_waits_for_the_thought_and_then_for_the_tool(slow, slow_task):
+    (thought, action), *_ = oracle_replies(slow, slow_task)
+    extra = run(slow, slow_task, Scripted(parallel(thought, action, 0.1), whole(answer_text("x")))).extra
     assert extra["overlap_seconds"] == 0 and extra["calls_made_early"] == 0
     assert extra["turns_seconds"] == pytest.approx(extra["decoding_seconds"] + extra["tool_seconds"])
 
 
-def test_call_first_by_prompt_is_dispatched_when_its_tag_closes(slow, task):
-    (thought, action), *_ = oracle_replies(slow, task)
+def test_call_first_by_prompt_is_dispatched_when_its_tag_closes(slow, slow_task):
+    (thought, action), *_ = oracle_replies(slow, slow_task)
     text = reply_text(thought, action, tool_first=True)
     parts = [Partial(text[:20]), Partial(action), 0.3, Partial(text), completion(text)]
     backbone = Scripted(parts, whole(answer_text("x")))
-    played = run(slow, task, backbone, acting="tool_first")
+    played = run(slow, slow_task, backbone, acting="tool_first")
     assert played.extra["calls_before_thought"] == 1 and played.extra["overlap_seconds"] >= 0.19
     assert played.steps[0].thought == thought
     assert "action first" in backbone.messages[0][0]["content"]
     assert backbone.messages[1][1]["content"] == text
 
 
-def test_a_call_behind_its_thought_is_early_but_not_first(slow, task):
-    (thought, action), *_ = oracle_replies(slow, task)
+def test_a_call_behind_its_thought_is_early_but_not_first(slow, slow_task):
+    (thought, action), *_ = oracle_replies(slow, slow_task)
     text = reply_text(thought, action)
     parts = [Partial(text[:10]), Partial(text), 0.05, completion(text)]
-    extra = run(slow, task, Scripted(parts, whole(answer_text("x"))), acting="p_react").extra
+    extra = run(slow, slow_task, Scripted(parts, whole(answer_text("x"))), acting="p_react").extra
     assert (extra["calls_made_early"], extra["calls_before_thought"]) == (1, 0)
 
 
@@ -240,11 +245,11 @@ def test_a_call_of_another_tool_is_never_dispatched(benchmark, task):
     assert played.extra["format_failure"] == "tool_call format error" and played.extra["calls_wasted"] == 0
 
 
-def test_a_stream_that_fails_waits_for_its_search(slow, task):
+def test_a_stream_that_fails_waits_for_its_search(slow, slow_task):
     call = {"name": "search", "arguments": {"query": ["mother"]}}
     started = time.perf_counter()
     with pytest.raises(ServerFault):
-        run(slow, task, Scripted([Partial("", (call,)), ServerFault("gone")]), acting="p_react")
+        run(slow, slow_task, Scripted([Partial("", (call,)), ServerFault("gone")]), acting="p_react")
     assert time.perf_counter() - started >= 0.2
 
 
@@ -280,11 +285,11 @@ def test_the_time_saved_is_overlap_and_shorter_decoding_and_fewer_calls():
         latency_split(react, episode("u"))
 
 
-def test_measured_episodes_split_without_a_remainder(slow, task):
-    (thought, action), *_ = oracle_replies(slow, task)
+def test_measured_episodes_split_without_a_remainder(slow, slow_task):
+    (thought, action), *_ = oracle_replies(slow, slow_task)
     episodes = []
     for acting in ("react", "p_react"):
-        played = run(slow, task, Scripted(parallel(thought, action, 0.25), whole(answer_text("x"))), acting=acting)
+        played = run(slow, slow_task, Scripted(parallel(thought, action, 0.25), whole(answer_text("x"))), acting=acting)
         episodes.append(record("t", played.ended, played.extra))
     split = latency_split(*episodes)
     assert split.saved == pytest.approx(split.overlap + split.decoding + split.tool)

@@ -235,13 +235,22 @@ def test_filter_rejects_steps_without_reasoning_or_with_a_broken_call(benchmark)
     assert benchmark.check_trajectory([EpisodeStep(index=0, thought="a </think> b", action=call)]) == "format"
 
 
-def test_tool_delay_is_added_to_every_search(test_tasks):
-    slow = benchmarks.load("multihop_qa", {"tasks": 120, "tool_delay": 0.05})
-    with slow.environment(test_tasks[0]) as environment:
+def test_a_search_takes_at_least_the_delay_of_its_task():
+    slow = benchmarks.load("multihop_qa", {"tasks": 3, "train_tasks": 2, "tool_delay": [0.05, 0]})
+    tasks = slow.tasks("test")
+    assert [task.data.get("tool_delay", 0) for task in tasks] == [0.05, 0, 0.05]
+    assert not any("tool_delay" in task.data for task in slow.tasks("train"))
+    with slow.environment(tasks[0]) as environment:
         environment.reset()
         started = time.perf_counter()
         environment.step(tool_call(["mother"]))
         assert time.perf_counter() - started >= 0.05
+
+
+@pytest.mark.parametrize("delay", [[], -1, [0.5, -0.1]])
+def test_a_delay_that_is_none_is_refused(delay):
+    with pytest.raises(StageError, match="tool_delay"):
+        benchmarks.load("multihop_qa", {"tool_delay": delay})
 
 
 # Reply format

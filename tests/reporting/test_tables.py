@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from synthetic_run import LEVELS, configuration, score
 
-from dllm_agents.analysis.frames import write_frame
+from dllm_agents.analysis.frames import read_frame, write_frame
 from dllm_agents.errors import StageError
 from dllm_agents.records import Score, TableRow
 from dllm_agents.reporting import needs
@@ -129,7 +129,7 @@ def test_a_run_without_any_score_has_published_rows_and_not_run(tmp_path):
 
 
 def test_an_average_needs_all_of_its_categories(finished, tmp_path):
-    frame = pd.read_parquet(finished / "scores/bfcl/tiny-ar.parquet")
+    frame = read_frame(finished / "scores/bfcl/tiny-ar.parquet", Score)
     kept = [Score.model_validate(row) for row in frame.replace({float("nan"): None}).to_dict("records") if row["category"] != "javascript"]
     write_frame(tmp_path / "scores/bfcl/tiny-ar.parquet", kept, Score)
     tabulate("diffuagent_table2", configuration(), tmp_path, tmp_path / "t")

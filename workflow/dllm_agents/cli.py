@@ -96,6 +96,14 @@ def rollout(args: argparse.Namespace) -> None:
     _say(f"{', '.join(str(shard.output) for shard in shards)}: written")
 
 
+def replay_verifiers(args: argparse.Namespace) -> None:
+    from dllm_agents.agents.verification import replay_verifiers as run
+
+    models = dict(item.split("=", 1) for item in args.model)
+    count = run(_config(args), args.episodes, {name: Path(path) for name, path in models.items()}, args.output)
+    _say(f"{args.output}: {count} verifications")
+
+
 def score(args: argparse.Namespace) -> None:
     from dllm_agents.analysis.stage import score_file
 
@@ -214,6 +222,13 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
 
+    sub = command(replay_verifiers, "replay early-exit verifiers on stored episodes of one benchmark")
+    sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument(
+        "--model", action="append", default=[], type=_assignment, metavar="BACKBONE=DIR", help="checkpoint trained for a verifier"
+    )
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+
     sub = command(score, "score episodes with the official checkers")
     sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
     sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")
@@ -274,6 +289,12 @@ def _leave(status: int, line: str = "") -> NoReturn:
         _say(line)
     sys.stdout.flush()
     os._exit(status)
+
+
+def _assignment(text: str) -> str:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r}: write BACKBONE=DIR")
+    return text
 
 
 def _config(args: argparse.Namespace) -> Any:

@@ -133,7 +133,9 @@ class MultiHopQAOptions(BenchmarkOptions):
     web_search_url: str | None = Field(default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY")
     top_k: int = Field(default=10, ge=1)
     max_steps: int = Field(default=5, ge=1, description="turns per question")
-    tool_delay: float = Field(default=0.0, ge=0, description="seconds added to every search, to stand for a network")
+    tool_delay: float | list[float] = Field(
+        default=0.0, description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, tasks take turns"
+    )
     judge_url: str | None = Field(default=None, description="OpenAI-compatible URL of the LLM judge (ACC_L); null leaves it out")
     judge_model: str | None = None
     second_judge_url: str | None = Field(default=None, description="a second judge, for agreement (Cohen's kappa) with the first")
@@ -142,6 +144,17 @@ class MultiHopQAOptions(BenchmarkOptions):
         default="short", description="the oracle's thoughts on generated questions: about 12 tokens, or 48 to 64 for P-ReAct"
     )
     cache: str | None = Field(default=None, description="folder of the dense encoder's passage vectors; null for the user's cache folder")
+
+    @property
+    def tool_delays(self) -> list[float]:
+        """The delays that evaluated tasks take in turn."""
+        return self.tool_delay if isinstance(self.tool_delay, list) else [self.tool_delay]
+
+    @model_validator(mode="after")
+    def _delays(self) -> MultiHopQAOptions:
+        if not self.tool_delays or not all(0 <= delay <= 600 for delay in self.tool_delays):
+            raise ValueError("tool_delay: needs one or more numbers of seconds from 0 to 600")
+        return self
 
 
 BENCHMARK_OPTIONS: dict[str, type[BenchmarkOptions]] = {
@@ -245,6 +258,8 @@ class Agent(Section):
         default="react",
         description="search: call after thinking; P-ReAct, the call decoded first; or the call first by prompt (AR control)",
     )
+    decoding: dict[str, Any] = Field(default={}, description="decoding settings of the policy that differ from its backbone's")
+    tasks: dict[str, int] = Field(default={}, description="benchmark -> play only n of its tasks, at even distances")
     concurrency: int = Field(default=8, ge=1, description="episodes in flight")
     seed: int | None = None
 
@@ -253,11 +268,22 @@ SCRIPTED = ("random", "empty", "teacher")
 MODULE_ROLES = ("memory", "verifier", "selector", "editor", "planner", "seeker", "writer")
 
 
+class Verification(Section):
+    """The early-exit verifier, replayed on stored episodes (DiffuAgent section 5.1 and Figure 6): every backbone with every prompt."""
+
+    agents: list[str] = Field(default=[], description="agents whose stored embodied episodes are looked at")
+    backbones: list[str] = Field(default=[], description="backbones that play the verifier")
+    prompts: list[Literal["strict", "modest"]] = Field(default=["strict", "modest"])
+    every: int = Field(default=5, ge=1, description="steps between two verifications")
+    episodes: int | None = Field(default=None, ge=1, description="episodes of each agent, at even distances; null for all")
+
+
 class Run(Section):
     benchmarks: list[str] = Field(default=["babyai", "bfcl"])
     agents: list[str] = Field(default=["random", "empty", "teacher"])
     probe_concurrency: list[int] = Field(default=[1, 4])
     probe_requests: int = Field(default=8, ge=1)
+    verification: Verification = Field(default_factory=Verification)
 
 
 class Reporting(Section):
@@ -315,14 +341,36 @@ class Config(Section):
             for role in MODULE_ROLES:
                 if (module := getattr(agent, role)) is not None:
                     _require([module], self.backbones, f"agents.{name}.{role}", "backbone")
-            _require(agent.benchmarks or [], BENCHMARK_OPTIONS, f"agents.{name}.benchmarks", "benchmark")
+            for key in ("benchmarks", "tasks"):
+                _require(getattr(agent, key) or [], BENCHMARK_OPTIONS, f"agents.{name}.{key}", "benchmark")
+            if agent.decoding:
+                self._check_decoding(name, agent)
         for name, backbone in self.backbones.items():
             for key in ("benchmarks", "tasks", "benchmark_decoding"):
                 _require(getattr(backbone, key) or [], BENCHMARK_OPTIONS, f"backbones.{name}.{key}", "benchmark")
+        verification = self.run.verification
+        _require(verification.agents, self.run.agents, "run.verification.agents", "agent of the run")
+        _require(verification.backbones, self.backbones, "run.verification.backbones", "backbone")
         _require(self.report.tables, TABLES, "report.tables", "table")
         _require(self.report.figures, FIGURES, "report.figures", "figure")
         _require(self.report.style, FIGURES, "report.style", "figure")
         return self
+
+    def _check_decoding(self, name: str, agent: Agent) -> None:
+        if agent.policy in SCRIPTED:
+            raise ValueError(f"agents.{name}.decoding: {agent.policy} decodes nothing; leave it out")
+        for benchmark in self.agent_benchmarks(name):
+            try:
+                self.decoding(name, "policy", benchmark)
+            except ValidationError as error:
+                raise ValueError(_explain(error, Decoding, f"agents.{name}.decoding")) from None
+
+    def decoding(self, agent: str, role: str, benchmark: str) -> Decoding:
+        """The decoding settings of a role of an agent on a benchmark."""
+        backbone = self.backbones[self.agent_backbones(agent)[role]]
+        base = backbone.benchmark_decoding.get(benchmark, backbone.decoding)
+        changed = self.agents[agent].decoding if role == "policy" else {}
+        return Decoding.model_validate(base.model_dump() | changed) if changed else base
 
     @property
     def results(self) -> str:
@@ -353,7 +401,7 @@ class Config(Section):
     def used_backbones(self) -> list[str]:
         """The backbones that the run's agents need, in order of first use."""
         used = [backbone for agent in self.run.agents for backbone in self.agent_backbones(agent).values()]
-        return list(dict.fromkeys(used))
+        return list(dict.fromkeys(used + self.run.verification.backbones * bool(self.run.verification.agents)))
 
 
 def _require(wanted: Iterable[str], allowed: Iterable[str], where: str, what: str) -> None:

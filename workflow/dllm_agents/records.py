@@ -170,6 +170,36 @@ class Score(Record):
     package: str = Field(default="", description="version of this package")
     seconds: float = 0.0
     model_seconds: float = 0.0
+    measures: dict[str, float] = Field(
+        default_factory=dict,
+        description="numbers of the episode's `extra`, and <role>.calls|prompt_tokens|completion_tokens|forwards|seconds of every role; "
+        "names that end in `seconds` are wall-clock values",
+    )
+
+
+class Exit(Record):
+    """What an early-exit verifier, replayed on a stored episode, would have done; one row of exits/<benchmark>.parquet."""
+
+    task_id: str
+    benchmark: str
+    category: str
+    agent: str = Field(description="the agent whose stored episode it is")
+    verifier: str = Field(description="backbone of the verifier")
+    prompt: str = Field(description="strict or modest")
+    every: int = Field(description="steps between two verifications")
+    steps: int = Field(description="T: steps of the stored episode")
+    exit_step: int | None = Field(default=None, description="e: the step after which it would have left; None when it never would")
+    success: bool = Field(description="the stored episode succeeds")
+    success_at_exit: bool = Field(description="and still does when it ends at e")
+    progress: float = Field(description="progress(T)")
+    progress_lost: float = Field(description="PD(e) = progress(T) - progress(e); 0 without an exit")
+    redundant_steps: int = Field(description="RS(T): steps since progress last rose before T")
+    redundant_steps_saved: int = Field(description="RS(T) - RS(e); 0 without an exit")
+    calls: int = Field(description="times the verifier was asked")
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    forwards: int = 0
+    seconds: float = Field(default=0.0, description="wall seconds in the verifier; not deterministic")
 
 
 class Failure(Record):
@@ -244,7 +274,7 @@ class TableRow(Record):
     published: float | None = None
 
 
-RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Failure, Probe, TrainingReport, TableRow)
+RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Failure, Probe, TrainingReport, TableRow)
 
 R = TypeVar("R", bound=Record)
 

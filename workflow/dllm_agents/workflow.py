@@ -71,7 +71,36 @@ class Plan:
                 for benchmark in self.config.agent_benchmarks(agent)
                 if self.config.backbones[backbone].training
             )
+            | dict.fromkeys(
+                (backbone, benchmark)
+                for benchmark in self.verified_benchmarks()
+                for backbone in self.config.run.verification.backbones
+                if self.config.backbones[backbone].training
+            )
         )
+
+    def verified_benchmarks(self) -> list[str]:
+        """Embodied benchmarks on whose stored episodes the run's verifiers are replayed."""
+        settings = self.config.run.verification
+        played = (
+            {benchmark for agent in settings.agents for benchmark in self.config.agent_benchmarks(agent)} if settings.backbones else set()
+        )
+        return [name for name in self.config.run.benchmarks if name in EMBODIED and name in played]
+
+    def verified_agents(self, benchmark: str) -> list[str]:
+        """The agents whose stored episodes of a benchmark the verifiers look at."""
+        return [agent for agent in self.config.run.verification.agents if benchmark in self.config.agent_benchmarks(agent)]
+
+    def verifier_arguments(self, benchmark: str) -> list[tuple[str, str]]:
+        """(backbone, checkpoint) of the verifiers that are trained for a benchmark."""
+        backbones = self.config.run.verification.backbones
+        return [(backbone, path) for backbone in backbones if (path := self.model(backbone, benchmark))]
+
+    def verification_settings(self, benchmark: str) -> dict[str, Any]:
+        """What the replayed verifiers depend on beside episodes and checkpoints."""
+        settings = self.config.run.verification
+        backbones = {name: self._served(name) for name in settings.backbones}
+        return {"verification": settings.model_dump(mode="json"), "backbones": backbones, "prompts": style_sha256(MODULE_STYLE)}
 
     def taught_benchmarks(self) -> list[str]:
         """Benchmarks whose teacher trajectories are needed."""
@@ -112,7 +141,7 @@ class Plan:
         options = self.config.benchmark_options(benchmark).model_dump(mode="json")
         unused = (
             RUNTIME_OPTIONS
-            | {"train": {"tasks", "training"}, "test": {"train_tasks", "exploration", "train_seed_start", "training"}}[split]
+            | {"train": {"tasks", "training", "tool_delay"}, "test": {"train_tasks", "exploration", "train_seed_start", "training"}}[split]
         )
         return {"seed": self.config.seed} | {key: value for key, value in options.items() if key not in unused}
 
@@ -166,6 +195,8 @@ class Plan:
         results = self.config.results
         if kind == "serving":
             return [f"{results}/serving/{backbone}.json" for backbone in self.config.used_backbones()]
+        if kind == "exits":
+            return [f"{results}/exits/{name}.parquet" for name in chosen if name in self.verified_benchmarks()]
         if kind == "trajectories":
             taught = [name for name in chosen if name in self.taught_benchmarks()]
             return [f"{results}/trajectories/{name}/{part}.jsonl" for name in taught for part in ("accepted", "rejected")]
@@ -191,6 +222,11 @@ class Plan:
         """GPUs of a rollout job: those of every server it starts itself."""
         backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
         return sum(self.config.backbones[name].gpus for name in backbones if not self.config.backbones[name].url)
+
+    def verification_gpus(self) -> int:
+        """GPUs of a job that replays verifiers: it serves one after the other."""
+        backbones = map(self.config.backbones.__getitem__, self.config.run.verification.backbones)
+        return max((backbone.gpus for backbone in backbones if not backbone.url), default=0)
 
     def gpu_hours(self) -> dict[str, tuple[int, float]]:
         """Stage -> (jobs, GPU-hours), if every job takes the time it asks for at its first try: an upper estimate."""

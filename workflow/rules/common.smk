@@ -29,6 +29,13 @@ def per_agent(kind, ending):
     ]
 
 
+def exit_files():
+    return [
+        f"{RESULTS}/exits/{benchmark}.parquet"
+        for benchmark in PLAN.verified_benchmarks()
+    ]
+
+
 def accepted_files():
     return [
         f"{RESULTS}/trajectories/{benchmark}/accepted.jsonl"

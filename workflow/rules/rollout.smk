@@ -44,3 +44,37 @@ for played, agents in PLAN.agents_by_benchmarks():
         shell:
             "dllm-agents rollout --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
             " --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule replay_verifiers:
+    """Early-exit verifiers look at stored episodes; one job for all verifiers, prompts and agents of a benchmark."""
+    input:
+        episodes=lambda wildcards: expand(
+            f"{RESULTS}/episodes/{wildcards.benchmark}/{{agent}}.jsonl",
+            agent=PLAN.verified_agents(wildcards.benchmark),
+        ),
+        models=lambda wildcards: [
+            path for _, path in PLAN.verifier_arguments(wildcards.benchmark)
+        ],
+    output:
+        f"{RESULTS}/exits/{{benchmark}}.parquet",
+    log:
+        f"{RESULTS}/logs/replay_verifiers/{{benchmark}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/replay_verifiers/{{benchmark}}.tsv"
+    conda:
+        "../../envs/main.yaml"
+    threads: workflow.cores or 2
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
+        gpu=lambda wildcards: PLAN.verification_gpus(),
+    params:
+        settings=lambda wildcards: PLAN.verification_settings(wildcards.benchmark),
+        models=lambda wildcards: " ".join(
+            f"--model {shlex.quote(f'{backbone}={path}')}"
+            for backbone, path in PLAN.verifier_arguments(wildcards.benchmark)
+        ),
+    shell:
+        "dllm-agents replay-verifiers --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} {params.models}"
+        " --output {output:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dllm_agents import prompts
-from dllm_agents.agents.modules.early_exit import Verifier
+from dllm_agents.agents.modules.early_exit import Verifier, redundant_steps
 from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.policy import Complete, CompletionLike, add_usage, step_cost
 from dllm_agents.benchmarks.base import Environment
@@ -99,6 +99,9 @@ def play(
             left_early = True
             break
     close(environment, played)
+    if verifier is not None:
+        reached = [step.progress for step in played.steps]
+        played.extra |= {"exited": left_early, "redundant_steps": redundant_steps(reached, len(reached))}
     if left_early:
         played.ended = "early_exit"
     for module in (memory, verifier):

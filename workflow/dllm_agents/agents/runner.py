@@ -19,15 +19,14 @@ from typing import TypeVar
 from dllm_agents import benchmarks, prompts
 from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
 from dllm_agents.agents.journal import Journal
-from dllm_agents.agents.modules import editor, selector
+from dllm_agents.agents.modules import early_exit, editor, selector
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.policy import Complete
 from dllm_agents.agents.react import Played
 from dllm_agents.benchmarks.base import Benchmark, Environment
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
-from dllm_agents.config import SCRIPTED, Agent, Backbone, Config
-from dllm_agents.decoding.settings import Decoding
+from dllm_agents.config import SCRIPTED, Agent, Config
 from dllm_agents.errors import StageError
 from dllm_agents.progress import track
 from dllm_agents.provenance import git_revision, hardware, sha256, versions
@@ -68,8 +67,7 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack)
     tasks, benchmark = load_tasks(config, shard.tasks)
     agent = config.agents[agent_name]
     backbone = config.backbones.get(agent.policy)
-    if backbone is not None and benchmark.name in backbone.tasks:
-        tasks = spread(tasks, backbone.tasks[benchmark.name])
+    tasks = spread(tasks, agent.tasks.get(benchmark.name) or (backbone.tasks.get(benchmark.name) if backbone else None))
     fingerprint = _fingerprint(config, agent_name, benchmark, shard)
     journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
     stack.callback(journal.close)
@@ -101,9 +99,11 @@ def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, task
             yield waiting.pop(task.id)
 
 
-def spread(tasks: Sequence[Task], count: int) -> list[Task]:
-    """`count` tasks at even distances, so that a short run still meets every category."""
-    return [tasks[index * len(tasks) // count] for index in range(min(count, len(tasks)))] if count < len(tasks) else list(tasks)
+def spread(items: Sequence[T], count: int | None) -> list[T]:
+    """`count` items at even distances, so that a short run still meets every category; all of them for None."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def load_tasks(config: Config, path: Path) -> tuple[list[Task], Benchmark]:
@@ -193,7 +193,7 @@ class Roles:
         name = self.config.agent_backbones(self.agent).get(role)
         if name is None:
             return None
-        decoding = decoding_for(self.config.backbones[name], self.benchmark)
+        decoding = self.config.decoding(self.agent, role, self.benchmark)
         if max_new_tokens is not None:
             decoding = decoding.model_copy(update={"max_new_tokens": max_new_tokens})
         return partial(self.clients[name].complete, decoding=decoding)
@@ -201,12 +201,7 @@ class Roles:
     def stream(self, role: str) -> search.Stream:
         """What answers for a role, as a stream."""
         name = self.config.agent_backbones(self.agent)[role]
-        return search.streamed(self.clients[name], decoding_for(self.config.backbones[name], self.benchmark))
-
-
-def decoding_for(backbone: Backbone, benchmark: str) -> Decoding:
-    """The decoding settings of a backbone on a benchmark."""
-    return backbone.benchmark_decoding.get(benchmark, backbone.decoding)
+        return search.streamed(self.clients[name], self.config.decoding(self.agent, role, self.benchmark))
 
 
 def _play_policy(config: Config, agent: Agent, benchmark: Benchmark, roles: Roles, seed: int, task: Task) -> Played:
@@ -251,7 +246,7 @@ def _answer(config: Config, agent: Agent, benchmark: Benchmark, roles: Roles, se
 
 
 def _act(config: Config, agent: Agent, benchmark: Benchmark, environment: Environment, roles: Roles, seed: int, task: Task) -> Played:
-    remembering, verifying = roles.complete("memory"), roles.complete("verifier")
+    remembering, verifying = roles.complete("memory"), roles.complete("verifier", early_exit.MAX_TOKENS)
     return react.play(
         environment,
         task,
@@ -311,8 +306,8 @@ def _episode(
         agent=agent_name,
         backbones=config.agent_backbones(agent_name),
         decoding={
-            role: decoding_for(config.backbones[name], task.benchmark).model_dump(exclude_none=True)
-            for role, name in config.agent_backbones(agent_name).items()
+            role: config.decoding(agent_name, role, task.benchmark).model_dump(exclude_none=True)
+            for role in config.agent_backbones(agent_name)
         },
         seed=seed,
         max_steps=benchmark.max_steps,

@@ -228,6 +228,7 @@ def _finish(environment: Environment, task: Task, acting: Acting, played: Played
     calls = [turn for turn in turns if isinstance(turn.reply, Reply) and turn.reply.queries]
     played.extra = {
         "acting": acting,
+        "tool_delay": task.data.get("tool_delay", 0.0),
         "format_failure": last if isinstance(last, str) else None,
         "hops": len(task.data.get("hops", [])),
         "answer_words": answer_words(answer or ""),

@@ -42,7 +42,9 @@ def answer(
     for module in (selector, editor):
         played.usage |= module.usage if module is not None else {}
     if selector is not None:
-        played.extra["selected_tools"] = [function["name"] for function in functions]
+        played.extra |= {"selected_tools": [function["name"] for function in functions], "selector_fallbacks": selector.fallbacks}
+    if editor is not None:
+        played.extra["edits"] = editor.edits
     played.steps[0] = played.steps[0].model_copy(update={"completion": completion.text[:MAX_ANSWER], **step_cost(completion)})
     return played
 

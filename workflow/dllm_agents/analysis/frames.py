@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ _ARROW: dict[Any, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.f
 
 
 def arrow_schema(record: type[Record]) -> pa.Schema:
-    """The Parquet schema of a flat record; optional fields and literals take their plain type."""
+    """The Parquet schema of a flat record; optional fields and literals take their plain type, mappings hold numbers by name."""
     return pa.schema([(name, _arrow_type(field.annotation)) for name, field in record.model_fields.items()])
 
 
@@ -46,6 +46,9 @@ def read_frame(path: str | Path, record: type[Record]) -> pd.DataFrame:
     if missing:
         raise StageError(f"{path}: no column {missing[0]!r}; it was written by another version: delete it to make it again")
     frame = table.select(list(record.model_fields)).to_pandas()
+    for name in frame.columns:
+        if pa.types.is_map(table.schema.field(name).type):
+            frame[name] = frame[name].map(dict)
     for name in frame.columns[frame.isna().any()]:
         # Absent text stays None: pandas would make it a float that is not a number.
         if pa.types.is_string(table.schema.field(name).type):
@@ -54,6 +57,8 @@ def read_frame(path: str | Path, record: type[Record]) -> pd.DataFrame:
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
+    if get_origin(annotation) is dict:
+        return pa.map_(pa.string(), pa.float64())
     for kind in (annotation, *get_args(annotation)):
         if kind in _ARROW:
             return _ARROW[kind]

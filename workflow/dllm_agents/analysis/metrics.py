@@ -50,4 +50,12 @@ def score_episode(episode: Episode, verdict: Verdict | None = None) -> Score:
         package=episode.versions.get("dllm-agents", ""),
         seconds=episode.seconds,
         model_seconds=sum(role.seconds for role in usage),
+        measures=measures(episode),
     )
+
+
+def measures(episode: Episode) -> dict[str, float]:
+    """The numbers a workflow noted in `extra`, flags as 1 or 0, and what every role cost."""
+    noted = {name: float(value) for name, value in episode.extra.items() if isinstance(value, int | float)}
+    spent = {f"{role}.{name}": float(value) for role, usage in episode.usage.items() for name, value in usage.model_dump().items()}
+    return noted | spent

@@ -6,6 +6,7 @@ generated questions are not comparable with published ones, and every task of th
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -186,7 +187,11 @@ class MultiHopQA(Benchmark):
             if wanted and not names:
                 raise StageError("benchmarks.multihop_qa.train_sets: empty; name a training question file, or set train_tasks: 0")
         shares = [None] * len(names) if wanted is None else even_shares(wanted, len(names))
-        return [task for name, share in zip(names, shares, strict=True) for task in self._set_tasks(name, split, share)]
+        tasks = [task for name, share in zip(names, shares, strict=True) for task in self._set_tasks(name, split, share)]
+        if split == "test":
+            for task, delay in zip(tasks, itertools.cycle(self.options.tool_delays), strict=False):
+                task.data |= {"tool_delay": delay} if delay else {}
+        return tasks
 
     @property
     def _trains_on_generated(self) -> bool:
@@ -266,7 +271,7 @@ class MultiHopQA(Benchmark):
 
     def environment(self, task: Task) -> SearchEnvironment:
         options = self.options
-        return SearchEnvironment(task, self._engine(task), options.top_k, options.tool_delay, options.thoughts == "long")
+        return SearchEnvironment(task, self._engine(task), options.top_k, task.data.get("tool_delay", 0.0), options.thoughts == "long")
 
     def judge(self, task: Task, completion: str) -> Verdict:
         """ACC_R of a completion that ends in an answer; the error type is its format failure, "no answer" or "wrong answer"."""

@@ -8,9 +8,11 @@ from typing import Literal
 
 from dllm_agents import prompts
 from dllm_agents.agents.policy import Complete, add_usage
-from dllm_agents.records import Episode, EpisodeStep, RoleUsage
+from dllm_agents.records import Episode, EpisodeStep, Exit, RoleUsage
 
 Strength = Literal["strict", "modest"]
+MAX_TOKENS = 32
+"""Of a reply, which has to say YES or NO."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,30 @@ def replay(verifier: Verifier, episode: Episode, seed: int = 0) -> int | None:
         if verifier.exits(episode.goal, episode.initial_observation, episode.steps[:t], seed + t):
             return t
     return None
+
+
+def exit_of(episode: Episode, e: int | None, backbone: str, verifier: Verifier) -> Exit:
+    """What leaving a stored episode after step e saves and loses; without an exit, e is its end."""
+    saved, lost = exit_metrics([step.progress for step in episode.steps], e) if e is not None else (0, 0.0)
+    spent = verifier.usage.get("verifier", RoleUsage())
+    return Exit(
+        task_id=episode.task_id,
+        benchmark=episode.benchmark,
+        category=episode.category,
+        agent=episode.agent,
+        verifier=backbone,
+        prompt=verifier.strength,
+        every=verifier.every,
+        steps=len(episode.steps),
+        exit_step=e,
+        success=episode.success,
+        success_at_exit=episode.success and e is None,
+        progress=episode.progress,
+        progress_lost=lost,
+        redundant_steps=redundant_steps([step.progress for step in episode.steps], len(episode.steps)),
+        redundant_steps_saved=saved,
+        **spent.model_dump(),
+    )
 
 
 def redundant_steps(progress: Sequence[float], e: int) -> int:
