@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dllm_agents import __version__
+from dllm_agents import __version__, lifeline
 from dllm_agents.errors import StageError
 
 
@@ -266,6 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     # A job that is asked to end must run its clean-up: servers and simulators go with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    lifeline.follow()
     try:
         args.run(args)
     except StageError as error:

@@ -199,9 +199,19 @@ class Resources(Section):
 
     mem_mb: int = Field(default=4000, ge=100, description="memory of the first try; the n-th asks n times as much")
     minutes: int = Field(default=60, ge=1, description="wall time of the first try; the n-th asks n times as much")
+    cpus: int = Field(default=2, ge=1, description="processors of a job that has work for several")
 
 
-STAGES = ("sample_tasks", "collect_trajectories", "train", "probe", "rollout", "score", "report")
+# Stage -> what its jobs ask for where the configuration says nothing. The light ones travel in groups, which ask for the sum.
+STAGES: dict[str, Resources] = {
+    "sample_tasks": Resources(mem_mb=1500, minutes=15),
+    "collect_trajectories": Resources(),
+    "train": Resources(),
+    "probe": Resources(),
+    "rollout": Resources(),
+    "score": Resources(mem_mb=1000, minutes=15),
+    "report": Resources(mem_mb=1000, minutes=15),
+}
 
 
 class Backbone(Section):

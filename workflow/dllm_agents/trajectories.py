@@ -12,7 +12,7 @@ from dllm_agents import benchmarks, prompts
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.multihop_qa import judges
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
-from dllm_agents.benchmarks.simulator_process import SimulatorError
+from dllm_agents.benchmarks.simulator_process import SimulatorError, die_with_parent
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.provenance import versions
@@ -48,7 +48,7 @@ def collect(config: Config, benchmark_name: str, tasks: list[Task], workers: int
         yield from map(partial(_collect_one, benchmark, config.seed), tasks)
         return
     chunks = [tasks[start : start + 64] for start in range(0, len(tasks), 64)]
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=die_with_parent) as pool:
         for part in pool.map(partial(_collect_chunk, config, benchmark_name), chunks):
             yield from part
 

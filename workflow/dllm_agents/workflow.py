@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
+from dllm_agents import lifeline
 from dllm_agents.agents import MODULE_STYLE
-from dllm_agents.config import EMBODIED, Config, Resources, load
+from dllm_agents.config import EMBODIED, STAGES, Config, Resources, load
 from dllm_agents.errors import StageError
 from dllm_agents.prompts import style_sha256
 from dllm_agents.records import write_aside
@@ -59,6 +60,7 @@ class Plan:
                 with write_aside(path) as handle:
                     handle.write(text)
         os.environ[CONFIG_VARIABLE] = str(frozen)
+        lifeline.announce()
         return config
 
     def trained(self) -> list[tuple[str, str]]:
@@ -210,13 +212,17 @@ class Plan:
             if benchmark in chosen
         ]
 
+    def resources(self, stage: str) -> Resources:
+        """What a job of a stage asks for at its first try."""
+        return self.config.resources.get(stage, STAGES[stage])
+
     def memory(self, stage: str, attempt: int) -> int:
         """Megabytes a job of a stage asks for; more on every retry, since a job killed for memory would be killed again."""
-        return attempt * self.config.resources.get(stage, Resources()).mem_mb
+        return attempt * self.resources(stage).mem_mb
 
     def minutes(self, stage: str, attempt: int) -> int:
         """Minutes a job of a stage asks for; more on every retry."""
-        return attempt * self.config.resources.get(stage, Resources()).minutes
+        return attempt * self.resources(stage).minutes
 
     def rollout_gpus(self, agent: str) -> int:
         """GPUs of a rollout job: those of every server it starts itself."""

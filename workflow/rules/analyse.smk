@@ -26,6 +26,8 @@ for played, agents in PLAN.agents_by_benchmarks():
             agent="|".join(map(re.escape, agents)),
         conda:
             "../../envs/main.yaml"
+        group:
+            "score"
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
@@ -56,6 +58,8 @@ for played, agents in PLAN.agents_by_benchmarks():
             agent="|".join(map(re.escape, agents)),
         conda:
             "../../envs/main.yaml"
+        group:
+            "score"
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),

@@ -21,6 +21,12 @@ wildcard_constraints:
     name="[a-z0-9_]+",
 
 
+def processors(stage):
+    """Threads of a job that wants the machine: all that Snakemake may use here, and on a cluster what `resources` asks for."""
+    on_cluster = workflow.remote_exec or workflow.resource_settings.cores is None
+    return PLAN.resources(stage).cpus if on_cluster else workflow.cores
+
+
 def per_agent(kind, ending):
     return [
         f"{RESULTS}/{kind}/{benchmark}/{agent}.{ending}"

@@ -51,7 +51,7 @@ rule collect_trajectories:
         f"{RESULTS}/benchmarks/collect_trajectories/{{benchmark}}.tsv"
     conda:
         "../../envs/main.yaml"
-    threads: workflow.cores or 2
+    threads: processors("collect_trajectories")
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("collect_trajectories", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("collect_trajectories", attempt),

@@ -15,7 +15,7 @@ rule probe:
     conda:
         "../../envs/main.yaml"
     # A probe measures speed, so nothing else runs beside it.
-    threads: workflow.cores or 2
+    threads: processors("probe")
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("probe", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("probe", attempt),

@@ -18,7 +18,7 @@ rule train:
     conda:
         "../../envs/main.yaml"
     # A training beside another busy process takes many times as long, so it gets the machine.
-    threads: workflow.cores or 2
+    threads: processors("train")
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("train", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("train", attempt),

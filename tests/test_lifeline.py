@@ -1,0 +1,57 @@
+"""A stage ends soon after the workflow, or the shell, that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dllm_agents import lifeline
+
+# A stage: it follows its workflow, notes that it cleaned up when asked to end, and would wait for a minute.
+STAGE = """
+    import signal, sys, time
+    from dllm_agents import lifeline
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    lifeline.follow()
+    print("follows", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        open(sys.argv[1], "w").close()
+"""
+# A workflow: it announces itself and starts a stage through a shell that waits for it, as Snakemake does.
+WORKFLOW = """
+    import subprocess, sys
+    from dllm_agents import lifeline
+    lifeline.announce()
+    subprocess.run(["sh", "-c", '"$0" -c "$1" "$2"; true', sys.executable, sys.argv[1], sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize("victim", ["workflow", "shell"])
+def test_a_stage_ends_with_what_started_it(victim: str, tmp_path: Path) -> None:
+    cleaned = tmp_path / "cleaned"
+    arguments = [sys.executable, "-c", textwrap.dedent(WORKFLOW), textwrap.dedent(STAGE), str(cleaned)]
+    workflow = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert workflow.stdout is not None and workflow.stdout.readline() == "follows\n"
+    shell, stage = psutil.Process(workflow.pid).children(recursive=True)
+    os.kill({"workflow": workflow.pid, "shell": shell.pid}[victim], signal.SIGKILL)
+    _, alive = psutil.wait_procs([stage], timeout=10)
+    shell.is_running() and shell.kill()
+    workflow.wait(10)
+    assert not alive and cleaned.exists()
+
+
+def test_a_stage_started_by_hand_follows_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(lifeline.VARIABLE, raising=False)
+    lifeline.follow()
+    # The identity of a process elsewhere means nothing here.
+    monkeypatch.setenv(lifeline.VARIABLE, f"{os.getpid()}:1:another machine")
+    lifeline.follow()
+    time.sleep(0.1)

@@ -1,0 +1,73 @@
+"""A job ends with the workflow that started it, however that died, and takes its servers and simulators along.
+
+Snakemake starts a stage through a shell and cannot clean up after SIGKILL. So the workflow names itself in an environment variable,
+and a stage watches that process and its own shell: when either is gone it ends itself as SIGTERM would. Servers and simulators
+follow their job by the kernel's parent-death signal.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+
+VARIABLE = "DLLM_AGENTS_WORKFLOW"
+CLEAN_UP_SECONDS = 3.0
+
+
+def announce() -> None:
+    """Name this process as the workflow that the stages started from here belong to."""
+    os.environ[VARIABLE] = f"{os.getpid()}:{_started(os.getpid())}:{_place()}"
+
+
+def follow() -> None:
+    """Watch the workflow this stage was started by, if any, from a thread of its own."""
+    pid, started, place = (os.environ.pop(VARIABLE, "").split(":", 2) + ["", ""])[:3]
+    if not pid or place != _place() or not hasattr(os, "pidfd_open"):
+        return  # by hand, from another machine or container, or where the kernel has no such means
+    if started != _started(int(pid)):
+        _leave()
+    watched = []
+    for number in {int(pid), os.getppid()}:
+        try:
+            watched.append(os.pidfd_open(number))
+        except ProcessLookupError:
+            _leave()
+        except OSError:  # forbidden here
+            return
+    threading.Thread(target=_watch, args=(watched,), name="lifeline", daemon=True).start()
+
+
+def _watch(descriptors: list[int]) -> None:
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll()
+    _leave()
+
+
+def _leave() -> None:
+    """End this process as if it were asked to, and by force when it has not ended by itself soon after."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLEAN_UP_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _place() -> str:
+    """The machine, since its last start, and the process namespace on it: where a process id means something."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()}:{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process started, in clock ticks since boot: with its id, what tells it from a later one. Empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
