@@ -24,10 +24,10 @@ for played, agents in PLAN.agents_by_benchmarks():
             f"{RESULTS}/logs/score/{{agent}}.{'_'.join(played)}.log",
         wildcard_constraints:
             agent="|".join(map(re.escape, agents)),
-        conda:
-            "../../envs/main.yaml"
         group:
             "score"
+        conda:
+            "../../envs/main.yaml"
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
@@ -56,10 +56,10 @@ for played, agents in PLAN.agents_by_benchmarks():
             f"{RESULTS}/logs/classify_failures/{{agent}}.{'_'.join(played)}.log",
         wildcard_constraints:
             agent="|".join(map(re.escape, agents)),
-        conda:
-            "../../envs/main.yaml"
         group:
             "score"
+        conda:
+            "../../envs/main.yaml"
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),

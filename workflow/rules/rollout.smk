@@ -30,9 +30,7 @@ for played, agents in PLAN.agents_by_benchmarks():
         # A model gets the machine; scripted agents share it.
         threads:
             lambda wildcards: (
-                processors("rollout")
-                if CONFIG.agent_backbones(wildcards.agent)
-                else 1
+                processors("rollout") if CONFIG.agent_backbones(wildcards.agent) else 1
             )
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
