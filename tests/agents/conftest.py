@@ -24,7 +24,7 @@ def said_by_prompt() -> Iterator[Callable[[Says], str]]:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 said = says(asked["messages"][-1]["content"])
                 if isinstance(said, int):
-                    self.reply(said, {"error": {"message": "no"}})
+                    self.reply(said, {"error": {"message": "maximum context length exceeded" if said == 400 else "no"}})
                     return
                 usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
                 if asked.get("stream"):

@@ -91,7 +91,11 @@ def rollout(args: argparse.Namespace) -> None:
     for position, item in enumerate(args.model or []):
         backbone, _, directory = item.rpartition("=")
         models[position % len(models)][backbone or config.agents[args.agent].policy] = Path(directory)
-    shards = [Shard(*parts) for parts in zip(args.tasks, args.output, models, strict=True)]
+    if args.replay and len(args.replay) != len(args.tasks):
+        raise StageError("rollout: give as many --replay as --tasks files, in the same order")
+    replays = args.replay or [None] * len(args.tasks)
+    files = zip(args.tasks, args.output, models, replays, strict=True)
+    shards = [Shard(tasks, output, trained, args.trajectories, replay) for tasks, output, trained, replay in files]
     run(config, args.agent, shards)
     _say(f"{', '.join(str(shard.output) for shard in shards)}: written")
 
@@ -221,6 +225,9 @@ def parser() -> argparse.ArgumentParser:
         help="checkpoints trained here, one for each task file in order; BACKBONE=DIR for a role other than the policy",
     )
     sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
+
+    sub.add_argument("--trajectories", type=Path, metavar="FILE", help="accepted trajectories, for a selector with a tool graph")
+    sub.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="stored episodes whose answers stand in for every backbone")
 
     sub = command(replay_verifiers, "replay early-exit verifiers on stored episodes of one benchmark")
     sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")

@@ -263,6 +263,13 @@ class Agent(Section):
     verifier_prompt: Literal["strict", "modest"] = "modest"
     verifier_every: int = Field(default=5, ge=1, description="steps between two verifications")
     selector: str | None = Field(default=None, description="backbone of the tool selector (tool calling)")
+    selector_confidence: float | None = Field(
+        default=None,
+        gt=0.5,
+        le=1,
+        description="choose by a tool graph learnt from accepted trajectories where every tool is this sure to be needed or not; "
+        "the selector's backbone is asked elsewhere. Null always asks it",
+    )
     editor: str | None = Field(default=None, description="backbone of the tool-call editor (tool calling)")
     acting: Literal["react", "p_react", "tool_first"] = Field(
         default="react",
@@ -271,6 +278,10 @@ class Agent(Section):
     decoding: dict[str, Any] = Field(default={}, description="decoding settings of the policy that differ from its backbone's")
     tasks: dict[str, int] = Field(default={}, description="benchmark -> play only n of its tasks, at even distances")
     concurrency: int = Field(default=8, ge=1, description="episodes in flight")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="new tokens an episode may take over all roles; it ends before the next call"
+    )
+    max_seconds: float | None = Field(default=None, gt=0, description="wall seconds an episode may take; it ends before the next call")
     seed: int | None = None
 
 
@@ -353,6 +364,8 @@ class Config(Section):
                     _require([module], self.backbones, f"agents.{name}.{role}", "backbone")
             for key in ("benchmarks", "tasks"):
                 _require(getattr(agent, key) or [], BENCHMARK_OPTIONS, f"agents.{name}.{key}", "benchmark")
+            if agent.selector_confidence is not None and agent.selector is None:
+                raise ValueError(f"agents.{name}.selector_confidence: needs a selector to ask where the graph is not sure")
             if agent.decoding:
                 self._check_decoding(name, agent)
         for name, backbone in self.backbones.items():

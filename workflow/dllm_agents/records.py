@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dllm_agents.errors import StageError
 
 SpanKind = Literal["context", "thought", "action", "observation"]
-Ending = Literal["success", "done", "step_limit", "no_action", "early_exit", "answered", "error"]
+Ending = Literal["success", "done", "step_limit", "token_limit", "time_limit", "no_action", "early_exit", "answered", "error"]
 
 
 class Record(BaseModel):
@@ -74,6 +74,25 @@ class RoleUsage(Record):
     completion_tokens: int = 0
     forwards: int = 0
     seconds: float = 0.0
+
+
+class Call(Record):
+    """One answer of a backbone, as it came. With all of an episode's calls it can be played again without any model."""
+
+    role: str
+    seed: int = Field(description="seed of this call; no other call of the role in the episode has it, but for repeats of a refused one")
+    text: str = ""
+    tool_calls: list[dict[str, Any]] = Field(default_factory=list, description="calls that the server took out of the text")
+    early: dict[str, Any] | None = Field(default=None, description="content and tool_calls of the stream when its first call was complete")
+    refused: str | None = Field(default=None, description="why there was no answer: prompt_too_long, token_limit, time_limit")
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    forwards: int = 0
+    seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
+    trace: list[int] | None = None
+    trace_tokens: list[str] | None = None
+    trace_confidence: list[float] | None = None
 
 
 class Span(Record):
@@ -135,6 +154,7 @@ class Episode(Record):
     ended: Ending
     error: str | None = Field(default=None, description="reason, when ended is 'error'")
     usage: dict[str, RoleUsage] = Field(default_factory=dict, description="role -> cost")
+    calls: list[Call] = Field(default_factory=list, description="every answer of every role, for replay")
     prompt_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict, description="package -> version, benchmark -> source version")
     git_revision: str = ""
@@ -277,6 +297,15 @@ class TableRow(Record):
 RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Failure, Probe, TrainingReport, TableRow)
 
 R = TypeVar("R", bound=Record)
+
+
+def timeless(value: Any) -> Any:
+    """A record or plain data without its wall-clock values: `started`, and all whose name ends in `seconds`."""
+    if isinstance(value, Record):
+        return timeless(value.model_dump(mode="json", exclude_none=True))
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "started" and not key.endswith("seconds")}
+    return [timeless(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_jsonl(path: str | Path, record: type[R]) -> list[R]:

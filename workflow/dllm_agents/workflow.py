@@ -106,7 +106,8 @@ class Plan:
 
     def taught_benchmarks(self) -> list[str]:
         """Benchmarks whose teacher trajectories are needed."""
-        return list(dict.fromkeys(benchmark for _, benchmark in self.trained()))
+        graphs = ["bfcl" for agent in self.config.run.agents if self.agent_trajectories(agent)]
+        return list(dict.fromkeys([*(benchmark for _, benchmark in self.trained()), *graphs]))
 
     def agents_by_benchmarks(self) -> list[tuple[tuple[str, ...], list[str]]]:
         """Agents grouped by the benchmarks they play."""
@@ -124,6 +125,11 @@ class Plan:
     def agent_models(self, agent: str, played: Sequence[str]) -> list[str]:
         """The checkpoints an agent's job reads."""
         return [path for _, path in self._agent_models(agent, played)]
+
+    def agent_trajectories(self, agent: str) -> list[str]:
+        """The accepted trajectories that an agent's tool graph is learnt from; none for an agent without one."""
+        learns = self.config.agents[agent].selector_confidence is not None and "bfcl" in self.config.agent_benchmarks(agent)
+        return [f"{self.config.results}/trajectories/bfcl/accepted.jsonl"] if learns else []
 
     def model_arguments(self, agent: str, played: Sequence[str]) -> str:
         """The `--model` argument of an agent's job."""

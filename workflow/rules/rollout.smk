@@ -14,6 +14,7 @@ for played, agents in PLAN.agents_by_benchmarks():
             models=lambda wildcards, played=played: PLAN.agent_models(
                 wildcards.agent, played
             ),
+            trajectories=lambda wildcards: PLAN.agent_trajectories(wildcards.agent),
         output:
             expand(
                 f"{RESULTS}/episodes/{{benchmark}}/{{{{agent}}}}.jsonl",
@@ -41,9 +42,12 @@ for played, agents in PLAN.agents_by_benchmarks():
             models=lambda wildcards, played=played: PLAN.model_arguments(
                 wildcards.agent, played
             ),
+            trajectories=lambda wildcards, input: " ".join(
+                f"--trajectories {shlex.quote(path)}" for path in input.trajectories
+            ),
         shell:
             "dllm-agents rollout --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
-            " --output {output:q} 2>&1 | tee {log:q}"
+            " {params.trajectories} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule replay_verifiers:

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, add_usage, step_cost
 from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
 from dllm_agents.agents.search import whole_text
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words, normalise
 from dllm_agents.benchmarks.search_reply import Reply, answer_text, parse_reply, reply_text, tool_call
-from dllm_agents.records import EpisodeStep, Task
+from dllm_agents.records import Ending, EpisodeStep, Task
 from dllm_agents.serving.client import Completion
 
 MAX_PLAN_STEPS = 6
@@ -79,19 +79,25 @@ def play(
     findings: list[Finding] = []
     coverage: list[float] = []
     failure = None
-    for number in range(max_rounds):
-        plan = _plan(task, roles.planner, style, findings, played, call_seed(seed, task, number, 0))
-        if isinstance(plan, str) or not plan:
-            failure = plan if isinstance(plan, str) and not plans else None
-            break
-        plans.append(plan)
-        found = _carry_out(environment, task, plan, roles.seeker, style, seeker_turns, seekers, played, seed + 1000 * (number + 1))
-        asked.append([finding.question for finding in found])
-        findings += found
-        coverage.append(played.steps[-1].progress)
-    if failure is None:
-        _write(environment, task, roles.writer, style, findings, played, call_seed(seed, task, max_rounds, 0))
-    return _finish(environment, task, played, plans, asked, coverage, failure)
+    ended: Ending | None = None
+    try:
+        for number in range(max_rounds):
+            plan = _plan(task, roles.planner, style, findings, played, call_seed(seed, task, number, 0))
+            if isinstance(plan, str) or not plan:
+                failure = plan if isinstance(plan, str) and not plans else None
+                break
+            plans.append(plan)
+            found = _carry_out(environment, task, plan, roles.seeker, style, seeker_turns, seekers, played, seed + 1000 * (number + 1))
+            asked.append([finding.question for finding in found])
+            findings += found
+            coverage.append(played.steps[-1].progress)
+        if failure is None:
+            _write(environment, task, roles.writer, style, findings, played, call_seed(seed, task, max_rounds, 0))
+    except EpisodeLimit as limit:
+        ended = limit.ending
+    _finish(environment, task, played, plans, asked, coverage, failure)
+    played.ended = ended or played.ended
+    return played
 
 
 def parse_plan(text: str) -> tuple[str, list[str]] | str:
@@ -320,7 +326,7 @@ def _finish(
     asked: Sequence[Sequence[str]],
     coverage: Sequence[float],
     failure: str | None,
-) -> Played:
+) -> None:
     """Read the outcome off the environment; `extra` holds what the planning tables need."""
     played.success, played.native_score = environment.success, environment.native_score
     answered = played.answer is not None
@@ -339,7 +345,6 @@ def _finish(
         "answer_words": answer_words(played.answer or ""),
         "acc_r_words": contains_words(played.answer or "", task.data["answers"]),
     }
-    return played
 
 
 def teacher_roles(task: Task) -> Roles:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dllm_agents.records import RoleUsage
 
 Message = dict[str, str]
+
+
+class EpisodeLimit(Exception):
+    """The episode has used up the tokens or the time it may take. A workflow ends it there and keeps what was played."""
+
+    def __init__(self, ending: Literal["token_limit", "time_limit"]) -> None:
+        super().__init__(ending)
+        self.ending = ending
 
 
 class CompletionLike(Protocol):

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from dllm_agents import prompts
 from dllm_agents.agents.modules.early_exit import Verifier, redundant_steps
 from dllm_agents.agents.modules.memory import Memory
-from dllm_agents.agents.policy import Complete, CompletionLike, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, add_usage, step_cost
 from dllm_agents.benchmarks.base import Environment
-from dllm_agents.records import Ending, EpisodeStep, RoleUsage, Task
+from dllm_agents.records import Call, Ending, EpisodeStep, RoleUsage, Task
 from dllm_agents.serving.client import PromptTooLong
 
 MAX_COMPLETION_CHARACTERS = 4000
@@ -30,6 +30,7 @@ class Played:
     answer: str | None = None
     ended: Ending = "step_limit"
     usage: dict[str, RoleUsage] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
     extra: dict[str, object] = field(default_factory=dict)
 
 
@@ -55,55 +56,58 @@ def play(
     """
     played = Played(initial_observation=environment.reset())
     dropped = 0
-    left_early = False
-    for index in range(max_steps):
-        if memory is not None:
-            memory.update(task, played.initial_observation, played.steps, call_seed(seed, task, index, 0))
-        actions = environment.valid_actions() if list_actions else ()
-        parsed = None
-        for attempt in range(1, attempts + 1):
-            completion, dropped = _ask(
-                complete, played, task, style, history, actions, memory, dropped, call_seed(seed, task, index, attempt)
+    ended: Ending | None = None
+    try:
+        for index in range(max_steps):
+            if memory is not None:
+                memory.update(task, played.initial_observation, played.steps, call_seed(seed, task, index, 0))
+            actions = environment.valid_actions() if list_actions else ()
+            parsed = None
+            for attempt in range(1, attempts + 1):
+                completion, dropped = _ask(
+                    complete, played, task, style, history, actions, memory, dropped, call_seed(seed, task, index, attempt)
+                )
+                add_usage(played.usage, "policy", completion)
+                parsed = prompts.parse_react(completion.text)
+                if parsed is not None:
+                    break
+            thought, action = parsed or (None, None)
+            started = time.perf_counter()
+            observation, progress, done, valid = environment.step(action or "")
+            played.steps.append(
+                EpisodeStep(
+                    index=index,
+                    completion=completion.text[:MAX_COMPLETION_CHARACTERS],
+                    thought=thought,
+                    action=action,
+                    executed=getattr(environment, "executed", None),
+                    observation=observation,
+                    progress=progress,
+                    valid=valid,
+                    done=done,
+                    attempts=attempt,
+                    environment_seconds=time.perf_counter() - started,
+                    **step_cost(completion),
+                )
             )
-            add_usage(played.usage, "policy", completion)
-            parsed = prompts.parse_react(completion.text)
-            if parsed is not None:
+            if done:
                 break
-        thought, action = parsed or (None, None)
-        started = time.perf_counter()
-        observation, progress, done, valid = environment.step(action or "")
-        played.steps.append(
-            EpisodeStep(
-                index=index,
-                completion=completion.text[:MAX_COMPLETION_CHARACTERS],
-                thought=thought,
-                action=action,
-                executed=getattr(environment, "executed", None),
-                observation=observation,
-                progress=progress,
-                valid=valid,
-                done=done,
-                attempts=attempt,
-                environment_seconds=time.perf_counter() - started,
-                **step_cost(completion),
-            )
-        )
-        if done:
-            break
-        last = index + 1 == max_steps
-        if (
-            verifier is not None
-            and not last
-            and verifier.exits(task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1))
-        ):
-            left_early = True
-            break
+            last = index + 1 == max_steps
+            if (
+                verifier is not None
+                and not last
+                and verifier.exits(task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1))
+            ):
+                ended = "early_exit"
+                break
+    except EpisodeLimit as limit:
+        ended = limit.ending
     close(environment, played)
     if verifier is not None:
         reached = [step.progress for step in played.steps]
-        played.extra |= {"exited": left_early, "redundant_steps": redundant_steps(reached, len(reached))}
-    if left_early:
-        played.ended = "early_exit"
+        played.extra |= {"exited": ended == "early_exit", "redundant_steps": redundant_steps(reached, len(reached))}
+    if ended is not None:
+        played.ended = ended
     for module in (memory, verifier):
         played.usage |= module.usage if module is not None else {}
     return played

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -22,15 +23,17 @@ from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.modules import early_exit, editor, selector
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.memory import Memory
-from dllm_agents.agents.policy import Complete
+from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
+from dllm_agents.agents.policy import Complete, EpisodeLimit
 from dllm_agents.agents.react import Played
+from dllm_agents.agents.tape import Backbones, Recording, Replay
 from dllm_agents.benchmarks.base import Benchmark, Environment
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
 from dllm_agents.config import SCRIPTED, Agent, Config
 from dllm_agents.errors import StageError
 from dllm_agents.progress import track
 from dllm_agents.provenance import git_revision, hardware, sha256, versions
-from dllm_agents.records import Episode, Task, iter_jsonl, write_jsonl
+from dllm_agents.records import Episode, Task, Trajectory, iter_jsonl, timeless, write_jsonl
 from dllm_agents.serving.client import Client, ServerFault
 from dllm_agents.serving.launch import running_server
 from dllm_agents.trajectories import check_tasks
@@ -48,6 +51,10 @@ class Shard:
     tasks: Path
     output: Path
     models: Mapping[str, Path] = field(default_factory=dict)
+    trajectories: Path | None = None
+    """Accepted trajectories that a selector's tool graph is learnt from."""
+    replay: Path | None = None
+    """Stored episodes whose answers are fed back in place of every backbone."""
 
 
 def rollout(config: Config, agent_name: str, shards: Sequence[Shard]) -> None:
@@ -73,11 +80,15 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack)
     stack.callback(journal.close)
     left = [task for task in tasks if task.id not in journal.episodes]
     if left:
-        with _policy(config, agent_name, benchmark, shard.models) as play:
+        with _policy(config, agent_name, benchmark, shard) as play:
             describe = partial(_episode, config, agent_name, benchmark)
             for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
                 journal.append(episode)
     write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
+    if shard.replay is not None:
+        stored = stored_episodes(shard.replay, agent_name)
+        equal = sum(timeless(journal.episodes[task.id]) == timeless(stored[task.id]) for task in tasks)
+        print(f"{shard.output}: {equal} of {len(tasks)} replayed episodes equal the stored ones but for times", file=sys.stderr)
     return journal
 
 
@@ -89,7 +100,7 @@ def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, task
     def describe(task: Task, result: Played | Exception, seconds: float, started: str) -> tuple[str, Played]:
         return task.id, Played(ended="error") if isinstance(result, Exception) else result
 
-    with _policy(config, backbone, benchmark, {}) as play:
+    with _policy(config, backbone, benchmark, Shard(Path(), Path())) as play:
         waiting: dict[str, Played] = {}
         finished = play_all(tasks, play, describe, config.agents[backbone].concurrency)
         for task in tasks:
@@ -164,19 +175,46 @@ def play_all(
 
 
 @contextmanager
-def _policy(config: Config, agent_name: str, benchmark: Benchmark, models: Mapping[str, Path]) -> Iterator[Play]:
+def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> Iterator[Play]:
     """The function that plays one task, with the servers it needs running around it: one for every backbone, whatever its roles."""
     agent = config.agents[agent_name]
     seed = config.seed if agent.seed is None else agent.seed
     if agent.policy in SCRIPTED:
         yield partial(_play_scripted, agent.policy, benchmark, seed)
         return
+    graph = None
+    if agent.selector_confidence is not None and benchmark.workflow == "tool_calling":
+        if shard.trajectories is None:
+            raise StageError(f"agents.{agent_name}.selector_confidence: give the accepted trajectories to learn from by --trajectories")
+        graph = ToolGraph.learn(iter_jsonl(shard.trajectories, Trajectory))
+    playing = partial(_play_policy, config, agent_name, benchmark, graph, seed)
+    if shard.replay is not None:
+        yield partial(_play_again, playing, tuple(config.agent_backbones(agent_name)), stored_episodes(shard.replay, agent_name))
+        return
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         for name in dict.fromkeys(config.agent_backbones(agent_name).values()):
-            server = stack.enter_context(running_server(name, config, models.get(name)))
+            server = stack.enter_context(running_server(name, config, shard.models.get(name)))
             clients[name] = stack.enter_context(Client.for_backbone(server, config.backbones[name]))
-        yield partial(_play_policy, config, agent, benchmark, Roles(config, agent_name, benchmark.name, clients), seed)
+        yield partial(playing, Roles(config, agent_name, benchmark.name, clients))
+
+
+def stored_episodes(path: Path, agent: str) -> dict[str, Episode]:
+    """Task id -> stored episode of an agent. Raises StageError for an episode of another agent."""
+    episodes = {}
+    for episode in iter_jsonl(path, Episode):
+        if episode.agent != agent:
+            raise StageError(f"{path}: task {episode.task_id} was played by {episode.agent}, not {agent}; pass the episodes of {agent}")
+        episodes[episode.task_id] = episode
+    return episodes
+
+
+def _play_again(playing: Callable[[Backbones, Task], Played], roles: Sequence[str], stored: Mapping[str, Episode], task: Task) -> Played:
+    """Play a task with the stored answers of its episode. Raises StageError where there is none."""
+    episode = stored.get(task.id)
+    if episode is None or episode.ended == "error":
+        raise StageError(f"task {task.id}: no whole episode is stored to replay; pass the episodes of a run without errors on these tasks")
+    return playing(Replay(episode, roles), task)
 
 
 @dataclass(frozen=True)
@@ -204,54 +242,56 @@ class Roles:
         return search.streamed(self.clients[name], self.config.decoding(self.agent, role, self.benchmark))
 
 
-def _play_policy(config: Config, agent: Agent, benchmark: Benchmark, roles: Roles, seed: int, task: Task) -> Played:
+def _play_policy(
+    config: Config, agent_name: str, benchmark: Benchmark, graph: ToolGraph | None, seed: int, backbones: Backbones, task: Task
+) -> Played:
+    agent = config.agents[agent_name]
+    recording = Recording(backbones, agent.max_tokens, agent.max_seconds)
+    try:
+        played = _play_workflow(config, agent, benchmark, graph, recording, seed, task)
+    except EpisodeLimit as limit:
+        played = Played(ended=limit.ending)
+    played.calls = recording.in_order()
+    return played
+
+
+def _play_workflow(
+    config: Config, agent: Agent, benchmark: Benchmark, graph: ToolGraph | None, roles: Recording, seed: int, task: Task
+) -> Played:
+    style = config.backbones[agent.policy].prompt
     if not benchmark.interactive(task):
-        return _answer(config, agent, benchmark, roles, seed, task)
+        selecting, editing = _tool_modules(agent, graph, roles)
+        return tool_calling.answer(benchmark, task, _policy_of(roles), style=style, seed=seed, selector=selecting, editor=editing)
     with benchmark.environment(task) as environment:
         if isinstance(environment, Conversation):
-            if agent.selector or agent.editor:
-                raise StageError(
-                    f"agents.{roles.agent}: selector and editor do not play in BFCL's multi-turn categories yet; "
-                    "leave these categories or the modules out"
-                )
-            return tool_calling.converse(environment, task, _policy_of(roles), seed=seed)
+            selecting, editing = _tool_modules(agent, graph, roles)
+            return tool_calling.converse(environment, task, _policy_of(roles), seed=seed, selector=selecting, editor=editing)
         if benchmark.workflow == "search" and agent.workflow == "planner":
             policy = _policy_of(roles)
             team = planner.Roles(*(roles.complete(role) or policy for role in ("planner", "seeker", "writer")))
-            return planner.play(environment, task, team, style=config.backbones[agent.policy].prompt, seed=seed)
+            return planner.play(environment, task, team, style=style, seed=seed)
         if benchmark.workflow == "search":
-            return search.play(
-                environment,
-                task,
-                roles.stream("policy"),
-                style=config.backbones[agent.policy].prompt,
-                acting=agent.acting,
-                max_steps=benchmark.max_steps,
-                seed=seed,
-            )
-        return _act(config, agent, benchmark, environment, roles, seed, task)
+            stream, turns = roles.stream("policy"), benchmark.max_steps
+            return search.play(environment, task, stream, style=style, acting=agent.acting, max_steps=turns, seed=seed)
+        return _act(agent, benchmark, environment, roles, style, seed, task)
 
 
-def _answer(config: Config, agent: Agent, benchmark: Benchmark, roles: Roles, seed: int, task: Task) -> Played:
+def _tool_modules(agent: Agent, graph: ToolGraph | None, roles: Recording) -> tuple[selector.Selecting | None, editor.Editor | None]:
+    """The modules of tool calling, new for every episode."""
     selecting, editing = roles.complete("selector", selector.MAX_TOKENS), roles.complete("editor", editor.MAX_TOKENS)
-    return tool_calling.answer(
-        benchmark,
-        task,
-        _policy_of(roles),
-        style=config.backbones[agent.policy].prompt,
-        seed=seed,
-        selector=selector.Selector(selecting, MODULE_STYLE) if selecting else None,
-        editor=editor.Editor(editing, MODULE_STYLE) if editing else None,
-    )
+    choosing: selector.Selecting | None = selector.Selector(selecting, MODULE_STYLE) if selecting else None
+    if choosing is not None and graph is not None and agent.selector_confidence is not None:
+        choosing = GraphSelector(graph, agent.selector_confidence, choosing)
+    return choosing, editor.Editor(editing, MODULE_STYLE) if editing else None
 
 
-def _act(config: Config, agent: Agent, benchmark: Benchmark, environment: Environment, roles: Roles, seed: int, task: Task) -> Played:
+def _act(agent: Agent, benchmark: Benchmark, environment: Environment, roles: Recording, style: str, seed: int, task: Task) -> Played:
     remembering, verifying = roles.complete("memory"), roles.complete("verifier", early_exit.MAX_TOKENS)
     return react.play(
         environment,
         task,
         _policy_of(roles),
-        style=config.backbones[agent.policy].prompt,
+        style=style,
         history=agent.history,
         attempts=agent.attempts,
         max_steps=benchmark.max_steps,
@@ -262,10 +302,9 @@ def _act(config: Config, agent: Agent, benchmark: Benchmark, environment: Enviro
     )
 
 
-def _policy_of(roles: Roles) -> Complete:
+def _policy_of(roles: Recording) -> Complete:
     complete = roles.complete("policy")
-    if complete is None:
-        raise StageError(f"agents.{roles.agent}.policy: plays no backbone")
+    assert complete is not None, "an agent that is not scripted has a policy"
     return complete
 
 
@@ -320,6 +359,7 @@ def _episode(
         ended=played.ended,
         error=error,
         usage=played.usage,
+        calls=played.calls,
         prompt_sha256=prompts.style_sha256(backbone.prompt) if backbone else "",
         versions=versions() | {benchmark.name: benchmark.version},
         git_revision=git_revision(),
@@ -344,6 +384,8 @@ def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: S
         "options": benchmark.options.model_dump(mode="json"),
         "tasks": sha256(shard.tasks),
         "models": {name: sha256(path) for name, path in shard.models.items()},
+        "trajectories": sha256(shard.trajectories) if shard.trajectories else None,
+        "replay": sha256(shard.replay) if shard.replay else None,
         "versions": versions(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

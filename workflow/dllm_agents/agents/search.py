@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, Message, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, add_usage, step_cost
 from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
 from dllm_agents.benchmarks.base import Environment, Step
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words
 from dllm_agents.benchmarks.search_reply import Reply, complete_call, parse_reply
 from dllm_agents.decoding.settings import Decoding
-from dllm_agents.records import Episode, EpisodeStep, Task
+from dllm_agents.records import Ending, Episode, EpisodeStep, Task
 from dllm_agents.serving.client import Client, Completion, PromptTooLong
 from dllm_agents.serving.streaming import Partial, stream
 
@@ -114,18 +114,24 @@ def play(
                     raise
                 dropped += 1
 
-    with ThreadPoolExecutor(1) as pool:
-        for index in range(max_steps):
-            for attempt in range(1, attempts + 1):
-                turn, dropped = ask(index, attempt, dropped)
-                add_usage(played.usage, "policy", turn.completion)
-                if isinstance(turn.reply, Reply):
+    ended: Ending | None = None
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            for index in range(max_steps):
+                for attempt in range(1, attempts + 1):
+                    turn, dropped = ask(index, attempt, dropped)
+                    add_usage(played.usage, "policy", turn.completion)
+                    if isinstance(turn.reply, Reply):
+                        break
+                turns.append(turn)
+                played.steps.append(_record(index, attempt, turn))
+                if turn.step.done or isinstance(turn.reply, str):
                     break
-            turns.append(turn)
-            played.steps.append(_record(index, attempt, turn))
-            if turn.step.done or isinstance(turn.reply, str):
-                break
-    return _finish(environment, task, acting, played, turns)
+    except EpisodeLimit as limit:
+        ended = limit.ending
+    _finish(environment, task, acting, played, turns)
+    played.ended = ended or played.ended
+    return played
 
 
 def streamed(client: Client, decoding: Decoding) -> Stream:
@@ -157,7 +163,7 @@ def _take_turn(environment: Environment, parts: Iterator[Partial | CompletionLik
         for part in parts:
             if not isinstance(part, Partial):
                 completion = part
-            elif early and running is None and (call := _complete_call(part)) is not None:
+            elif early and running is None and (call := early_call(part)) is not None:
                 dispatched, call_first = time.perf_counter() - started, "</think>" not in part.content
                 running = pool.submit(_timed_step, environment, call.action)
         decoded = time.perf_counter() - started
@@ -179,7 +185,7 @@ def _timed_step(environment: Environment, action: str) -> tuple[Step, float]:
     return environment.step(action), time.perf_counter()
 
 
-def _complete_call(part: Partial) -> Reply | None:
+def early_call(part: Partial) -> Reply | None:
     """The first call that is complete in a snapshot, if it is one that can be made."""
     call = call_text(part.tool_calls[0]) if part.tool_calls else complete_call(part.content)
     reply = parse_reply(call) if call is not None else None
@@ -215,9 +221,9 @@ def _record(index: int, attempts: int, turn: Turn) -> EpisodeStep:
     )
 
 
-def _finish(environment: Environment, task: Task, acting: Acting, played: Played, turns: Sequence[Turn]) -> Played:
+def _finish(environment: Environment, task: Task, acting: Acting, played: Played, turns: Sequence[Turn]) -> None:
     """Read the outcome off the environment; `extra` holds what the search tables need."""
-    last = turns[-1].reply
+    last = turns[-1].reply if turns else None
     answer = last.answer if isinstance(last, Reply) else None
     played.success, played.answer = environment.success, answer
     played.native_score = environment.native_score
@@ -243,7 +249,6 @@ def _finish(environment: Environment, task: Task, acting: Acting, played: Played
         "overlap_seconds": sum(turn.overlap for turn in turns),
         "turns_seconds": sum(turn.seconds for turn in turns),
     }
-    return played
 
 
 class LatencySplit(NamedTuple):

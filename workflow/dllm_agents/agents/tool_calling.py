@@ -7,12 +7,13 @@ import time
 
 from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
-from dllm_agents.agents.modules.selector import Selector
-from dllm_agents.agents.policy import Complete, add_usage, step_cost
+from dllm_agents.agents.modules.selector import Selecting
+from dllm_agents.agents.modules.tool_graph import called_names
+from dllm_agents.agents.policy import Complete, EpisodeLimit, add_usage, step_cost
 from dllm_agents.agents.react import Played, call_seed, close
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
-from dllm_agents.records import EpisodeStep, Task
+from dllm_agents.records import Ending, EpisodeStep, Task
 
 MAX_ANSWER = 16_000
 
@@ -24,7 +25,7 @@ def answer(
     *,
     style: str,
     seed: int,
-    selector: Selector | None = None,
+    selector: Selecting | None = None,
     editor: Editor | None = None,
 ) -> Played:
     """Ask for the tool calls of a single-turn task, and let the modules, where given, choose the tools before and mend the
@@ -39,43 +40,83 @@ def answer(
         text = editor.edit(text, functions, call_seed(seed, task, 0, 2))
     played = answered(text)
     add_usage(played.usage, "policy", completion)
-    for module in (selector, editor):
-        played.usage |= module.usage if module is not None else {}
+    _note_modules(played, selector, editor)
     if selector is not None:
-        played.extra |= {"selected_tools": [function["name"] for function in functions], "selector_fallbacks": selector.fallbacks}
-    if editor is not None:
-        played.extra["edits"] = editor.edits
+        played.extra["selected_tools"] = [function["name"] for function in functions]
     played.steps[0] = played.steps[0].model_copy(update={"completion": completion.text[:MAX_ANSWER], **step_cost(completion)})
     return played
 
 
-def converse(conversation: Conversation, task: Task, complete: Complete, *, seed: int) -> Played:
+def converse(
+    conversation: Conversation,
+    task: Task,
+    complete: Complete,
+    *,
+    seed: int,
+    selector: Selecting | None = None,
+    editor: Editor | None = None,
+) -> Played:
     """Play a multi-turn task in BFCL's own protocol: the whole official chat is sent every time, a reply without a call ends the turn,
-    and the environment ends the episode (DiffuAgent section 2.2; BFCL-v3's base handler)."""
+    and the environment ends the episode (DiffuAgent section 5.2; BFCL-v3's base handler).
+
+    The selector chooses at the start of every turn, from all tools and the turn's own request, which tools the system prompt lists
+    during it (equation 6); the editor mends every reply before it is run (equation 7)."""
     played = Played(initial_observation=conversation.reset())
+    turn, offered, chosen = 0, conversation.offered, conversation.offered
+    selected: list[list[str]] = []
+    ended: Ending | None = None
     done = False
-    while not done:
-        index = len(played.steps)
-        completion = complete(conversation.conversation, seed=call_seed(seed, task, index, 1))
-        add_usage(played.usage, "policy", completion)
-        started = time.perf_counter()
-        observation, progress, done, valid = conversation.step(completion.text[:MAX_ANSWER])
-        played.steps.append(
-            EpisodeStep(
-                index=index,
-                completion=completion.text[:MAX_ANSWER],
-                action=completion.text[:MAX_ANSWER] or None,
-                observation=observation,
-                progress=progress,
-                valid=valid,
-                done=done,
-                environment_seconds=time.perf_counter() - started,
-                **step_cost(completion),
+    try:
+        while not done:
+            index = len(played.steps)
+            if selector is not None and len(conversation.turns) != turn:
+                turn, offered = len(conversation.turns), conversation.offered
+                names = {function["name"] for function in offered}
+                before = [name for step in played.steps for name in called_names(step.action or "", names)]
+                key = call_seed(seed, task, index, 0)
+                chosen = [dict(function) for function in selector.select(conversation.request, offered, key, (before or [""])[-1])]
+                selected.append([function["name"] for function in chosen])
+            messages = conversation.conversation if len(chosen) == len(offered) else conversation.showing(chosen)
+            completion = complete(messages, seed=call_seed(seed, task, index, 1))
+            add_usage(played.usage, "policy", completion)
+            text = completion.text[:MAX_ANSWER]
+            if editor is not None:
+                text = editor.edit(text, chosen, call_seed(seed, task, index, 2))[:MAX_ANSWER]
+            started = time.perf_counter()
+            observation, progress, done, valid = conversation.step(text)
+            played.steps.append(
+                EpisodeStep(
+                    index=index,
+                    completion=completion.text[:MAX_ANSWER],
+                    action=text or None,
+                    observation=observation,
+                    progress=progress,
+                    valid=valid,
+                    done=done,
+                    environment_seconds=time.perf_counter() - started,
+                    **step_cost(completion),
+                )
             )
-        )
+    except EpisodeLimit as limit:
+        ended = limit.ending
     if conversation.verdict is not None:
         played.extra["error_type"] = conversation.verdict.error_type
-    return close(conversation, played)
+    _note_modules(played, selector, editor)
+    if selector is not None:
+        played.extra["selected_tools"] = selected
+    close(conversation, played)
+    played.ended = ended or played.ended
+    return played
+
+
+def _note_modules(played: Played, selector: Selecting | None, editor: Editor | None) -> None:
+    """What the modules cost and did."""
+    if selector is not None:
+        played.usage |= selector.usage
+        played.extra |= {"selector_fallbacks": selector.fallbacks, "selector_saved_calls": selector.saved_calls}
+    if editor is not None:
+        played.usage |= editor.usage
+        played.extra["edits"] = editor.edits
 
 
 def answered(text: str) -> Played:

@@ -64,12 +64,30 @@ class Conversation(Environment):
             return Step(self._open_turn(), 0.0, False, reply is None)
         return self._finish("", reply is None)
 
-    def valid_actions(self) -> list[str]:
-        """One call per function offered so far, with arguments drawn from the task's id, and a reply that ends the turn."""
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The functions offered so far, those that were held back until a past or the present turn among them."""
         offered = list(self.task.data["functions"])
         for turn, functions in self.task.data["held_back"].items():
             offered += functions if int(turn) < len(self.turns) else []
-        calls = [bfcl_answers.random_call([function], "Python", random.Random(self.task.id)) for function in offered]
+        return offered
+
+    @property
+    def request(self) -> str:
+        """What the user asks in the present turn."""
+        return "\n".join(message["content"] for message in self._opening[len(self.turns) - 1] if message["role"] == "user")
+
+    def showing(self, functions: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """The chat so far with only these functions in its system prompt. A function held back at first is offered in a user message,
+        which stays."""
+        names = {function["name"] for function in functions}
+        kept = [function for function in self.task.data["functions"] if function["name"] in names]
+        opened = self.checker.messages(kept, self.task.data["turns"][0], self.task.category)
+        return [*opened, *self.conversation[len(self._opening[0]) :]]
+
+    def valid_actions(self) -> list[str]:
+        """One call per function offered so far, with arguments drawn from the task's id, and a reply that ends the turn."""
+        calls = [bfcl_answers.random_call([function], "Python", random.Random(self.task.id)) for function in self.offered]
         return sorted([*calls, TURN_DONE])
 
     def expert_action(self) -> tuple[str, str] | None:

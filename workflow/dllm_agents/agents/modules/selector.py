@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from dllm_agents import prompts
 from dllm_agents.agents.policy import Complete, add_usage
@@ -14,6 +14,20 @@ from dllm_agents.records import RoleUsage
 SKIP_AT = 3
 MAX_TOKENS = 64
 MAX_REPLY = 4000
+
+
+class Selecting(Protocol):
+    """What chooses tools: a backbone, or statistics in front of one. `fallbacks` counts replies that could not be used, `saved_calls`
+    choices made without asking a backbone."""
+
+    @property
+    def usage(self) -> dict[str, RoleUsage]: ...
+    @property
+    def fallbacks(self) -> int: ...
+    @property
+    def saved_calls(self) -> int: ...
+
+    def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int, before: str = "") -> list[Mapping[str, Any]]: ...
 
 
 @dataclass(slots=True)
@@ -25,9 +39,10 @@ class Selector:
     style: str
     usage: dict[str, RoleUsage] = field(default_factory=dict)
     fallbacks: int = 0
+    saved_calls: int = 0
 
-    def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int) -> list[Mapping[str, Any]]:
-        """The kept functions, in the order offered."""
+    def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int, before: str = "") -> list[Mapping[str, Any]]:
+        """The kept functions, in the order offered; what was called before makes no difference."""
         if len(functions) <= SKIP_AT:
             return list(functions)
         content = prompts.render(self.style, "selector.j2", user=user, functions=[dict(function) for function in functions])

@@ -1,0 +1,94 @@
+"""Replay: the stored answers fed back give the same episodes, byte for byte but for times, for every workflow."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dllm_agents import benchmarks
+from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.records import Episode, read_jsonl, timeless, write_jsonl
+
+OPTIONS = {
+    "babyai": {"levels": ["GoToRedBallNoDists"], "seeds": [1234, 1235, 1236], "max_steps": 8},
+    "bfcl": {"categories": ["multiple", "multi_turn_base", "multi_turn_miss_func"], "per_category": 2},
+    "multihop_qa": {"tasks": 3, "tool_delay": [0.01, 0.0]},
+}
+AGENTS = {
+    "react": ("babyai", {"history": "recent"}),
+    "memory and verifier": ("babyai", {"memory": "m", "memory_every": 2, "verifier": "m", "verifier_every": 3}),
+    "limited": ("babyai", {"max_tokens": 5}),
+    "tool calling": ("bfcl", {}),
+    "selector": ("bfcl", {"selector": "m"}),
+    "editor": ("bfcl", {"editor": "m"}),
+    "selector and editor": ("bfcl", {"selector": "m", "editor": "m"}),
+    "search": ("multihop_qa", {}),
+    "p_react": ("multihop_qa", {"acting": "p_react"}),
+    "tool_first": ("multihop_qa", {"acting": "tool_first"}),
+    "planner": ("multihop_qa", {"workflow": "planner", "seeker": "m"}),
+}
+CALL = '<think>I look.</think>\n<tool_call>{"name": "search", "arguments": {"query": ["mother of Adela"]}}</tool_call>'
+
+
+def says(prompt: str) -> str | int:
+    """Something of use to every role; not always the same, and sometimes a refusal, so that a replay has something to miss."""
+    if "Should the agent stop?" in prompt:
+        return "YES" if prompt.count("Action:") >= 6 else "NO"
+    if "You keep the memory" in prompt:
+        return f"{len(prompt)} letters were read"
+    if "Choose the tools" in prompt:
+        return json.dumps([prompt.partition("Tools:\n- ")[2].partition(":")[0]])
+    if "You correct the format" in prompt:
+        return "UNCHANGED" if len(prompt) % 2 else "[cd(folder='temp')]"
+    if "You plan how" in prompt:
+        return "<plan>[]</plan>" if "Finding:" in prompt else '<plan>["mother of Adela", "birthplace of #1"]</plan>'
+    if "Answer the question from the findings" in prompt:
+        return "<answer>Zora</answer>"
+    if "You act in a text environment" in prompt:
+        if prompt.count("Action:") > 4:
+            return 400
+        return "no idea" if len(prompt) % 3 == 0 else "Thought: on.\nAction: move forward"
+    if "search engine" in prompt or "<tool_response>" in prompt:
+        return "<think>Found.</think><answer>Zora</answer>" if "mother of Adela" in prompt or "Adela" in prompt else CALL
+    return "Done." if '"role": "tool"' in prompt or "'role': 'tool'" in prompt else "[cd(folder='document')]"
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_stored_answers_give_the_same_episodes(tmp_path: Path, said_by_prompt: Callable[..., str], name: str) -> None:
+    benchmark, fields = AGENTS[name]
+    asked: list[str] = []
+    url = said_by_prompt(lambda prompt: (asked.append(prompt), says(prompt))[1])
+    config = Config.model_validate(
+        {"benchmarks": OPTIONS, "backbones": {"m": {"url": url}}, "agents": {"a": {"policy": "m", **fields}}, "run": {"agents": ["a"]}}
+    )
+    write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load(benchmark, config).tasks("test"))
+    rollout(config, "a", [Shard(tmp_path / "tasks.jsonl", tmp_path / "one.jsonl")])
+    answered = len(asked)
+    rollout(config, "a", [Shard(tmp_path / "tasks.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")])
+    first, second = (read_jsonl(tmp_path / part, Episode) for part in ("one.jsonl", "two.jsonl"))
+    assert len(asked) == answered and all(item.calls and item.ended != "error" for item in first)
+    assert [json.dumps(timeless(item)) for item in first] == [json.dumps(timeless(item)) for item in second]
+    roles = {role for item in first for role in item.usage}
+    assert {role for role in ("memory", "verifier", "selector", "editor", "seeker") if role in fields} <= roles
+    assert {item.ended for item in first} >= {"limited": {"token_limit"}, "memory and verifier": {"early_exit"}}.get(name, set())
+
+
+def test_a_replay_of_other_tasks_or_another_agent_is_refused(tmp_path: Path, said_by_prompt: Callable[..., str]) -> None:
+    agents = {"a": {"policy": "m"}, "b": {"policy": "m"}}
+    fields = {"benchmarks": OPTIONS, "backbones": {"m": {"url": said_by_prompt(says)}}, "agents": agents}
+    config = Config.model_validate(fields)
+    tasks = benchmarks.load("babyai", config).tasks("test")
+    write_jsonl(tmp_path / "tasks.jsonl", tasks)
+    write_jsonl(tmp_path / "fewer.jsonl", tasks[:1])
+    rollout(config, "a", [Shard(tmp_path / "fewer.jsonl", tmp_path / "one.jsonl")])
+    with pytest.raises(StageError, match="no whole episode is stored"):
+        rollout(config, "a", [Shard(tmp_path / "tasks.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")])
+    with pytest.raises(StageError, match="was played by a, not b"):
+        rollout(config, "b", [Shard(tmp_path / "fewer.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")])
+    one = read_jsonl(tmp_path / "one.jsonl", Episode)[0]
+    write_jsonl(tmp_path / "one.jsonl", [one.model_copy(update={"calls": one.calls[:2]})])
+    with pytest.raises(StageError, match="has no answer of policy"):
+        rollout(config, "a", [Shard(tmp_path / "fewer.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")])
