@@ -13,21 +13,36 @@ WINNER = Example.exchange([10, 11, 12], [20, 21, 22, 23, END])
 LOSER = Example.exchange([10, 11, 12], [24, 25, 26, 27, END])
 
 
-def estimates(model, examples, seed, samples=2):
-    rows = preference.draw(examples, MASK, END, 4, samples, generator(seed))
+def draw(example, source, samples=2):
+    return preference.draw(example, MASK, END, 4, samples, source)
+
+
+def pairs(seed, reference, beta=0.1, samples=2):
+    source = generator(seed)
+    return preference.pair_batch([([WINNER], [LOSER])], lambda example: draw(example, source, samples), PAD, reference, beta, False)
+
+
+def estimates(model, seed):
+    batch = pairs(seed, model)
     with torch.no_grad():
-        return preference.elbo(model, rows, "block_causal", PAD)
+        return preference.elbo(model, batch, batch.owner, 2)
 
 
-def test_the_elbo_is_the_mean_of_its_draws():
+def test_the_elbo_sums_examples_and_averages_draws():
+    """Each draw alone, as a row of its own, against the row that shares one clean form between them."""
     model = tiny_model()
-    rows = preference.draw([WINNER, TURNS], MASK, END, 4, 3, generator(0))
+    rows = [draw(example, generator(at), 3) for at, example in enumerate((WINNER, TURNS))]
+    batch = objectives.collate(rows, "block_causal", PAD)
+    owner = torch.zeros(batch.supervised, dtype=torch.long)
+    by_hand = 0.0
     with torch.no_grad():
-        together = preference.elbo(model, rows, "block_causal", PAD)
-        for example, draws in zip(together, rows, strict=True):
-            alone = [objectives.collate([row], "block_causal", PAD) for row in draws]
-            by_hand = -sum(objectives.token_losses(objectives.logits_of(model, batch), batch).sum() for batch in alone) / 3
-            assert example.item() == pytest.approx(by_hand.item(), rel=1e-4)
+        together = preference.elbo(model, batch, owner, 1)
+        for row in rows:
+            for number in (1, 2, 3):
+                chosen = (row.copy == 0) | (row.copy == number)
+                alone = objectives.collate([objectives.Row(*(part[chosen] for part in row))], "block_causal", PAD)
+                by_hand -= objectives.token_losses(objectives.logits_of(model, alone), alone).sum().item()
+    assert together.item() == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_vrpo_is_dpo_on_elbo_differences():
@@ -41,18 +56,19 @@ def test_vrpo_is_dpo_on_elbo_differences():
 def test_a_policy_equal_to_its_reference_has_no_preference_whatever_was_drawn():
     model = tiny_model()
     for seed in range(3):
-        policy, reference = estimates(model, [WINNER, LOSER], seed), estimates(model, [WINNER, LOSER], seed)
-        assert preference.vrpo_loss(policy[None], reference[None], 0.1).item() == pytest.approx(math.log(2), rel=1e-6)
+        assert pairs(seed, model).loss(model).item() == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_shared_masks_vary_less():
     reference, policy = tiny_model(), tiny_model()
     with torch.no_grad():
+        for model in (reference, policy):
+            model.lm_head.weight.mul_(20)  # tokens of unequal cost, as a trained model has
         for parameter in policy.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator(9)))
+            parameter.add_(0.002 * torch.randn(parameter.shape, generator=generator(9)))
 
     def score(policy_seed, reference_seed):
-        gain = estimates(policy, [WINNER, LOSER], policy_seed) - estimates(reference, [WINNER, LOSER], reference_seed)
+        gain = estimates(policy, policy_seed) - estimates(reference, reference_seed)
         return (gain[0] - gain[1]).item()
 
     shared = torch.tensor([score(seed, seed) for seed in range(16)]).var()
@@ -62,18 +78,17 @@ def test_shared_masks_vary_less():
 
 def test_one_gradient_step_prefers_the_winner():
     policy, reference = tiny_model(), tiny_model()
-    rows = preference.draw([WINNER, LOSER], MASK, END, 4, 2, generator(0))
-    with torch.no_grad():
-        fixed = preference.elbo(reference, rows, "block_causal", PAD)[None]
+    batch = pairs(0, reference)
     optimiser = torch.optim.SGD(policy.parameters(), lr=0.1)
     losses = []
     for _ in range(3):
-        value = preference.vrpo_loss(preference.elbo(policy, rows, "block_causal", PAD)[None], fixed, beta=0.1)
+        value = batch.loss(policy)
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
         losses.append(value.item())
     assert losses[2] < losses[1] < losses[0]
+    assert all(parameter.grad is None for parameter in reference.parameters())
 
 
 def test_sequential_rows_show_each_token_what_left_to_right_decoding_shows():

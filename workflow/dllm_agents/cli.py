@@ -53,10 +53,22 @@ def filter_trajectories(args: argparse.Namespace) -> None:
     _say(f"{args.accepted}: {len(accepted)} accepted; {len(rejected)} rejected ({reasons})")
 
 
+def sample_pairs(args: argparse.Namespace) -> None:
+    from dllm_agents.pairs import sample_pairs as run
+
+    if len(args.tasks) != len(args.model):
+        raise StageError("sample-pairs: give as many --model as --tasks, in the same order")
+    counts = run(_config(args), args.backbone, args.tasks, args.model, args.output)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()) if reason != "kept") or "none"
+    _say(f"{args.output}: {counts['kept']} pairs of {counts.total()} queries; rejected: {reasons}")
+
+
 def train(args: argparse.Namespace) -> None:
     from dllm_agents.training.stage import train as run
 
-    report = run(_config(args), args.backbone, args.benchmark, args.trajectories, args.output)
+    report = run(_config(args), args.backbone, args.benchmark, args.pairs or args.trajectories, args.output, args.base)
+    if report is None:
+        return
     _say(f"{args.output}: {report.steps} steps, {report.supervised_tokens} supervised tokens, loss {report.final_loss:.3f}")
 
 
@@ -198,10 +210,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--accepted", type=Path, required=True, metavar="FILE")
     sub.add_argument("--rejected", type=Path, required=True, metavar="FILE")
 
-    sub = command(train, "train a backbone on accepted trajectories")
+    sub = command(sample_pairs, "roll a backbone's base out twice a query, and keep pairs of which one is right")
+    sub.add_argument("--backbone", required=True, help="the backbone that will learn from the pairs")
+    sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE", help="training tasks")
+    sub.add_argument("--model", type=Path, nargs="+", required=True, metavar="DIR", help="the base's checkpoint for each task file")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+
+    sub = command(train, "train a backbone on accepted trajectories, or on pairs")
     sub.add_argument("--backbone", required=True)
     sub.add_argument("--benchmark", required=True)
-    sub.add_argument("--trajectories", type=Path, required=True, metavar="FILE")
+    source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trajectories", type=Path, metavar="FILE")
+    source.add_argument("--pairs", type=Path, metavar="FILE", help="pairs to learn preferences from (vrpo, agentic_vrpo)")
+    sub.add_argument("--base", type=Path, metavar="DIR", help="the checkpoint of the backbone that training.base names")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR")
 
     sub = command(serve, "serve a backbone behind the OpenAI API")

@@ -166,11 +166,34 @@ BENCHMARK_OPTIONS: dict[str, type[BenchmarkOptions]] = {
 }
 
 
+class Preference(Section):
+    """How a backbone learns from pairs of its own rollouts (VRPO, arXiv 2505.19223; DLLM-Searcher section 4.3)."""
+
+    queries: int = Field(default=200, ge=1, description="training tasks of each benchmark, at even distances, each rolled out twice")
+    seeds: tuple[int, int] = Field(default=(1, 2), description="seeds of the two rollouts")
+    temperature: float = Field(default=1.0, gt=0, description="temperature of the rollouts")
+    acting: Literal["react", "p_react"] = Field(default="react", description="how search tasks are rolled out")
+    min_pairs: int = Field(default=8, ge=1, description="with fewer pairs the backbone is not run, and every table says so")
+    epochs: int = Field(default=5, ge=1, description="passes over the pairs")
+    batch_size: int = Field(default=4, ge=1, description="pairs per optimiser step")
+    beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
+    samples: int = Field(default=2, ge=1, description="Monte Carlo samples of each ELBO, shared by policy and reference")
+    length_normalised: bool = Field(default=False, description="divide each ELBO by its generated tokens (DLLM-Searcher's code)")
+
+
+PREFERENCE = ("vrpo", "agentic_vrpo")
+
+
 class Training(Section):
     """How a tiny or small backbone is trained on the accepted trajectories."""
 
-    objective: Literal["ar", "full_diffusion", "block_diffusion"]
-    base: str | None = Field(default=None, description="checkpoint to start from; null trains from scratch")
+    objective: Literal["ar", "full_diffusion", "block_diffusion", "vrpo", "agentic_vrpo"] = Field(
+        description="supervised fine-tuning of a paradigm; or preference optimisation of the `base` on pairs of its own rollouts, with "
+        "tool responses masked where a decoder does not have them yet (agentic_vrpo) or left visible (vrpo)"
+    )
+    base: str | None = Field(
+        default=None, description="checkpoint directory, or backbone trained here, to start from; null trains from scratch"
+    )
     hidden_size: int = Field(default=128, ge=8)
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -192,6 +215,15 @@ class Training(Section):
     clip: float = Field(default=1.0, gt=0)
     validation_share: float = Field(default=0.02, ge=0, lt=1)
     seed: int | None = Field(default=None, description="null takes the run's seed")
+    preference: Preference | None = Field(default=None, description="settings of vrpo and agentic_vrpo; null takes their defaults")
+
+    @model_validator(mode="after")
+    def _preference_has_a_base(self) -> Training:
+        if self.objective in PREFERENCE:
+            if self.base is None:
+                raise ValueError(f"objective {self.objective} needs `base`, the backbone whose rollouts it learns from")
+            self.preference = self.preference or Preference()
+        return self
 
 
 class Resources(Section):
@@ -371,6 +403,11 @@ class Config(Section):
         for name, backbone in self.backbones.items():
             for key in ("benchmarks", "tasks", "benchmark_decoding"):
                 _require(getattr(backbone, key) or [], BENCHMARK_OPTIONS, f"backbones.{name}.{key}", "benchmark")
+        learnt = [name for name, entry in self.backbones.items() if entry.training and entry.training.objective == "block_diffusion"]
+        for name in self.used_backbones():  # a server is given its own backbone alone, without the one that was its base
+            training = self.backbones[name].training
+            if training is not None and training.objective in PREFERENCE:
+                _require([str(training.base)], learnt, f"backbones.{name}.training.base", "block-diffusion backbone trained here")
         verification = self.run.verification
         _require(verification.agents, self.run.agents, "run.verification.agents", "agent of the run")
         _require(verification.backbones, self.backbones, "run.verification.backbones", "backbone")
@@ -420,6 +457,12 @@ class Config(Section):
         agent = self.agents[name]
         roles = {} if agent.policy in SCRIPTED else {"policy": agent.policy}
         return roles | {role: module for role in MODULE_ROLES if (module := getattr(agent, role)) is not None}
+
+    def trained_base(self, name: str) -> str | None:
+        """The backbone trained here that a backbone's training starts from."""
+        training = self.backbones[name].training
+        base = self.backbones.get(training.base) if training is not None and training.base is not None else None
+        return training.base if training is not None and base is not None and base.training is not None else None
 
     def used_backbones(self) -> list[str]:
         """The backbones that the run's agents need, in order of first use."""

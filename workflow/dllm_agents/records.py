@@ -280,6 +280,19 @@ class TrainingReport(Record):
     tokens_per_second: float = 0.0
 
 
+class Pair(Record):
+    """Two rollouts of one query by the model that is to be taught, for preference optimisation. One line per query: a pair that is
+    kept has its winner and loser, one that is not has its reason."""
+
+    task_id: str
+    benchmark: str
+    backbone: str = Field(description="backbone whose rollouts these are")
+    seeds: tuple[int, int]
+    winner: Trajectory | None = None
+    loser: Trajectory | None = None
+    rejected: str | None = Field(default=None, description="named reason, a key of dllm_agents.pairs.REJECTIONS")
+
+
 class TableRow(Record):
     """One row of a tidy table CSV."""
 
@@ -294,7 +307,7 @@ class TableRow(Record):
     published: float | None = None
 
 
-RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Failure, Probe, TrainingReport, TableRow)
+RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Failure, Probe, Pair, TrainingReport, TableRow)
 
 R = TypeVar("R", bound=Record)
 

@@ -16,7 +16,7 @@ import yaml
 
 from dllm_agents import lifeline
 from dllm_agents.agents import MODULE_STYLE
-from dllm_agents.config import EMBODIED, STAGES, Config, Resources, load
+from dllm_agents.config import EMBODIED, PREFERENCE, STAGES, Config, Resources, load
 from dllm_agents.errors import StageError
 from dllm_agents.prompts import style_sha256
 from dllm_agents.records import write_aside
@@ -117,6 +117,41 @@ class Plan:
             if played:
                 groups.setdefault(played, []).append(agent)
         return list(groups.items())
+
+    def training_inputs(self, backbone: str, benchmark: str) -> dict[str, str]:
+        """Argument of the train stage -> the file or checkpoint it reads: trajectories or pairs, and a base trained here."""
+        config, results = self.config, self.config.results
+        training = config.backbones[backbone].training
+        if training is not None and training.objective in PREFERENCE:
+            inputs = {"pairs": self.pairs(backbone)}
+        else:
+            inputs = {"trajectories": f"{results}/trajectories/{benchmark}/accepted.jsonl"}
+        base = config.trained_base(backbone)
+        return inputs | ({"base": f"{results}/models/{base}/{benchmark}"} if base else {})
+
+    def pairs(self, backbone: str) -> str:
+        """The pairs that a preference-trained backbone learns from."""
+        return f"{self.config.results}/pairs/{backbone}.jsonl"
+
+    def pair_inputs(self, backbone: str) -> dict[str, list[str]]:
+        """Training tasks and the base's checkpoints of every benchmark that a backbone has pairs of."""
+        results, base = self.config.results, self.config.trained_base(backbone)
+        played = [benchmark for name, benchmark in self.trained() if name == backbone]
+        return {
+            "tasks": [f"{results}/tasks/train/{benchmark}.jsonl" for benchmark in played],
+            "models": [f"{results}/models/{base}/{benchmark}" for benchmark in played],
+        }
+
+    def pair_settings(self, backbone: str) -> dict[str, Any]:
+        """What pairs depend on beside tasks and checkpoints."""
+        training, base = self.config.backbones[backbone].training, self.config.trained_base(backbone)
+        assert training is not None and training.preference is not None and base is not None
+        settings = training.preference.model_dump(mode="json", include={"queries", "seeds", "temperature", "acting"})
+        return settings | {"base": self._served(base), "seed": self.config.seed}
+
+    def pair_gpus(self, backbone: str) -> int:
+        """GPUs of a pair-sampling job: those of the base's server."""
+        return self.config.backbones[self.config.trained_base(backbone) or backbone].gpus
 
     def model(self, backbone: str, benchmark: str) -> str | None:
         """The checkpoint that is trained for a benchmark, None for backbones that come ready."""

@@ -1,14 +1,42 @@
 """Training.
 
 Needs: trajectories/<benchmark>/accepted.jsonl. Gives: models/<backbone>/<benchmark>/, a Hugging Face checkpoint directory with
-its training log.
+its training log; and, for backbones that learn preferences, pairs/<backbone>.jsonl from rollouts of their base.
 """
 
 
-rule train:
-    """Train a backbone on the accepted trajectories of a benchmark."""
+rule sample_pairs:
+    """Roll a base out twice a query; keep the pairs of which exactly one is right."""
     input:
-        accepted=f"{RESULTS}/trajectories/{{benchmark}}/accepted.jsonl",
+        unpack(lambda wildcards: PLAN.pair_inputs(wildcards.backbone)),
+    output:
+        f"{RESULTS}/pairs/{{backbone}}.jsonl",
+    log:
+        f"{RESULTS}/logs/sample_pairs/{{backbone}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sample_pairs/{{backbone}}.tsv"
+    conda:
+        "../../envs/main.yaml"
+    threads: processors("rollout")
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
+        gpu=lambda wildcards: PLAN.pair_gpus(wildcards.backbone),
+    params:
+        settings=lambda wildcards: PLAN.pair_settings(wildcards.backbone),
+    shell:
+        "dllm-agents sample-pairs --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} --tasks {input.tasks:q}"
+        " --model {input.models:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule train:
+    """Train a backbone on the accepted trajectories of a benchmark, or on pairs. With too few pairs there is a reason, no weights."""
+    input:
+        unpack(
+            lambda wildcards: PLAN.training_inputs(
+                wildcards.backbone, wildcards.benchmark
+            )
+        ),
     output:
         directory(f"{RESULTS}/models/{{backbone}}/{{benchmark}}"),
     log:
@@ -27,6 +55,9 @@ rule train:
         settings=lambda wildcards: PLAN.training_settings(
             wildcards.backbone, wildcards.benchmark
         ),
+        sources=lambda wildcards, input: " ".join(
+            f"--{kind} {shlex.quote(path)}" for kind, path in input.items()
+        ),
     shell:
         "dllm-agents train --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
-        " --trajectories {input.accepted:q} --output {output:q} 2>&1 | tee {log:q}"
+        " {params.sources} --output {output:q} 2>&1 | tee {log:q}"

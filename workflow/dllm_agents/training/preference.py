@@ -7,7 +7,8 @@ masks (VRPO, arXiv 2505.19223, section 3.2: antithetic sampling).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,28 +16,83 @@ from torch import Tensor
 from torch.nn import functional
 
 from dllm_agents.training import objectives
-from dllm_agents.training.objectives import IGNORE, Example, Row, logits_of, token_losses
+from dllm_agents.training.objectives import IGNORE, Batch, Example, Row, logits_of, token_losses
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 
-def elbo(model: LlamaForCausalLM, rows: Sequence[Sequence[Row]], attention: objectives.Attention, pad: int) -> Tensor:
-    """Monte Carlo ELBO of each example [examples], the mean over its `rows` (one a draw). The rows' weights must be 1 / p(masked)."""
-    batch = objectives.collate([row for draws in rows for row in draws], attention, pad)
-    owner = torch.tensor([at for at, draws in enumerate(rows) for _ in draws]).repeat_interleave((batch.targets != IGNORE).sum(1))
-    counts = torch.tensor([float(len(draws)) for draws in rows])
-    return -torch.zeros(len(rows)).index_add(0, owner, token_losses(logits_of(model, batch), batch)) / counts
-
-
 def draw(
-    examples: Sequence[Example], mask: int, end: int, block_length: int, samples: int, generator: torch.Generator, naive: bool = False
-) -> list[list[Row]]:
-    """`samples` block-diffusion rows of each example with agentic noising, for `elbo`. Draw once, score policy and reference on it."""
-    return [
-        [objectives.block_diffusion(example, mask, end, block_length, generator, "independent", naive=naive) for _ in range(samples)]
-        for example in examples
-    ]
+    example: Example,
+    mask: int,
+    end: int,
+    block_length: int,
+    samples: int,
+    generator: torch.Generator,
+    naive: bool = False,
+    shift: bool = False,
+) -> Row:
+    """A block-diffusion row of an example with `samples` draws of noise, for its ELBO. Draw once, score policy and reference on it.
+
+    Each draw masks l of the L generated tokens, l uniform, weight L / l (LLaDA equation 6): as unbiased as independent draws, and of
+    less variance. `naive` leaves tool responses visible that follow generated tokens in a block (VRPO without agentic noising).
+    """
+    return objectives.block_diffusion(example, mask, end, block_length, generator, "fixed_count", naive=naive, shift=shift, samples=samples)
+
+
+def elbo(model: LlamaForCausalLM, batch: Batch, owner: Tensor, count: int) -> Tensor:
+    """Monte Carlo ELBO [count] of trajectories, each the sum over its rows. `owner` [supervised] is the trajectory of each scored token;
+    the weights of the rows must be 1 / p(masked)."""
+    return -torch.zeros(count, device=owner.device).index_add(0, owner, token_losses(logits_of(model, batch), batch).float())
+
+
+@dataclass
+class PairBatch(Batch):
+    """Pairs of trajectories, winner before loser, their draws shared by policy and reference. `owner` [scored tokens] and `lengths`
+    [pairs, 2] are those of `elbo` and `vrpo_loss`."""
+
+    owner: Tensor
+    lengths: Tensor
+    reference: LlamaForCausalLM
+    beta: float
+    normalise: bool
+
+    @property
+    def supervised(self) -> int:
+        """Pairs: what the budget of preference training counts."""
+        return len(self.lengths)
+
+    def keep(self, count: int) -> None:
+        """A pair is not cut."""
+
+    def loss(self, model: LlamaForCausalLM) -> Tensor:
+        """The preference loss against the frozen reference."""
+        policy = elbo(model, self, self.owner, self.lengths.numel())
+        with torch.no_grad():
+            reference = elbo(self.reference, self, self.owner, self.lengths.numel())
+        return vrpo_loss(policy.view(-1, 2), reference.view(-1, 2), self.beta, self.lengths if self.normalise else None)
+
+
+def pair_batch(
+    pairs: Sequence[Sequence[Sequence[Example]]],
+    draw: Callable[[Example], Row],
+    pad: int,
+    reference: LlamaForCausalLM,
+    beta: float,
+    normalise: bool,
+) -> PairBatch:
+    """Pairs as one batch. Each is (winner, loser), a trajectory being its examples; `draw` makes the noise that both models see."""
+    sides = [side for pair in pairs for side in pair]
+    batch = objectives.collate([draw(example) for side in sides for example in side], "block_causal", pad)
+    owner = torch.tensor([at for at, side in enumerate(sides) for _ in side])
+    lengths = torch.tensor([float(generated(side)) for side in sides]).view(-1, 2)
+    scored = owner.repeat_interleave((batch.targets != IGNORE).sum(1))
+    return PairBatch(**vars(batch), owner=scored, lengths=lengths, reference=reference, beta=beta, normalise=normalise)
+
+
+def generated(side: Sequence[Example]) -> int:
+    """Generated tokens of a trajectory."""
+    return sum(sum(example.generated) for example in side)
 
 
 def vrpo_loss(policy: Tensor, reference: Tensor, beta: float, lengths: Tensor | None = None) -> Tensor:

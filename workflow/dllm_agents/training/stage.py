@@ -1,4 +1,4 @@
-"""The `train` stage: accepted trajectories in, a checkpoint directory out."""
+"""The `train` stage: accepted trajectories or preference pairs in, a checkpoint directory out."""
 
 from __future__ import annotations
 
@@ -6,84 +6,181 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from dllm_agents import benchmarks
-from dllm_agents.config import Config, Training, TrainingBudget
+from dllm_agents import benchmarks, models
+from dllm_agents.config import PREFERENCE, Backbone, Config, Training, TrainingBudget
 from dllm_agents.errors import StageError
 from dllm_agents.provenance import hardware, sha256, versions
-from dllm_agents.records import TrainingReport, Trajectory, read_jsonl
-from dllm_agents.training import checkpoint, data, objectives, tokenizer
-from dllm_agents.training.loop import fit, mean_loss
+from dllm_agents.records import Pair, TrainingReport, Trajectory, iter_jsonl, read_jsonl
+from dllm_agents.serving.checkpoints import resolve_model
+from dllm_agents.training import checkpoint, data, objectives, preference, tokenizer
+from dllm_agents.training.loop import Run, fit, mean_loss
 from dllm_agents.training.objectives import Batch, Example, Row
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    # A transformers *ForCausalLM with Llama's interface: Llama, Qwen2, Qwen3.
+    Network = LlamaForCausalLM
 
 ATTENTION: dict[str, objectives.Attention] = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
 VALIDATION_BATCHES = 4
 Objective = Callable[..., Batch]
 
 
-def train(config: Config, backbone: str, benchmark: str, trajectories: Path, output: Path) -> TrainingReport:
-    """Train a backbone from scratch on a benchmark's accepted trajectories and write its checkpoint directory.
+def train(config: Config, backbone: str, benchmark: str, source: Path, output: Path, base: Path | None = None) -> TrainingReport | None:
+    """Train a backbone and write its checkpoint directory: on a benchmark's accepted trajectories, or, for preference objectives, on the
+    benchmark's pairs in `source`. `base` is the checkpoint of the backbone that `training.base` names.
 
-    Stops at exactly the budgeted number of supervised tokens. Same configuration, data and thread count: same weights. Raises StageError
-    for a backbone that is not trained here, a file without trajectories, or prompts that are all too long.
+    Supervised training stops at exactly the budgeted number of supervised tokens. Same configuration, data and thread count: same weights.
+    With fewer pairs than `preference.min_pairs` the directory holds the reason alone (`serving.checkpoints.NOT_RUN`) and None is returned.
+    Raises StageError for a backbone that is not trained here, a file without trajectories, or prompts that are all too long.
     """
-    started = time.monotonic()
     settings = _settings(config, backbone)
-    budget: TrainingBudget = config.benchmark_options(benchmark).training
-    found = _exchanges(config, backbone, benchmark, trajectories)
-    words = base_tokenizer(settings.base) if settings.base else build_tokenizer(found, budget.max_vocabulary)
-    fitting = _fitting(data.encode(words, found), found, budget, trajectories)
-    seed = config.seed if settings.seed is None else settings.seed
+    if (name := config.trained_base(backbone)) and base is None:
+        raise StageError(f"backbones.{backbone}.training.base: {name} is trained by the run; pass its checkpoint with --base DIR")
+    fit_on = _preferences if settings.objective in PREFERENCE else _trajectories
+    return fit_on(Request(config, backbone, benchmark, source, output, base, settings, time.monotonic()))
+
+
+class Request(NamedTuple):
+    """What is to be trained, on what, and where it goes. `started` is a monotonic clock's."""
+
+    config: Config
+    backbone: str
+    benchmark: str
+    source: Path
+    output: Path
+    base: Path | None
+    settings: Training
+    started: float
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed if self.settings.seed is None else self.settings.seed
+
+    @property
+    def budget(self) -> TrainingBudget:
+        """The benchmark's part of what training depends on."""
+        found: TrainingBudget = self.config.benchmark_options(self.benchmark).training
+        return found
+
+    def start(self) -> tuple[Network, PreTrainedTokenizerFast, int | None] | None:
+        """The base's weights, tokenizer and block length; None to train from scratch."""
+        if self.base is None and self.settings.base is None:
+            return None
+        directory = resolve_model(Backbone(model=self.settings.base), self.base)
+        loaded = models.load(directory, "float32")
+        words, added = base_tokenizer(directory, loaded.mask_id)
+        return base_model(loaded, words, added), words, loaded.block_length
+
+    def fit(self, model: Network, batch_at: Callable[[int], Batch], budget: int, checks: Sequence[Batch]) -> Run:
+        """The loop with this request's settings. `budget` counts what `Batch.supervised` counts."""
+        settings = self.settings
+        return fit(
+            model,
+            batch_at,
+            budget,
+            learning_rate=settings.learning_rate,
+            muon_learning_rate=settings.muon_learning_rate,
+            warmup=settings.warmup,
+            clip=settings.clip,
+            precision="bf16" if self.config.backbones[self.backbone].dtype == "bfloat16" else "no",
+            state=self.output.with_name(f".{self.output.name}.state"),
+            fingerprint=_fingerprint(self),
+            validate=(lambda: mean_loss(model, checks)) if checks else None,
+            label=f"{self.backbone} on {self.benchmark}",
+        )
+
+    def finish(
+        self, model: Network, words: PreTrainedTokenizerFast, block_length: int | None, run: Run, examples: int, tokens: int, **more: Any
+    ) -> TrainingReport:
+        """Write the checkpoint directory with its report."""
+        attention: objectives.Attention = ATTENTION.get(self.settings.objective, "block_causal")
+        report = TrainingReport(
+            backbone=self.backbone,
+            benchmark=self.benchmark,
+            objective=self.settings.objective,
+            steps=run.steps,
+            examples=examples,
+            supervised_tokens=tokens,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            final_loss=run.loss_curve[-1][1],
+            validation_loss=run.validation_curve[-1][1] if run.validation_curve else None,
+            loss_curve=run.loss_curve,
+            validation_curve=run.validation_curve,
+            seed=self.seed,
+            settings=self.settings.model_dump(mode="json") | {"vocabulary": len(words), "input_tokens": run.input_tokens} | more,
+            data_sha256=sha256(self.source),
+            versions=versions("torch", "transformers", "tokenizers"),
+            hardware=hardware(),
+            seconds=round(time.monotonic() - self.started, 3),
+            tokens_per_second=round(run.tokens_per_second, 1),
+        )
+        checkpoint.save(self.output, model, words, attention, block_length, self.settings.logit_shift, report)
+        return report
+
+
+def _trajectories(request: Request) -> TrainingReport:
+    """Supervised fine-tuning."""
+    settings, budget, seed = request.settings, request.budget, request.seed
+    found = _exchanges(request)
+    started = request.start()
+    words = started[1] if started else build_tokenizer(found, budget.max_vocabulary)
+    fitting = _fitting(data.encode(words, found), found, budget, request.source)
     kept, held = data.split(len(fitting), settings.validation_share, [task for task, _ in fitting], seed)
     examples, validation = [fitting[i][1] for i in kept], [fitting[i][1] for i in held]
     torch.manual_seed(seed)
-    model = base_model(settings.base, words) if settings.base else new_model(settings, words)
+    model = started[0] if started else new_model(settings, words)
     objective = objective_of(settings, budget, words)
     checks = _validation_batches(validation, objective, budget.batch_size, seed)
-    run = fit(
-        model,
-        _batch_at(examples, objective, budget.batch_size, seed),
-        budget.supervised_tokens,
-        learning_rate=settings.learning_rate,
-        muon_learning_rate=settings.muon_learning_rate,
-        warmup=settings.warmup,
-        clip=settings.clip,
-        precision="bf16" if config.backbones[backbone].dtype == "bfloat16" else "no",
-        state=output.with_name(f".{output.name}.state"),
-        fingerprint=_fingerprint(settings, budget, trajectories, seed),
-        validate=(lambda: mean_loss(model, checks)) if checks else None,
-        label=f"{backbone} on {benchmark}",
-    )
-    more = {"budget": budget.model_dump(mode="json"), "vocabulary": len(words), "input_tokens": run.input_tokens}
-    report = TrainingReport(
-        backbone=backbone,
-        benchmark=benchmark,
-        objective=settings.objective,
-        steps=run.steps,
-        examples=len(examples),
-        supervised_tokens=run.supervised_tokens,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        final_loss=run.loss_curve[-1][1],
-        validation_loss=run.validation_curve[-1][1] if run.validation_curve else None,
-        loss_curve=run.loss_curve,
-        validation_curve=run.validation_curve,
-        seed=seed,
-        settings=settings.model_dump(mode="json") | more,
-        data_sha256=sha256(trajectories),
-        versions=versions("torch", "transformers", "tokenizers"),
-        hardware=hardware(),
-        seconds=round(time.monotonic() - started, 3),
-        tokens_per_second=round(run.tokens_per_second, 1),
-    )
+    order = data.Batches([len(example.ids) for example in examples], budget.batch_size, seed)
+    run = request.fit(model, _batch_at(examples, objective, order, seed), budget.supervised_tokens, checks)
     block_length = settings.block_length if settings.objective == "block_diffusion" else None
-    checkpoint.save(output, model, words, ATTENTION[settings.objective], block_length, settings.logit_shift, report)
-    return report
+    more = {"budget": budget.model_dump(mode="json")}
+    return request.finish(model, words, block_length, run, len(examples), run.supervised_tokens, **more)
+
+
+def _preferences(request: Request) -> TrainingReport | None:
+    """Preference optimisation of the base on pairs, against a frozen copy of it."""
+    settings = request.settings
+    chosen = settings.preference
+    assert chosen is not None
+    pairs = [pair for pair in iter_jsonl(request.source, Pair) if pair.benchmark == request.benchmark and pair.rejected is None]
+    if len(pairs) < chosen.min_pairs:
+        reason = f"{len(pairs)} preference pairs on {request.benchmark}, {chosen.min_pairs} are needed"
+        print(f"{request.backbone}: not run: {reason}; see {request.source}", file=sys.stderr, flush=True)
+        checkpoint.save_not_run(request.output, reason)
+        return None
+    policy, frozen = request.start(), request.start()
+    assert policy is not None and frozen is not None
+    model, words, block_length = policy
+    if block_length is None:
+        raise StageError(f"backbones.{request.backbone}.training.base: {settings.base} is no block-diffusion checkpoint")
+    source, style = benchmarks.load(request.benchmark, request.config), request.config.backbones[request.backbone].prompt
+    sides = [[data.encode(words, side) for side in data.differing(source, pair, style)] for pair in pairs]
+    kept, held = data.split(len(pairs), settings.validation_share, [pair.task_id for pair in pairs], request.seed)
+    pad, mask, end = int(words.pad_token_id), int(words.mask_token_id), int(words.eos_token_id)
+
+    def batch(sides: Sequence[Sequence[Sequence[Example]]], generator: torch.Generator) -> Batch:
+        def draw(example: Example) -> Row:
+            naive, shift = settings.objective == "vrpo", settings.logit_shift
+            return preference.draw(example, mask, end, block_length, chosen.samples, generator, naive, shift)
+
+        return preference.pair_batch(sides, draw, pad, frozen[0].requires_grad_(False).eval(), chosen.beta, chosen.length_normalised)
+
+    learnt = [sides[i] for i in kept]
+    lengths = [sum(len(example.ids) for side in pair for example in side) for pair in learnt]
+    size = min(chosen.batch_size, len(learnt))
+    order = data.Batches(lengths, size, request.seed)
+    batch_at = _batch_at(learnt, batch, order, request.seed)
+    checks = _validation_batches([sides[i] for i in held], batch, size, request.seed)
+    run = request.fit(model, batch_at, chosen.epochs * (len(learnt) // size) * size, checks)
+    tokens = sum(preference.generated(side) for step in range(run.steps) for i in order[step] for side in learnt[i])
+    return request.finish(model, words, block_length, run, len(learnt), tokens)
 
 
 def build_tokenizer(found: Sequence[data.Exchange], max_vocabulary: int) -> PreTrainedTokenizerFast:
@@ -114,41 +211,39 @@ def new_model(settings: Training, words: PreTrainedTokenizerFast) -> LlamaForCau
     )
 
 
-def base_tokenizer(base: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint directory, with a mask token added where it has none. Raises StageError when there is none that can
-    be read, or when it cuts a tool tag of its own chat format in pieces."""
+def base_tokenizer(directory: Path, mask_id: int | None) -> tuple[PreTrainedTokenizerFast, bool]:
+    """The tokenizer of a checkpoint directory with the checkpoint's mask token, and whether that one is new. Raises StageError when
+    there is none that can be read, or when it cuts a tool tag of its own chat format in pieces."""
     from transformers import AutoTokenizer
 
     try:
-        words: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)  # type: ignore[assignment]
+        words: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)  # type: ignore[assignment]
     except (OSError, ValueError) as error:
-        raise StageError(f"base {base}: no tokenizer to read ({str(error).splitlines()[0]}); give a checkpoint directory") from None
+        raise StageError(f"base {directory}: no tokenizer to read ({str(error).splitlines()[0]}); give a checkpoint directory") from None
+    known = None if mask_id is None else words.convert_ids_to_tokens(mask_id)
+    added = words.mask_token is None and known is None
     if words.mask_token is None:
-        words.add_special_tokens({"mask_token": tokenizer.MASK})
+        words.add_special_tokens({"mask_token": known or tokenizer.MASK})
     if words.pad_token is None:
         words.pad_token = words.eos_token
     for tag in tokenizer.TAGS:
         if tag in (words.chat_template or "") and len(words.encode(tag, add_special_tokens=False)) != 1:
-            raise StageError(f"base {base}: its tokenizer splits {tag}; add it to the tokenizer as one token")
-    return words
+            raise StageError(f"base {directory}: its tokenizer splits {tag}; add it to the tokenizer as one token")
+    return words, added
 
 
-def base_model(base: str, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The weights of a Llama checkpoint directory, its embeddings grown for tokens that `base_tokenizer` added (new rows at the mean)."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    try:
-        kind = LlamaConfig.get_config_dict(base, local_files_only=True)[0].get("model_type")
-        if kind != "llama":
-            raise StageError(f"base {base}: model_type is {kind}; only llama checkpoints are adapted here")
-        model = LlamaForCausalLM.from_pretrained(base, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise StageError(f"base {base}: cannot be loaded ({str(error).splitlines()[0]}); give a checkpoint directory") from None
+def base_model(loaded: models.Model, words: PreTrainedTokenizerFast, added: bool) -> Network:
+    """The network of a checkpoint of any family, ready to be trained; its embeddings grown, and the row of a mask token that
+    `base_tokenizer` `added` set to the mean of the others, which is where an unknown word stands."""
+    model: Network = loaded.network  # type: ignore[assignment]
+    model.config._attn_implementation = "sdpa"
+    model.requires_grad_(True)
     if len(words) > model.config.vocab_size:
         model.resize_token_embeddings(len(words), mean_resizing=False)
+    if added:
         with torch.no_grad():
-            rows = model.model.embed_tokens.weight
-            rows[-1] = rows[:-1].mean(0)
+            for rows in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+                rows[words.mask_token_id] = rows[: int(words.mask_token_id)].mean(0)
     return model
 
 
@@ -186,13 +281,14 @@ def _settings(config: Config, backbone: str) -> Training:
     return entry.training
 
 
-def _exchanges(config: Config, backbone: str, benchmark: str, trajectories: Path) -> list[data.Exchange]:
-    source = benchmarks.load(benchmark, config)
-    style = config.backbones[backbone].prompt
-    accepted = read_jsonl(trajectories, Trajectory)
+def _exchanges(request: Request) -> list[data.Exchange]:
+    source = benchmarks.load(request.benchmark, request.config)
+    style = request.config.backbones[request.backbone].prompt
+    accepted = read_jsonl(request.source, Trajectory)
     found = [exchange for trajectory in accepted for exchange in data.exchanges(source, trajectory, style)]
     if not found:
-        raise StageError(f"{trajectories}: no accepted trajectory with an action; collect more (benchmarks.{benchmark}.train_tasks)")
+        where = f"benchmarks.{request.benchmark}.train_tasks"
+        raise StageError(f"{request.source}: no accepted trajectory with an action; collect more ({where})")
     return found
 
 
@@ -217,26 +313,26 @@ def _fitting(
     return fitting
 
 
-def _fingerprint(settings: Training, budget: TrainingBudget, trajectories: Path, seed: int) -> str:
+def _fingerprint(request: Request) -> str:
     """What a saved state must agree with to be continued; the thread count is part of it, since sums depend on it."""
     parts = [
-        settings.model_dump_json(),
-        budget.model_dump_json(),
-        sha256(trajectories),
-        str(seed),
+        request.settings.model_dump_json(),
+        request.budget.model_dump_json(),
+        sha256(request.source),
+        sha256(request.base) if request.base else "",
+        str(request.seed),
         str(torch.get_num_threads()),
         torch.__version__,
     ]
     return "|".join(parts)
 
 
-def _batch_at(examples: Sequence[Example], objective: Objective, batch_size: int, seed: int) -> Callable[[int], Batch]:
-    chosen = data.Batches(examples, batch_size, seed)
+def _batch_at(examples: Sequence[Any], objective: Objective, order: data.Batches, seed: int) -> Callable[[int], Batch]:
     # A seed of its own for every batch: the i-th is the same in a resumed run and on every process.
-    return lambda index: objective([examples[i] for i in chosen[index]], generator=torch.Generator().manual_seed(seed * 1_000_003 + index))
+    return lambda index: objective([examples[i] for i in order[index]], generator=torch.Generator().manual_seed(seed * 1_000_003 + index))
 
 
-def _validation_batches(held: Sequence[Example], objective: Objective, batch_size: int, seed: int) -> list[Batch]:
+def _validation_batches(held: Sequence[Any], objective: Objective, batch_size: int, seed: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
     starts = range(0, min(len(held), VALIDATION_BATCHES * batch_size), batch_size)
     return [objective(held[start : start + batch_size], generator=generator) for start in starts]
