@@ -142,5 +142,5 @@ def test_training_goes_on_from_a_checkpoint_and_its_tokenizer(accepted, tmp_path
     adapted = configuration(base=str(tmp_path / "base"))
     train(adapted, "block_diffusion", "babyai", accepted, tmp_path / "adapted")
     assert (tmp_path / "base/tokenizer.json").read_text() == (tmp_path / "adapted/tokenizer.json").read_text()
-    with pytest.raises(StageError, match="nowhere: no tokenizer"):
+    with pytest.raises(StageError, match="nowhere: no such checkpoint"):
         train(configuration(base="nowhere"), "ar", "babyai", accepted, tmp_path / "m")

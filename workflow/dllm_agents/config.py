@@ -214,6 +214,7 @@ class Training(Section):
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the budget over which the rates rise")
     clip: float = Field(default=1.0, gt=0)
     validation_share: float = Field(default=0.02, ge=0, lt=1)
+    budget_factor: float = Field(default=1.0, gt=0, description="times the benchmark's supervised tokens, to match compute not tokens")
     seed: int | None = Field(default=None, description="null takes the run's seed")
     preference: Preference | None = Field(default=None, description="settings of vrpo and agentic_vrpo; null takes their defaults")
 

@@ -138,7 +138,8 @@ def _trajectories(request: Request) -> TrainingReport:
     objective = objective_of(settings, budget, words)
     checks = _validation_batches(validation, objective, budget.batch_size, seed)
     order = data.Batches([len(example.ids) for example in examples], budget.batch_size, seed)
-    run = request.fit(model, _batch_at(examples, objective, order, seed), budget.supervised_tokens, checks)
+    tokens = round(settings.budget_factor * budget.supervised_tokens)
+    run = request.fit(model, _batch_at(examples, objective, order, seed), tokens, checks)
     block_length = settings.block_length if settings.objective == "block_diffusion" else None
     more = {"budget": budget.model_dump(mode="json")}
     return request.finish(model, words, block_length, run, len(examples), run.supervised_tokens, **more)
