@@ -39,10 +39,11 @@ def test_every_verifier_and_prompt_on_every_episode(tmp_path: Path, said_by_prom
     }
 
 
-def test_a_file_without_whole_episodes_is_refused(tmp_path: Path) -> None:
+def test_an_agent_without_whole_episodes_has_no_rows(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [stored("stuck", [0.0] * 6).model_copy(update={"ended": "early_exit"})])
-    with pytest.raises(StageError, match="holds no whole episode"):
-        replay_verifiers(Config(), [tmp_path / "a.jsonl"], {}, tmp_path / "x.parquet")
+    config = Config.model_validate({"backbones": {"v": {"model": "none"}}, "run": {"verification": {"backbones": ["v"]}}})
+    assert replay_verifiers(config, [tmp_path / "a.jsonl"], {}, tmp_path / "x.parquet") == 0
+    assert read_frame(tmp_path / "x.parquet", Exit).empty
 
 
 def test_a_server_that_refuses_stops_the_stage_in_one_line(tmp_path: Path, said_by_prompt) -> None:

@@ -41,6 +41,8 @@ from dllm_agents.trajectories import check_tasks
 
 T = TypeVar("T")
 Play = Callable[[Task], Played]
+RESTARTS = 2
+"""Times that the servers a rollout has started itself are started again after a fault, with the episodes in flight played anew."""
 # Where a backbone is served changes nothing that it says.
 WHERE_SERVED = {"url", "api_key_env", "gpus", "training_gpus"}
 
@@ -97,12 +99,19 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) 
     fingerprint = _fingerprint(config, agent_name, benchmark, shard)
     journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
     stack.callback(journal.close)
-    left = [task for task in tasks if task.id not in journal.episodes]
-    if left:
-        with _policy(config, agent_name, benchmark, shard) as play:
-            describe = partial(_episode, config, agent_name, benchmark)
-            for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
-                journal.append(episode)
+    served = [name for name in config.agent_backbones(agent_name).values() if not config.backbones[name].url]
+    restarts = RESTARTS if served else 0
+    while left := [task for task in tasks if task.id not in journal.episodes]:
+        try:
+            with _policy(config, agent_name, benchmark, shard) as play:
+                describe = partial(_episode, config, agent_name, benchmark)
+                for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
+                    journal.append(episode)
+        except ServerFault as fault:
+            if restarts == 0:
+                raise StageError(f"{fault}; finished episodes are kept, run the same command again to go on") from None
+            restarts -= 1
+            print(f"{agent_name} on {benchmark.name}: {fault}; its servers are started again", file=sys.stderr, flush=True)
     return tasks, journal
 
 
@@ -119,7 +128,10 @@ def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, task
         finished = play_all(tasks, play, describe, config.agents[backbone].concurrency)
         for task in tasks:
             while task.id not in waiting:
-                name, played = next(finished)
+                try:
+                    name, played = next(finished)
+                except ServerFault as fault:
+                    raise StageError(f"{fault}; run the same command again") from None
                 waiting[name] = played
             yield waiting.pop(task.id)
 
@@ -151,8 +163,8 @@ def play_all(
 ) -> Iterator[T]:
     """Play tasks, `concurrency` at a time, and yield episodes as they finish.
 
-    One bad episode is recorded as an error and never sinks the run; a server that is gone for good does, since every
-    further episode would fail the same way.
+    One bad episode is recorded as an error and never sinks the run; a server that is gone does (ServerFault), since every further
+    episode would fail the same way.
     """
 
     def timed(task: Task) -> tuple[Played | Exception, float, str]:
@@ -181,8 +193,6 @@ def play_all(
                 if following is not None:
                     running[pool.submit(timed, following)] = following
                 yield describe(task, result, seconds, started)
-    except ServerFault as error:
-        raise StageError(f"{error}; finished episodes are kept, run the same command again to go on") from None
     finally:
         # Not waited for: whoever stops a run should not have to sit through the episodes in flight, which are lost anyway.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -6,6 +6,7 @@ exit would have lost is known.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +21,7 @@ from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.progress import track
 from dllm_agents.records import Episode, Exit, read_jsonl
+from dllm_agents.serving.checkpoints import not_run
 from dllm_agents.serving.client import Client, ServerFault
 from dllm_agents.serving.launch import running_server
 
@@ -29,13 +31,16 @@ CONCURRENCY = 8
 def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[str, Path], output: Path) -> int:
     """Replay the run's verifiers on stored episodes of one benchmark; returns how many rows were written.
 
-    `models` are the checkpoints trained for the benchmark (backbone -> directory). Raises StageError for a file without episodes, and
-    when a server cannot be started or dies for good.
+    `models` are the checkpoints trained for the benchmark (backbone -> directory); a verifier whose checkpoint was not trained has no
+    rows. Raises StageError when a server cannot be started or dies for good.
     """
     settings = config.run.verification
     stored = [episode for path in episodes for episode in _chosen(path, settings.episodes)]
     found: list[Exit] = []
-    for name in settings.backbones:
+    for name in settings.backbones if stored else ():
+        if name in models and (reason := not_run(models[name])) is not None:
+            print(f"{output}: {name} not run: {reason}", file=sys.stderr, flush=True)
+            continue
         with running_server(name, config, models.get(name)) as server, Client.for_backbone(server, config.backbones[name]) as client:
             entry = config.backbones[name]
             decoding = entry.benchmark_decoding.get(stored[0].benchmark, entry.decoding)
@@ -53,10 +58,8 @@ def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[s
 
 
 def _chosen(path: Path, count: int | None) -> list[Episode]:
-    """Episodes of a file that were played to their end."""
+    """Episodes of a file that were played to their end; none of an agent that was not run."""
     episodes = [episode for episode in read_jsonl(path, Episode) if episode.ended not in ("error", "early_exit") and episode.steps]
-    if not episodes:
-        raise StageError(f"{path}: holds no whole episode to replay a verifier on; take its agent out of run.verification.agents")
     return spread(episodes, count)
 
 

@@ -22,7 +22,7 @@ import httpx
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
 from dllm_agents.serving.checkpoints import resolve_model
-from dllm_agents.serving.client import Endpoint, api_key
+from dllm_agents.serving.client import Endpoint, ServerFault, api_key
 from dllm_agents.serving.server import KEY_VARIABLE
 
 HOST = "127.0.0.1"
@@ -72,7 +72,7 @@ def running_server(backbone_name: str, config: Config, model_dir: Path | None = 
 
     `model_dir` is the checkpoint trained for the backbone, `log` where the server's output goes (default: a temporary file).
     Must be entered in a thread that outlives the block, because the server ends with the thread that started it.
-    Raises StageError, with the log's last lines, when the server does not get healthy.
+    Raises StageError, with the log's last lines, when the server does not get healthy, and adds them to a ServerFault of the block.
     """
     backbone = config.backbones[backbone_name]
     if backbone.url:
@@ -84,6 +84,10 @@ def running_server(backbone_name: str, config: Config, model_dir: Path | None = 
         process, endpoint = _start(backbone_name, backbone, config.seed, model_dir, Path(scratch), output)
         try:
             yield endpoint
+        except ServerFault as fault:
+            if process.poll() is None and endpoint.base_url not in str(fault):
+                raise
+            raise ServerFault(f"{fault}; last lines of the log of {backbone_name}: {_tail(output) or 'none'}") from None
         finally:
             _end(process)
 
