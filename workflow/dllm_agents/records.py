@@ -252,6 +252,13 @@ class Probe(Record):
         default_factory=list, description="per level: concurrency, requests, tokens_per_second (kept tokens), p50_s, p95_s, nfe_per_token"
     )
     peak_memory_mb: float = 0.0
+    parameters: int = Field(default=0, description="0 where the weights are not read here")
+    forwards: list[dict[str, float]] = Field(
+        default_factory=list, description="one forward without a cache, by its number of tokens: tokens, seconds (median), bytes, flops"
+    )
+    roof: dict[str, float] = Field(
+        default_factory=dict, description="ceilings of the hardware as measured: bytes_per_second (copy), flops_per_second (matrix product)"
+    )
     hardware: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     error: str | None = None

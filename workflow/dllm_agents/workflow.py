@@ -245,6 +245,8 @@ class Plan:
             return [f"{results}/trajectories/{name}/{part}.jsonl" for name in taught for part in ("accepted", "rejected")]
         if kind == "models":
             return [f"{results}/models/{backbone}/{benchmark}" for backbone, benchmark in self.trained() if benchmark in chosen]
+        if kind == "tasks":
+            return [f"{results}/tasks/{benchmark}.jsonl" for benchmark in chosen]
         ending = "jsonl" if kind == "episodes" else "parquet"
         return [
             f"{results}/{kind}/{benchmark}/{agent}.{ending}"

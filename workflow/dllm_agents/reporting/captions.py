@@ -21,6 +21,32 @@ TITLES = {
     "searcher_table1": "Multi-hop questions: accuracy (%) by containment (ACC_R) and by LLM judge (ACC_L), after Table 1 of DLLM-Searcher.",
     "dllm_agent_efficiency": "What episodes cost: forward evaluations (NFE), tokens, rounds, time; matched pairs on the tasks both solve.",
     "dllm_agent_tool_errors": "Tool calls on BFCL-v3: share of entries (%) that are well formed, call the right functions, are correct.",
+    "diffuagent_table4": "The embodied test sets, with an example trajectory of each from this run, after Table 4 of DiffuAgent.",
+    "diffuagent_table5": "What BFCL-v3's test set is made of, with examples from this run, after Table 5 of DiffuAgent.",
+    "searcher_table2": "A diffusion search agent before and after training: SFT and SFT + VRPO (%), after Table 2 of DLLM-Searcher.",
+    "searcher_table3": "Replies of search agents that cannot be read, by class: share of questions (%), after Table 3 of DLLM-Searcher.",
+    "searcher_case_study": "Which tokens of a search agent's first turn stand at a denoising step, after section 5.4 of DLLM-Searcher.",
+    "dllm_agent_planning": "Planner, seekers and writer: what the plans were worth (%; counts per question where not a share).",
+    "diffuagent_figure6": (
+        "Early exit, after Figure 6 of DiffuAgent: redundant steps saved against progress lost by verifiers replayed on stored episodes, "
+        "both means per episode. Filled: autoregressive verifier, hollow: diffusion. The paper prints no numbers."
+    ),
+    "diffuagent_figure7": (
+        "Tool calling with a selector, an editor or both, by the backbone of the module, after Figure 7 of DiffuAgent (its numbers are "
+        "those of Table 6: BFCL-v3 multi-turn)."
+    ),
+    "searcher_figure3": (
+        "Time of P-ReAct against ReAct on the same questions, after Figure 3 of DLLM-Searcher, and where the difference comes from. "
+        "Wall-clock values."
+    ),
+    "searcher_figure4": (
+        "What it costs to call before thinking, after Figure 4 of DLLM-Searcher: by prompt for autoregressive backbones, by P-ReAct for "
+        "diffusion ones; ACC_R. The paper prints no numbers."
+    ),
+    "efficiency_roofline": (
+        "Roofline of one forward: arithmetic speed reached over arithmetic intensity, at growing numbers of tokens a forward, under the "
+        "memory and compute ceilings measured on the same hardware. Wall-clock values."
+    ),
     "diffuagent_figure1": (
         "Performance against efficiency, after Figure 1 of DiffuAgent. Published points are read off the figure (one A800); ours are the "
         "serving probe's kept tokens per second at the lowest concurrency, on this run's hardware."
@@ -50,7 +76,7 @@ def caption(result: str, config: Config) -> str:
     parts = [TITLES.get(result, result.replace("_", " ") + ".")]
     if result.startswith(("diffuagent", "searcher")):
         parts.append(_PUBLISHED)
-    if result != "serving":
+    if result not in ("serving", "efficiency_roofline"):
         parts += [benchmark_note(name, config) for name in _benchmarks(groups, config)]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")
     if any(group in ("embodied", "all", "bfcl") for group in groups) and config.report.allow_mixed_versions:

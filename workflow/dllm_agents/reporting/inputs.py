@@ -1,9 +1,11 @@
-"""What tables and figures are made from: the run's configuration and the files its stages left, read once, never episodes."""
+"""What tables and figures are made from: the run's configuration and the files its stages left. Scores and failures are read once and kept;
+episodes are read one at a time, by the few results that show or take apart what an agent did."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +16,7 @@ import pandas as pd
 from dllm_agents.analysis.frames import read_frame
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Failure, Probe, Record, Score
+from dllm_agents.records import Episode, Exit, Failure, Probe, Record, Score, Task, iter_jsonl
 
 
 class FilterCounts(NamedTuple):
@@ -33,6 +35,7 @@ class Inputs:
     _scores: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     _failures: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     _rows: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+    _tasks: dict[str, dict[str, Task]] = field(default_factory=dict, repr=False)
 
     def scores(self, benchmark: str) -> pd.DataFrame:
         """The scores of the run's agents on a benchmark. Raises StageError for duplicates and for rows of mixed versions."""
@@ -51,6 +54,26 @@ class Inputs:
     def classified(self, agent: str, benchmark: str) -> bool:
         """Whether the failures stage has run for an agent, with or without a failure found."""
         return benchmark in self.config.agent_benchmarks(agent) and self._path("failures", benchmark, agent).is_file()
+
+    def exits(self, benchmark: str) -> pd.DataFrame:
+        """What early-exit verifiers, replayed on stored episodes, would have done; no rows where none was."""
+        path = self.results / "exits" / f"{benchmark}.parquet"
+        wanted = benchmark in self.config.run.benchmarks and path.is_file()
+        return read_frame(path, Exit) if wanted else pd.DataFrame(columns=list(Exit.model_fields))
+
+    def episodes(self, agent: str, benchmark: str) -> Iterator[Episode]:
+        """An agent's episodes on a benchmark, in task order; none before its rollout. Raises StageError naming the line of a bad one."""
+        path = self.results / "episodes" / benchmark / f"{agent}.jsonl"
+        if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
+            yield from iter_jsonl(path, Episode)
+
+    def tasks(self, benchmark: str) -> dict[str, Task]:
+        """The frozen tasks of a benchmark of the run by id, in their order; none before they were sampled."""
+        if benchmark not in self._tasks:
+            path = self.results / "tasks" / f"{benchmark}.jsonl"
+            there = benchmark in self.config.run.benchmarks and path.is_file()
+            self._tasks[benchmark] = {task.id: task for task in iter_jsonl(path, Task)} if there else {}
+        return self._tasks[benchmark]
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
@@ -91,6 +114,25 @@ class Inputs:
     def agents(self) -> list[str]:
         """The agents of the run that have a backbone."""
         return [agent for agent in self.config.run.agents if agent not in self.baselines]
+
+    def players(self, *benchmarks: str, alone: bool = False) -> list[str]:
+        """The run's agents, scripted ones first, that play at least one of the benchmarks (or would, were it in the run); with `alone` no
+        agents with modules or in other workflows."""
+        return [
+            agent
+            for agent in (*self.baselines, *self.agents)
+            if any(self._plays(agent, name) for name in benchmarks) and (not alone or agent in self.baselines or self.alone(agent))
+        ]
+
+    def _plays(self, agent: str, benchmark: str) -> bool:
+        entry = self.config.agents[agent]
+        backbone = self.config.backbones.get(entry.policy)
+        return all(benchmark in (chosen or [benchmark]) for chosen in (entry.benchmarks, backbone.benchmarks if backbone else None))
+
+    def alone(self, agent: str) -> bool:
+        """Whether a backbone acts without modules in the benchmark's own workflow, thinking first: what the papers' main tables hold."""
+        entry = self.config.agents[agent]
+        return set(self.config.agent_backbones(agent)) == {"policy"} and (entry.acting, entry.workflow) == ("react", None)
 
     def random_agent(self) -> str | None:
         """The run's random baseline, if it has one."""

@@ -13,11 +13,22 @@ TABLE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "searcher_table1": (("scores", "multihop_qa"),),
     "dllm_agent_efficiency": (("scores", "all"),),
     "dllm_agent_tool_errors": (("failures", "bfcl"), ("scores", "bfcl")),
+    "diffuagent_table4": (("episodes", "embodied"), ("tasks", "embodied")),
+    "diffuagent_table5": (("episodes", "bfcl"), ("scores", "bfcl"), ("tasks", "bfcl")),
+    "searcher_table2": (("scores", "all"),),
+    "searcher_table3": (("episodes", "multihop_qa"),),
+    "searcher_case_study": (("episodes", "multihop_qa"),),
+    "dllm_agent_planning": (("scores", "multihop_qa"),),
 }
 FIGURE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "diffuagent_figure1": (("scores", "all"), ("serving", "all")),
     "diffuagent_figure3": (("failures", "embodied"), ("scores", "embodied")),
     "diffuagent_figure4": (("failures", "bfcl"), ("scores", "bfcl")),
+    "diffuagent_figure6": (("exits", "embodied"),),
+    "diffuagent_figure7": (("scores", "bfcl"),),
+    "searcher_figure3": (("scores", "multihop_qa"),),
+    "searcher_figure4": (("scores", "multihop_qa"),),
+    "efficiency_roofline": (("serving", "all"),),
 }
 NEEDS = TABLE_NEEDS | FIGURE_NEEDS
 TABLES, FIGURES = frozenset(TABLE_NEEDS), frozenset(FIGURE_NEEDS)

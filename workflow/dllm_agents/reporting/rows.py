@@ -41,14 +41,16 @@ def arrange(
     columns: Sequence[Key],
     labels: Sequence[tuple[str, str]],
     corner: str,
+    agents: Sequence[str],
     *,
     with_n: bool = False,
 ) -> Layout:
-    """Tidy rows in the paper's layout: one line per agent in blocks (published, baselines, this run), one column per key. With `with_n`
-    each benchmark's group starts with the number of tasks; otherwise the row's largest n stands first."""
+    """Tidy rows of `agents` in the paper's layout: one line per agent in blocks (published, baselines, this run), one column per key. With
+    `with_n` each benchmark's group starts with the number of tasks; otherwise the row's largest n stands first."""
     found = {(row.agent, row.benchmark, row.category, row.metric): row for row in rows}
     published_agents = list(dict.fromkeys(row.agent for row in found.values() if row.value is None and row.published is not None))
-    blocks = [(PUBLISHED_BLOCK, published_agents), (BASELINE_BLOCK, inputs.baselines), (OURS_BLOCK, inputs.agents)]
+    ours = [agent for agent in agents if agent not in inputs.baselines]
+    blocks = [(PUBLISHED_BLOCK, published_agents), (BASELINE_BLOCK, inputs.baselines), (OURS_BLOCK, ours)]
 
     def line(agent: str, ours: bool) -> list[str]:
         cells = []

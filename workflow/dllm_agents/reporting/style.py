@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dllm_agents.config import Config
+from dllm_agents.config import Agent, Config
 from dllm_agents.reporting import published
 
 # seaborn's "colorblind" palette for this run's backbones and "pastel" for published models, written out so that a colour can be asked
@@ -49,6 +49,13 @@ def looks(config: Config) -> dict[str, Look]:
     for agent, entry in config.agents.items():
         found[agent] = colours.get(entry.policy, Look(SCRIPTED_COLOUR, "scripted"))
     return found
+
+
+def backbone_looks(config: Config) -> dict[str, Look]:
+    """The look of every backbone: that of the agents whose policy it is."""
+    backbones = config.model_copy(update={"agents": {name: Agent(policy=name) for name in config.backbones}})
+    found = looks(backbones)
+    return {name: found[name] for name in config.backbones}
 
 
 def theme() -> None:

@@ -11,16 +11,33 @@ import pandas as pd
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
 from dllm_agents.benchmarks.qa_accuracy import judge_agreement
+from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
 from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, write_aside
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import caption, display_name
 from dllm_agents.reporting.claims import evaluate, load_claims
+from dllm_agents.reporting.episode_rows import (
+    CASE_STEP,
+    HIDDEN,
+    call_text,
+    calling_steps,
+    canvas_at,
+    format_failure_rows,
+    planning_rows,
+    settled_rows,
+    shown_episode,
+    solved_calls,
+    stage_row,
+    training_stages,
+    trajectory_text,
+)
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, Table, cell, number, to_csv, to_latex, to_markdown
 from dllm_agents.reporting.rows import (
     OURS_BLOCK,
+    PUBLISHED_BLOCK,
     arrange,
     bfcl_rows,
     clock_rows,
@@ -47,15 +64,16 @@ def diffuagent_table1(inputs: Inputs) -> Table:
     """DiffuAgent Table 1: success and progress rate on the embodied benchmarks and their unweighted mean."""
     columns = [(name, "", metric) for name in (*EMBODIED, "average") for metric in ("success_rate", "progress_rate")]
     rows = published_rows("diffuagent_table1")
-    for agent in (*inputs.baselines, *inputs.agents):
+    agents = inputs.players(*EMBODIED, alone=True)
+    for agent in agents:
         twin = published_values(inputs.config, agent, "diffuagent_table1")
         rows += [row for name in EMBODIED for row in outcome_rows(inputs, agent, name, twin)]
         rows += embodied_average(inputs, agent, twin)
-    timing = [row for agent in (*inputs.baselines, *inputs.agents) for name in EMBODIED for row in timing_rows(inputs, agent, name)]
+    timing = [row for agent in agents for name in EMBODIED for row in timing_rows(inputs, agent, name)]
     labels = [
         (display_name(name) if name != "average" else "Avg.", label) for name in (*EMBODIED, "average") for label in ("Success", "Progress")
     ]
-    return Table(rows, arrange(inputs, rows, columns, labels, "Embodied agent", with_n=True), timing)
+    return Table(rows, arrange(inputs, rows, columns, labels, "Embodied agent", agents, with_n=True), timing)
 
 
 def diffuagent_table2(inputs: Inputs) -> Table:
@@ -75,12 +93,13 @@ def diffuagent_table2(inputs: Inputs) -> Table:
         "overall": ("", "Overall"),
     }
     rows = published_rows("diffuagent_table2")
-    for agent in (*inputs.baselines, *inputs.agents):
+    agents = inputs.players("bfcl", alone=True)
+    for agent in agents:
         twin = published_values(inputs.config, agent, "diffuagent_table2")
         rows += bfcl_rows(inputs, agent, list(shown), twin)
-    timing = [row for agent in (*inputs.baselines, *inputs.agents) for row in timing_rows(inputs, agent, "bfcl")]
+    timing = [row for agent in agents for row in timing_rows(inputs, agent, "bfcl")]
     columns = [("bfcl", category, "success_rate") for category in shown]
-    return Table(rows, arrange(inputs, rows, columns, list(shown.values()), "Tool-calling agent"), timing)
+    return Table(rows, arrange(inputs, rows, columns, list(shown.values()), "Tool-calling agent", agents), timing)
 
 
 def comparisons(inputs: Inputs) -> Table:
@@ -124,14 +143,14 @@ def failures(inputs: Inputs) -> Table:
     """Share of episodes with each failure class, per agent and benchmark; retry loops at both thresholds, loops per episode, loops with
     unchanged observation, first-loop hazard per step; the three Figure 4 classes over 440 and 340 single-turn entries."""
     rows = published_failures()
-    for agent in (*inputs.baselines, *inputs.agents):
+    for agent in inputs.players(*inputs.config.run.benchmarks):
         twins = {
             (value.benchmark, value.category, value.metric): value
             for name in ("diffuagent_figure3", "diffuagent_figure4")
             for value in published.values(name)
             if value.agent == published.published_name(inputs.config, agent)
         }
-        for benchmark in inputs.config.run.benchmarks:
+        for benchmark in [name for name in inputs.config.run.benchmarks if agent in inputs.players(name)]:
             rows += failure_rows(inputs, agent, benchmark)
             if benchmark in EMBODIED:
                 rows += loop_rows(inputs, agent, benchmark, twins)
@@ -141,7 +160,7 @@ def failures(inputs: Inputs) -> Table:
     blocks = []
     for benchmark in inputs.config.run.benchmarks:
         lines = []
-        for agent in (*inputs.baselines, *inputs.agents):
+        for agent in inputs.players(benchmark):
             by_kind = {
                 row.category: row for row in rows if (row.agent, row.benchmark, row.metric) == (agent, benchmark, "episodes_with_failure")
             }
@@ -287,7 +306,8 @@ def searcher_table1(inputs: Inputs) -> Table:
     could be parsed. Unparsable verdicts and the agreement with a second judge are rows of the CSV."""
     sets = ("hotpotqa", "2wiki", "bamboogle", "musique", "average")
     table = published_rows("searcher_table1")
-    for agent in (*inputs.baselines, *inputs.agents):
+    agents = inputs.players("multihop_qa")
+    for agent in agents:
         scores = inputs.rows(agent, "multihop_qa")
         for name in sets:
             part = scores.iloc[:0] if name == "average" else scores[scores["category"] == name]
@@ -298,7 +318,7 @@ def searcher_table1(inputs: Inputs) -> Table:
     columns = [("multihop_qa", name, metric) for name in (*sets, "other sets") for metric in ("acc_r", "acc_l")]
     titles = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue", "average": "Avg."}
     labels = [(titles.get(name, "Other sets"), label) for name in (*sets, "other sets") for label in ("ACC_R", "ACC_L")]
-    return Table(table, arrange(inputs, table, columns, labels, "Model"))
+    return Table(table, arrange(inputs, table, columns, labels, "Model", agents))
 
 
 def _accuracies(agent: str, name: str, part: pd.DataFrame) -> list[TableRow]:
@@ -326,6 +346,181 @@ def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
     ]
 
 
+def diffuagent_table4(inputs: Inputs) -> Table:
+    """DiffuAgent Table 4: the embodied test sets and an example trajectory of each, from a real episode: a solved one of 3 to 10 steps by
+    the first agent with a backbone that has one, else the teacher's."""
+    rows, lines = published_rows("diffuagent_table4"), []
+    sizes = {row.benchmark: row.published for row in rows}
+    for benchmark in EMBODIED:
+        tasks = len(inputs.tasks(benchmark))
+        known = sizes[benchmark]
+        rows.append(TableRow(agent="this run", benchmark=benchmark, metric="tasks", n=tasks, value=tasks or None, published=known))
+        chosen = next(
+            (episode for agent in (*inputs.agents, *inputs.baselines) if (episode := shown_episode(inputs, agent, benchmark)) is not None),
+            None,
+        )
+        counts = [str(tasks) if tasks else NOT_RUN, number(known or 0).removesuffix(".0")]
+        if chosen is None:
+            lines.append((display_name(benchmark), [*counts, NOT_RUN, NOT_RUN]))
+            continue
+        rows.append(
+            TableRow(
+                agent=chosen.agent,
+                benchmark=benchmark,
+                category=chosen.task_id,
+                metric="example_steps",
+                n=1,
+                value=float(len(chosen.steps)),
+            )
+        )
+        lines.append((display_name(benchmark), [*counts, chosen.agent, trajectory_text(chosen)]))
+    heads = [("", name) for name in ("Tasks", "Published", "Agent", "Example task and trajectory")]
+    notes = "T, A and O are thought, action and observation; long observations are cut."
+    return Table(rows, Layout("Test set", heads, [Block("", lines)]), notes=notes)
+
+
+def diffuagent_table5(inputs: Inputs) -> Table:
+    """DiffuAgent Table 5: what BFCL-v3's test set is made of, with an example of each category and its call from a real episode: one an
+    agent with a backbone solved, else the teacher's."""
+    rows = published_rows("diffuagent_table5")
+    tasks = list(inputs.tasks("bfcl").values())
+    examples = solved_calls(inputs)
+    groups: dict[str, list[tuple[str, list[str]]]] = {}
+    for known in list(rows):
+        group, _, category = known.category.rpartition("/")
+        used = [task for task in tasks if task.category == category]
+        row = known.model_copy(update={"agent": "this run", "category": category, "value": float(len(used)) if used else None})
+        rows.append(row)
+        counts = f"{number(known.published or 0).removesuffix('.0')} ({known.n})"
+        task = next((task for task in used if task.id in examples), None)
+        agent, text = ("", NOT_RUN) if task is None else (examples[task.id].agent, call_text(task, examples[task.id]))
+        groups.setdefault(group, []).append((category, [str(len(used)) if used else NOT_RUN, counts, agent or NOT_RUN, text]))
+    heads = [("", name) for name in ("Used", "Published (of)", "Agent", "Example and tool call")]
+    notes = "U, T and TC are the user's message, the tools offered and the tool call made; the hallucination sets call for none."
+    return Table(rows, Layout("Category", heads, [Block(group, lines) for group, lines in groups.items()]), notes=notes)
+
+
+def searcher_table2(inputs: Inputs) -> Table:
+    """DLLM-Searcher Table 2: the same diffusion backbone vanilla, after SFT, and after SFT + VRPO, on the published sets and on every
+    benchmark where this run has both; gains are paired over tasks."""
+    sets = ("hotpotqa", "2wiki", "bamboogle", "musique")
+    keys = [(name, metric) for name in sets for metric in ("acc_r", "acc_l")]
+    table = published_rows("searcher_table2")
+    known = {(row.agent, row.category, row.metric): row.published for row in table}
+    trained, ready = training_stages(inputs)
+    measured = [name for name in inputs.config.run.benchmarks if any(name in pair for *_, pair in trained)] or ["multihop_qa"]
+    published_lines = []
+    for agent in dict.fromkeys(row.agent for row in table):
+        cells = []
+        for name, metric in keys:
+            value, gain = known.get((agent, name, metric)), known.get((agent, name, f"{metric}_gain"))
+            cells.append(NOT_RUN if value is None else number(value) + (f" (+{number(gain)})" if gain is not None else ""))
+        published_lines.append((agent, [*cells, *[""] * len(measured)]))
+    lines: list[tuple[str, list[str]]] = []
+    for label, agent, base in [*ready, *((label, agent, base) for label, agent, base, _ in trained)]:
+        scores = inputs.rows(agent, "multihop_qa") if agent else pd.DataFrame()
+        found = [row for name in sets for row in _accuracies(agent, name, scores[scores["category"] == name] if len(scores) else scores)]
+        outcomes = [stage_row(inputs, agent, base, name) for name in measured]
+        table += [row.model_copy(update={"category": f"{label};{row.category}"}) for row in found]
+        table += [row.model_copy(update={"category": label}) for row in outcomes]
+        lines.append((f"{agent or 'no agent'} ({label})", [*map(cell, found), *map(cell, outcomes)]))
+    titles = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue"}
+    heads = [(titles[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success or gain") for name in measured]
+    blocks = [Block(PUBLISHED_BLOCK, published_lines), own_block(lines, len(heads))]
+    notes = "In the last columns a row of VRPO is its gain in success (points) over the row of its SFT model, on the same tasks."
+    return Table(table, Layout("Model", heads, blocks), notes=notes)
+
+
+def searcher_table3(inputs: Inputs) -> Table:
+    """DLLM-Searcher Table 3: how replies of search agents fail to be read, in the published classes and the rest (% of questions)."""
+    kinds = [*FORMAT_FAILURES, "none"]
+    rows = [row for row in published_rows("searcher_table3") if row.metric == "share"]
+    shown: dict[str, dict[str, TableRow]] = {}
+    for row in rows:
+        shown.setdefault(row.agent, {})[row.category] = row
+    known = [
+        (agent, [str(next(iter(by_kind.values())).n), *("" if kind not in by_kind else cell(by_kind[kind]) for kind in kinds)])
+        for agent, by_kind in shown.items()
+    ]
+    ours = []
+    for agent in inputs.agents:
+        if "multihop_qa" in inputs.config.agent_benchmarks(agent) and inputs.config.agents[agent].workflow is None:
+            found = format_failure_rows(inputs, agent)
+            rows += found
+            ours.append((agent, [str(found[0].n or 0), *map(cell, found)]))
+    heads = [("", name) for name in ("n", *kinds)]
+    return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, known), own_block(ours, len(heads))]))
+
+
+def searcher_case_study(inputs: Inputs) -> Table:
+    """DLLM-Searcher section 5.4: which tokens of a first turn stand at step 32, from real traces: one turn in full per diffusion agent, and
+    the shares over all of its first turns that make a call."""
+    rows: list[TableRow] = []
+    lines = []
+    for agent in inputs.agents:
+        if inputs.paradigm(agent) != "diffusion" or "multihop_qa" not in inputs.config.agent_benchmarks(agent):
+            continue
+        if inputs.config.agents[agent].workflow is not None:
+            continue
+        rows += settled_rows(inputs, agent)
+        case = next(calling_steps(inputs, agent), None)
+        if case is None:
+            lines.append((agent, [NOT_RUN] * 4))
+            continue
+        episode, step, parts = case
+        last = max(step.trace or [0]) + 1
+        lines.append((f"{agent}: {episode.goal}", [""] * 4))
+        for forward in dict.fromkeys((min(CASE_STEP, last), last)):
+            cells = [canvas_at(step, parts[kind], forward) if kind in parts else "" for kind in ("think", "tool_call")]
+            lines.append(("", [f"{forward} of {last}", *cells, str(sum(settled < forward for settled in step.trace or []))]))
+    if not lines:
+        rows.append(TableRow(agent="this run", benchmark="multihop_qa", metric=f"settled_at_step_{CASE_STEP}", n=0))
+        lines.append(("no diffusion agent searches", [NOT_RUN] * 4))
+    shares = [
+        (row.agent, [row.metric.replace("_", " "), row.category.replace("_", " "), cell(row), str(row.n)])
+        for row in rows
+        if row.value is not None
+    ]
+    heads = [("", name) for name in ("Forward", "Thought", "Call", "Tokens settled")]
+    blocks = [
+        Block("One turn of each agent", lines),
+        *([Block("Share of tokens (%) over all first turns with a call", shares)] if shares else []),
+    ]
+    notes = (
+        f"{HIDDEN} is a token that is still masked. The paper looks at step {CASE_STEP} of a block of 128; turns that end before it "
+        "are shown at their end."
+    )
+    return Table(rows, Layout("Agent", heads, blocks), notes=notes)
+
+
+def dllm_agent_planning(inputs: Inputs) -> Table:
+    """DLLM Agent: what a planner's plans were worth, on questions whose gold hops are known. The definitions are this project's own, since
+    of the paper only the abstract is public."""
+    rows: list[TableRow] = []
+    lines = []
+    for agent in inputs.agents:
+        if inputs.config.agents[agent].workflow == "planner" and "multihop_qa" in inputs.config.agent_benchmarks(agent):
+            found = planning_rows(inputs, agent)
+            rows += found
+            lines.append((agent, [inputs.paradigm(agent), str(found[0].n or 0), *map(cell, found)]))
+    heads = [
+        ("", name)
+        for name in (
+            *("Paradigm", "n", "ACC_R", "Planner hit rate", "Hop recall", "Full coverage", "First full round", "Backtracks"),
+            *("Rounds (solved)", "Searches (solved)"),
+        )
+    ]
+    if not lines:
+        rows.append(TableRow(agent="this run", benchmark="multihop_qa", category="first plan", metric="planner_hit_rate", n=0))
+        lines.append(("no planner agent", [NOT_RUN] * len(heads)))
+    notes = (
+        "A first plan hits when it covers every gold hop with one step each; backtracks are later sub-questions that ask again what was "
+        "asked or found. The abstract claims higher hit rates, earlier convergence and less backtracking of diffusion agents, but gives "
+        "no numbers."
+    )
+    return Table(rows, Layout("Agent", heads, [Block("", lines)]), notes=notes)
+
+
 def dllm_agent_efficiency(inputs: Inputs) -> Table:
     """What episodes cost: forward evaluations per kept token, tokens and steps per episode, forwards per solved task; of matched diffusion
     and AR agents also rounds over the tasks that both solve. Seconds, their p50 and p95, and time ratios stand with the timing."""
@@ -343,7 +538,7 @@ def dllm_agent_efficiency(inputs: Inputs) -> Table:
         "tokens_per_second",
     )
     for benchmark in inputs.config.run.benchmarks:
-        for agent in inputs.agents:
+        for agent in (name for name in inputs.players(benchmark) if name not in inputs.baselines):
             costs = cost_rows(inputs, agent, benchmark)
             clock = clock_rows(inputs, agent, benchmark)
             table += costs
@@ -374,7 +569,7 @@ def dllm_agent_tool_errors(inputs: Inputs) -> Table:
     calling = [category for category in BFCL_SINGLE_TURN if "relevance" not in category]
     table: list[TableRow] = []
     lines = []
-    for agent in (*inputs.baselines, *inputs.agents):
+    for agent in inputs.players("bfcl"):
         scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
         scores = scores[scores["category"].isin(calling)]
         found = found[(found["agent"] == agent) & found["category"].isin(calling)]
@@ -406,6 +601,12 @@ TABLES: dict[str, Callable[[Inputs], Table]] = {
     "searcher_table1": searcher_table1,
     "dllm_agent_efficiency": dllm_agent_efficiency,
     "dllm_agent_tool_errors": dllm_agent_tool_errors,
+    "diffuagent_table4": diffuagent_table4,
+    "diffuagent_table5": diffuagent_table5,
+    "searcher_table2": searcher_table2,
+    "searcher_table3": searcher_table3,
+    "searcher_case_study": searcher_case_study,
+    "dllm_agent_planning": dllm_agent_planning,
 }
 
 

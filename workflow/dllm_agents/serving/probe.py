@@ -45,7 +45,7 @@ def probe(config: Config, backbone_name: str, model_dir: Path | None = None) -> 
     if model_dir is not None and (reason := not_run(model_dir)) is not None:
         record.error = reason
         return record
-    reference = _reference(backbone, model_dir)
+    reference = _reference(backbone, model_dir, record)
     try:
         with running_server(backbone_name, config, model_dir) as endpoint, Client.for_backbone(endpoint, backbone) as client:
             answer = _ask(client, CANARY, canary_decoding(backbone))
@@ -71,8 +71,9 @@ def canary_decoding(backbone: Backbone) -> Decoding:
     return backbone.decoding.model_copy(update={"temperature": 0.0, "seed": 0, "max_new_tokens": short})
 
 
-def _reference(backbone: Backbone, model_dir: Path | None) -> list[int] | str | None:
+def _reference(backbone: Backbone, model_dir: Path | None, record: Probe) -> list[int] | str | None:
     """What `generate` gives for the canary on the same checkpoint in this process: token ids for the native engine, text for others.
+    Its forwards are timed into `record` on the way.
 
     None where there is no checkpoint to run, or where this package cannot read its family.
     """
@@ -81,6 +82,7 @@ def _reference(backbone: Backbone, model_dir: Path | None) -> list[int] | str | 
     directory = resolve_model(backbone, model_dir)
 
     from dllm_agents.decoding import generate
+    from dllm_agents.serving import roofline
     from dllm_agents.serving.text import chat_prompt
 
     try:
@@ -89,6 +91,8 @@ def _reference(backbone: Backbone, model_dir: Path | None) -> list[int] | str | 
         if backbone.engine == "native":
             raise
         return None
+    record.parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    record.forwards, record.roof = roofline.measure(model), roofline.ceilings(model.dtype, model.device)
     prompt_ids = chat_prompt(model.tokenizer, [{"role": "user", "content": CANARY}])
     token_ids = generate(model, prompt_ids, canary_decoding(backbone)).token_ids
     return token_ids if backbone.engine == "native" else str(model.tokenizer.decode(token_ids, skip_special_tokens=True))
