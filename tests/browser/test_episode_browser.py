@@ -53,6 +53,27 @@ def test_a_deep_link_opens_its_episode_with_its_failures(page):
     assert f'class="mute">{TASK}<' in dom and "loop" in dom and "unmasking" in dom and "step 4" in dom
 
 
+def test_the_unmasking_shows_tokens_and_how_sure_they_were(page):
+    dom = rendered(page, task=TASK, agent="tiny-block")
+    assert "confidence 0.950" in dom and ": go.</i>" in dom and "&lt;b&gt;</i>" in dom
+    assert "settled at forward 3" in dom and "border-bottom" in dom
+
+
+def test_a_link_of_a_table_opens_filtered_and_one_to_another_page_goes_there(page, tmp_path, monkeypatch):
+    from synthetic_run import configuration
+    from test_browser import write_episodes
+
+    from dllm_agents.reporting import browser
+
+    assert "300 of 600 episodes" in rendered(page, agent="tiny-block", benchmark="babyai")
+    monkeypatch.setattr(browser, "CHUNK_EPISODES", 2)
+    monkeypatch.setattr(browser, "PAGE_EPISODES", 6)
+    write_episodes(tmp_path)
+    first, _ = browser.build(configuration(), tmp_path, tmp_path / "episodes.html")
+    dom = rendered(first, task=TASK, agent="tiny-block", benchmark="babyai")
+    assert "6 of 6 episodes" in dom and '<h2 class="bad">tiny-block</h2>' in dom
+
+
 def test_two_agents_stand_side_by_side_on_the_same_task(page):
     dom = rendered(page, task=TASK, agent="tiny-block", with_="tiny-ar")
     assert dom.count("<article>") == 2

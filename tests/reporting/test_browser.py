@@ -24,7 +24,15 @@ def write_episodes(results, agents=("tiny-ar", "tiny-block"), tasks=6, text="Tho
             row = score(agent, "babyai", "GoToObj", index, success=index % 3 == 0)
             steps = [
                 EpisodeStep(
-                    index=i, completion=text, thought="go.", action="turn left", observation=f"see {i}", trace=[0, 1, 1, 2], forwards=3
+                    index=i,
+                    completion=text,
+                    thought="go.",
+                    action="turn left",
+                    observation=f"see {i}",
+                    trace=[0, 1, 1, 2],
+                    trace_tokens=["Thought", ": go.", " <b>", "turn left"],
+                    trace_confidence=[0.95, 0.9, 0.5, 1.0],
+                    forwards=3,
                 )
                 for i in range(4)
             ]
@@ -89,7 +97,9 @@ def test_large_runs_are_split_over_linked_pages(tmp_path, monkeypatch):
     pages = browser.build(configuration(), tmp_path, tmp_path / "episodes.html")
     assert [page.name for page in pages] == ["episodes.html", "episodes-2.html", "episodes-3.html"]
     assert [len(unpack(page, "index")["episodes"]) for page in pages] == [4, 4, 4]
-    assert [link["file"] for link in unpack(pages[0], "index")["pages"]] == [page.name for page in pages]
+    links = unpack(pages[0], "index")["pages"]
+    assert [link["file"] for link in links] == [page.name for page in pages] and unpack(pages[1], "index")["here"] == "episodes-2.html"
+    assert links[0]["holds"] == [["babyai", "tiny-ar"]] and ["babyai", "tiny-block"] in links[1]["holds"]
 
 
 def test_equal_episodes_give_equal_bytes(tmp_path):

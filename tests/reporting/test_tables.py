@@ -14,7 +14,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.records import Score, TableRow
 from dllm_agents.reporting import needs
 from dllm_agents.reporting.inputs import Inputs, check_scores
-from dllm_agents.reporting.layout import Block, Layout, to_csv, to_latex, to_markdown
+from dllm_agents.reporting.layout import Block, Layout, to_csv, to_html, to_latex, to_markdown
 from dllm_agents.reporting.tables import TABLES, tabulate
 
 COLUMNS = ["agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published"]
@@ -241,6 +241,17 @@ def test_hostile_names_stay_text():
     assert "<script>" not in to_markdown(layout, "")
     latex = to_latex(layout, "100 %", "t")
     assert "\\textless{}script\\textgreater{}|a\\_b\\% & 5 \\$ \\\\" in latex and "A \\& B" in latex and "100 \\%" in latex
+
+
+def test_cells_link_to_the_episodes_behind_them(made):
+    text = (made / "diffuagent_table1.html").read_text()
+    row = next(line for line in text.splitlines() if "<td>tiny-ar</td>" in line)
+    assert '<a href="../episodes.html#agent=tiny-ar&amp;benchmark=babyai">' in row and "alfworld" not in row
+    assert "episodes.html" not in next(line for line in text.splitlines() if "<td>Qwen-8B</td>" in line)
+    failed = (made / "failures.html").read_text()
+    assert "../episodes.html#agent=tiny-full&amp;benchmark=babyai&amp;failure=loop" in failed
+    hostile = to_html(Layout("Agent", [("", "<b>")], [Block("", [("<script>", ['"5'])])]), "<i>", "t", lambda *_: 'x"y')
+    assert "<script>" not in hostile and "<b>" not in hostile and "<i>" not in hostile and 'href="x&quot;y"' in hostile
 
 
 def test_tables_load_no_model_library(tmp_path):

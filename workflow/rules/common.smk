@@ -60,7 +60,7 @@ def table_files():
     return [
         f"{RESULTS}/tables/{name}.{ending}"
         for name in CONFIG.report.tables
-        for ending in ("csv", "md", "tex")
+        for ending in ("csv", "md", "tex", "html")
     ]
 
 

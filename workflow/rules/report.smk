@@ -17,6 +17,7 @@ rule table:
         ),
         md=f"{RESULTS}/tables/{{name}}.md",
         tex=f"{RESULTS}/tables/{{name}}.tex",
+        html=f"{RESULTS}/tables/{{name}}.html",
     log:
         f"{RESULTS}/logs/table/{{name}}.log",
     conda:

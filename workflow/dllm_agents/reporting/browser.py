@@ -46,12 +46,16 @@ def build(config: Config, results_dir: str | Path, output: str | Path) -> list[P
     inputs = Inputs(config, Path(results_dir))
     pages = list(_pages(_episodes(inputs)))
     names = [output.name if number == 0 else f"{output.stem}-{number + 1}{output.suffix}" for number in range(len(pages))]
-    links = [{"file": name, "label": f"page {number + 1}"} for number, name in enumerate(names)] if len(pages) > 1 else []
+    links = [
+        {"file": name, "label": f"page {number + 1}", "holds": list(dict.fromkeys((row[1], row[3]) for row in rows))}
+        for number, (name, (rows, _)) in enumerate(zip(names, pages, strict=True))
+        if len(pages) > 1
+    ]
     template = (files("dllm_agents.reporting") / "browser.html").read_text(encoding="utf-8")
     written = []
     for name, (rows, chunks) in zip(names, pages, strict=True):
         about = f"{len(rows)} episodes, scale {config.scale}"
-        index = {"title": "Episodes", "about": about, "pages": links, "columns": COLUMNS, "episodes": rows}
+        index = {"title": "Episodes", "about": about, "here": name if links else "", "pages": links, "columns": COLUMNS, "episodes": rows}
         body = "\n".join(f'<script type="text/plain" id="chunk{number}">{chunk}</script>' for number, chunk in enumerate(chunks))
         with write_aside(output.with_name(name)) as handle:
             handle.write(template.replace("@INDEX@", _pack(index)).replace("@CHUNKS@", body))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -80,6 +81,29 @@ def to_markdown(layout: Layout, caption: str) -> str:
             lines.append(_pipe([f"**{_escape_markdown(block.title)}**", *("" for _ in layout.columns)]))
         lines += [_pipe([_escape_markdown(label), *map(_escape_markdown, cells)]) for label, cells in block.rows]
     return "\n".join(lines) + f"\n\n{caption}\n"
+
+
+def to_html(layout: Layout, caption: str, name: str, link: Callable[[str, str, tuple[str, str]], str | None]) -> str:
+    """A page of its own. `link(block title, row label, column)` says where a cell's number comes from: a part of the episode browser."""
+    escape = html.escape
+    head = [layout.corner, *(f"{group} {column}".strip() for group, column in layout.columns)]
+    lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]
+    for block in layout.blocks:
+        if block.title:
+            lines.append(f'<tr><td colspan="{len(head)}"><em>{escape(block.title)}</em></td></tr>')
+        for label, cells in block.rows:
+            made = [f"<td>{escape(label)}</td>"]
+            for column, text in zip(layout.columns, cells, strict=True):
+                target = link(block.title, label, column) if text not in ("", NOT_RUN) else None
+                made.append(f'<td><a href="{escape(target)}">{escape(text)}</a></td>' if target else f"<td>{escape(text)}</td>")
+            lines.append("<tr>" + "".join(made) + "</tr>")
+    body = "\n".join(lines)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>\n'
+        "<style>body { font: 14px/1.4 system-ui, sans-serif; margin: 16px; } table { border-collapse: collapse; }\n"
+        "th, td { padding: 3px 8px; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; } a { color: #0b5cad; }</style>\n"
+        f"</head><body>\n<table>\n{body}\n</table>\n<p>{escape(caption)}</p>\n</body></html>\n"
+    )
 
 
 def to_latex(layout: Layout, caption: str, label: str) -> str:

@@ -3,8 +3,10 @@ percentages) and the layout of the paper's table."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pandas as pd
 
@@ -34,7 +36,8 @@ from dllm_agents.reporting.episode_rows import (
     trajectory_text,
 )
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, Table, cell, number, to_csv, to_latex, to_markdown
+from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, Table, cell, number, to_csv, to_html, to_latex, to_markdown
+from dllm_agents.reporting.needs import NEEDS
 from dllm_agents.reporting.rows import (
     OURS_BLOCK,
     PUBLISHED_BLOCK,
@@ -610,9 +613,31 @@ TABLES: dict[str, Callable[[Inputs], Table]] = {
 }
 
 
+def episode_link(config: Config, name: str) -> Callable[[str, str, tuple[str, str]], str | None]:
+    """Where the episodes behind a table's cells are: the browser page, filtered by agent, benchmark and, in `failures`, the class."""
+    benchmarks = {display_name(benchmark): benchmark for benchmark in config.run.benchmarks}
+    read = {group for _, group in NEEDS[name]} & set(config.run.benchmarks)
+    alone = next(iter(read)) if len(read) == 1 else None
+
+    def link(title: str, label: str, column: tuple[str, str]) -> str | None:
+        agent = next((part for part in re.split(r"[ ,(]", label) if part in config.agents), None)
+        if agent is None or title == PUBLISHED_BLOCK:
+            return None
+        wanted = {"agent": agent}
+        shown = " ".join((title, label, *column))
+        benchmark = next((key for text, key in benchmarks.items() if text in shown), alone)
+        if benchmark is not None:
+            wanted["benchmark"] = benchmark
+        if name == "failures" and column[1].replace(" ", "_") in TAXONOMY:
+            wanted["failure"] = column[1].replace(" ", "_")
+        return f"../episodes.html#{urlencode(wanted)}"
+
+    return link
+
+
 def tabulate(name: str, config: Config, results_dir: str | Path, output_base: str | Path) -> list[Path]:
-    """Write a table from a run's results as `<output_base>.csv`, `.md` and `.tex`, and `<output_base>_timing.csv` where it has wall-clock
-    metrics; returns the paths. Missing scores make exactly the cells "not run". Raises StageError for an unknown table."""
+    """Write a table from a run's results as `<output_base>.csv`, `.md`, `.tex` and `.html`, and `<output_base>_timing.csv` where it has
+    wall-clock metrics; returns the paths. Missing scores make exactly the cells "not run". Raises StageError for an unknown table."""
     if name not in TABLES:
         raise StageError(f"{name}: unknown table; allowed: {', '.join(sorted(TABLES))}")
     table = TABLES[name](Inputs(config, Path(results_dir)))
@@ -622,6 +647,7 @@ def tabulate(name: str, config: Config, results_dir: str | Path, output_base: st
         f"{base}.csv": to_csv(table.rows),
         f"{base}.md": to_markdown(table.layout, text),
         f"{base}.tex": to_latex(table.layout, text, name),
+        f"{base}.html": to_html(table.layout, text, name, episode_link(config, name)),
     }
     if table.timing:
         texts[f"{base}_timing.csv"] = to_csv(table.timing)
