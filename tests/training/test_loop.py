@@ -103,6 +103,48 @@ def fork_worker(rank: int, port: int, path) -> int:
         os._exit(failed)
 
 
+def test_the_weights_of_the_lowest_validation_loss_are_kept(tmp_path):
+    """One batch learnt by heart: the loss of another one goes up again, and the best weights are not the last."""
+    checks, found = [batch_at(1000)], {}
+    for keep in ("last", "best"):
+        model = new_model()
+        run = fit(model, lambda index: batch_at(0), 1200, checks=checks, keep=keep, **SETTINGS)
+        curve = [loss for _, loss in run.validation_curve]
+        with torch.no_grad():
+            found[keep] = round(sum(check.loss(model).item() for check in checks), 4)
+    assert found["best"] == pytest.approx(min(curve), abs=1e-3) and found["last"] == pytest.approx(curve[-1], abs=1e-3)
+    assert found["best"] < found["last"]
+
+
+def test_a_loss_that_is_not_finite_names_its_batch_and_leaves_good_weights(tmp_path):
+    from safetensors.torch import load_file
+
+    from dllm_agents.errors import StageError
+
+    def broken(index):
+        batch = batch_at(index)
+        if index == 4:
+            batch.weights[:] = float("nan")
+        return batch
+
+    model = new_model()
+    with pytest.raises(StageError, match=r"loss is nan at step 5, batch number 4: .*good weights are in"):
+        fit(model, broken, 400, state=tmp_path / "state", describe=lambda number: f"number {number}", **SETTINGS)
+    kept = load_file(tmp_path / "state/state.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    before = new_model()
+    fit(before, batch_at, sum(batch_at(index).supervised for index in range(4)), **SETTINGS)
+    assert kept["model.model.norm.weight"].shape == before.model.norm.weight.shape
+
+
+def test_every_step_is_told_to_the_scalar_writer():
+    seen = {}
+    run = fit(new_model(), batch_at, 200, checks=[batch_at(99)], scalars=lambda step, values: seen.update({step: values}), **SETTINGS)
+    assert list(seen) == list(range(1, run.steps + 1))
+    assert {"loss", "gradient_norm", "learning_rate", "tokens_per_second"} <= set(seen[1])
+    assert seen[run.steps]["validation_loss"] == run.validation_curve[-1][1]
+
+
 def test_muon_updates_are_nearly_orthogonal():
     for shape in ((3, 8, 8), (2, 4, 16), (2, 16, 4)):
         values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))

@@ -144,3 +144,77 @@ def test_training_goes_on_from_a_checkpoint_and_its_tokenizer(accepted, tmp_path
     assert (tmp_path / "base/tokenizer.json").read_text() == (tmp_path / "adapted/tokenizer.json").read_text()
     with pytest.raises(StageError, match="nowhere: no such checkpoint"):
         train(configuration(base="nowhere"), "ar", "babyai", accepted, tmp_path / "m")
+
+
+def test_adapters_are_trained_and_merged(accepted, tmp_path):
+    from safetensors.torch import load_file
+
+    train(configuration(), "ar", "babyai", accepted, tmp_path / "base")
+    lora = {"rank": 2, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1}
+    config = configuration(base=str(tmp_path / "base"), lora=lora, muon_learning_rate=None)
+    train(config, "ar", "babyai", accepted, tmp_path / "merged")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
+    assert set(before) == set(after), "no adapter is left beside the weights"
+    changed = {name.rpartition("self_attn.")[2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"q_proj.weight", "v_proj.weight"}
+    for name in changed:
+        difference = after[f"model.layers.0.self_attn.{name}"] - before[f"model.layers.0.self_attn.{name}"]
+        assert torch.linalg.matrix_rank(difference, rtol=1e-3) == 2
+    with pytest.raises(StageError, match=r"lora.target_modules: nothing: no such layer"):
+        wrong = configuration(base=str(tmp_path / "base"), lora={"target_modules": ["nothing"]})
+        train(wrong, "ar", "babyai", accepted, tmp_path / "m")
+
+
+def test_the_model_card_says_what_it_was_made_of(accepted, tmp_path):
+    report = train(configuration(), "ar", "babyai", accepted, tmp_path / "base", tensorboard=tmp_path / "scalars")
+    card = (tmp_path / "base/README.md").read_text()
+    for fact in (
+        "trained from scratch",
+        f"{report.examples} examples",
+        "400 supervised tokens",
+        str(report.validation_loss),
+        report.data_sha256,
+    ):
+        assert fact in card
+    assert len(list((tmp_path / "scalars").glob("events.out.tfevents.*"))) == 1
+    (tmp_path / "base/README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    train(configuration(base=str(tmp_path / "base")), "block_diffusion", "babyai", accepted, tmp_path / "adapted")
+    card = (tmp_path / "adapted/README.md").read_text()
+    assert "Licence of the base: apache-2.0." in card and f"started from {tmp_path / 'base'}" in card
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3"])
+def test_an_autoregressive_checkpoint_of_any_family_becomes_a_block_diffusion_twin(kind, accepted, tmp_path):
+    """No mask token, no room in the embeddings: both are added, and the logit shift of the base is kept."""
+    import transformers
+    from transformers import AutoTokenizer
+
+    from dllm_agents import decoding, models
+
+    train(configuration(), "ar", "babyai", accepted, tmp_path / "words")
+    words = json.loads((tmp_path / "words/tokenizer.json").read_text())
+    words["added_tokens"] = [token for token in words["added_tokens"] if token["content"] != "<mask>"]
+    mask = words["model"]["vocab"].pop("<mask>")
+    last = max(words["model"]["vocab"], key=words["model"]["vocab"].get)
+    words["model"]["vocab"][last] = mask  # ids stay without a gap
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    size = len(words["model"]["vocab"]) + len([t for t in words["added_tokens"] if t["content"] not in words["model"]["vocab"]])
+    config = getattr(transformers, f"{kind}Config")(vocab_size=size, tie_word_embeddings=kind == "Llama", **sizes)
+    torch.manual_seed(0)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(tmp_path / "base")
+    tokens = json.loads((tmp_path / "words/tokenizer_config.json").read_text())
+    tokens.pop("mask_token")
+    (tmp_path / "base/tokenizer.json").write_text(json.dumps(words))
+    (tmp_path / "base/tokenizer_config.json").write_text(json.dumps(tokens))
+    assert AutoTokenizer.from_pretrained(tmp_path / "base").mask_token is None
+
+    twin = configuration(base=str(tmp_path / "base"), logit_shift=True, noise="complementary")
+    budget = twin.benchmarks["babyai"].training  # transformers reads a Qwen's tokenizer file in its own way, into more tokens
+    budget.max_prompt_tokens, budget.response_tokens = 400, 64
+    report = train(twin, "block_diffusion", "babyai", accepted, tmp_path / "twin")
+    assert report.loss_curve[-1][1] < report.loss_curve[0][1]
+    model = models.load(tmp_path / "twin")
+    assert model.vocab_size == size + 1 and model.mask_id == size and model.shift and model.attention == "block_causal"
+    prompt = model.tokenizer.apply_chat_template([{"role": "user", "content": "go"}], add_generation_prompt=True)["input_ids"]
+    settings = decoding.Decoding(strategy="fast_dllm_v2", max_new_tokens=16, block_length=8, sub_block_length=4)
+    assert decoding.generate(model, prompt, settings).nfe >= 1

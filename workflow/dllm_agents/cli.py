@@ -66,7 +66,7 @@ def sample_pairs(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     from dllm_agents.training.stage import train as run
 
-    report = run(_config(args), args.backbone, args.benchmark, args.pairs or args.trajectories, args.output, args.base)
+    report = run(_config(args), args.backbone, args.benchmark, args.pairs or args.trajectories, args.output, args.base, args.tensorboard)
     if report is None:
         return
     _say(f"{args.output}: {report.steps} steps, {report.supervised_tokens} supervised tokens, loss {report.final_loss:.3f}")
@@ -223,6 +223,7 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--trajectories", type=Path, metavar="FILE")
     source.add_argument("--pairs", type=Path, metavar="FILE", help="pairs to learn preferences from (vrpo, agentic_vrpo)")
     sub.add_argument("--base", type=Path, metavar="DIR", help="the checkpoint of the backbone that training.base names")
+    sub.add_argument("--tensorboard", type=Path, metavar="DIR", help="where scalars for TensorBoard go")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR")
 
     sub = command(serve, "serve a backbone behind the OpenAI API")

@@ -184,6 +184,17 @@ class Preference(Section):
 PREFERENCE = ("vrpo", "agentic_vrpo")
 
 
+class Lora(Section):
+    """Low-rank adapters in place of full fine-tuning; merged into the weights that are saved."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], description="layers that get an adapter"
+    )
+
+
 class Training(Section):
     """How a tiny or small backbone is trained on the accepted trajectories."""
 
@@ -215,6 +226,13 @@ class Training(Section):
     clip: float = Field(default=1.0, gt=0)
     validation_share: float = Field(default=0.02, ge=0, lt=1)
     budget_factor: float = Field(default=1.0, gt=0, description="times the benchmark's supervised tokens, to match compute not tokens")
+    accumulate: int = Field(default=1, ge=1, description="batches per optimiser step and process")
+    keep: Literal["last", "best"] = Field(default="last", description="weights to save: the last, or those of the lowest validation loss")
+    lora: Lora | None = Field(default=None, description="train low-rank adapters (peft); null trains every weight")
+    launch: Literal["ddp", "fsdp2"] | None = Field(
+        default=None, description="how processes share a training (config/accelerate/<name>.yaml); null for one process"
+    )
+    nodes: int = Field(default=1, ge=1, description="machines of a launched training, each with `training_gpus` processes")
     seed: int | None = Field(default=None, description="null takes the run's seed")
     preference: Preference | None = Field(default=None, description="settings of vrpo and agentic_vrpo; null takes their defaults")
 

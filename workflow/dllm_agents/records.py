@@ -276,15 +276,18 @@ class TrainingReport(Record):
     parameters: int
     final_loss: float
     validation_loss: float | None = None
+    best_validation_loss: float | None = None
     loss_curve: list[tuple[int, float]] = Field(default_factory=list)
     validation_curve: list[tuple[int, float]] = Field(default_factory=list)
     seed: int
+    base: str | None = Field(default=None, description="what training started from; None from scratch")
     settings: dict[str, Any] = Field(default_factory=dict)
     data_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str = ""
     seconds: float = 0.0
     tokens_per_second: float = 0.0
+    data_seconds: float = Field(default=0.0, description="seconds spent making batches")
 
 
 class Pair(Record):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dllm_agents.config import BENCHMARK_OPTIONS, Agent, Backbone, Config, Preference, Reporting, Run, Training
+from dllm_agents.config import BENCHMARK_OPTIONS, Agent, Backbone, Config, Lora, Preference, Reporting, Run, Training
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
 from dllm_agents.records import RECORDS, write_aside
 
@@ -77,6 +77,7 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "`backbones.<name>` and `add.<name>`", Backbone
     yield "`backbones.<name>.training`", Training
     yield "`backbones.<name>.training.preference`", Preference
+    yield "`backbones.<name>.training.lora`", Lora
     yield "`backbones.<name>.decoding`", Decoding
     yield "`backbones.<name>.decoding.tool_prefill`", ToolPrefill
     yield "`agents.<name>`", Agent

@@ -129,6 +129,26 @@ class Plan:
         base = config.trained_base(backbone)
         return inputs | ({"base": f"{results}/models/{base}/{benchmark}"} if base else {})
 
+    def launcher(self, backbone: str) -> str:
+        """The program of a training job: this package's own, or accelerate starting it on every GPU of this machine, which is one of
+        `nodes`. Under SLURM each machine learns its rank and the address of the first from the job's environment."""
+        entry = self.config.backbones[backbone]
+        assert entry.training is not None
+        if entry.training.launch is None:
+            return "dllm-agents"
+        nodes, processes = entry.training.nodes, max(1, entry.training_gpus)
+        file = shlex.quote(str(CHECKOUT / "config" / "accelerate" / f"{entry.training.launch}.yaml"))
+        command = f"accelerate launch --config_file {file} --num_machines {nodes} --num_processes {nodes * processes}"
+        if nodes > 1:
+            first = "$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)"
+            command += f" --machine_rank $SLURM_NODEID --main_process_ip {first} --main_process_port ${{MASTER_PORT:-29500}}"
+        precision = "bf16" if entry.dtype == "bfloat16" else "no"
+        command += f" --mixed_precision {precision}{'' if entry.training_gpus else ' --cpu'} --module dllm_agents"
+        if nodes == 1:
+            return command
+        inner = shlex.quote(f'exec {command} "$@"')
+        return f"srun --nodes {nodes} --ntasks-per-node 1 bash -c {inner} train"
+
     def pairs(self, backbone: str) -> str:
         """The pairs that a preference-trained backbone learns from."""
         return f"{self.config.results}/pairs/{backbone}.jsonl"

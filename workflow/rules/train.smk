@@ -51,6 +51,7 @@ rule train:
         mem_mb=lambda wildcards, attempt: PLAN.memory("train", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("train", attempt),
         gpu=lambda wildcards: CONFIG.backbones[wildcards.backbone].training_gpus,
+        nodes=lambda wildcards: CONFIG.backbones[wildcards.backbone].training.nodes,
     params:
         settings=lambda wildcards: PLAN.training_settings(
             wildcards.backbone, wildcards.benchmark
@@ -58,6 +59,8 @@ rule train:
         sources=lambda wildcards, input: " ".join(
             f"--{kind} {shlex.quote(path)}" for kind, path in input.items()
         ),
+        command=lambda wildcards: PLAN.launcher(wildcards.backbone),
+        scalars=f"{RESULTS}/logs/tensorboard/{{backbone}}.{{benchmark}}",
     shell:
-        "dllm-agents train --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
-        " {params.sources} --output {output:q} 2>&1 | tee {log:q}"
+        "{params.command} train --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
+        " {params.sources} --tensorboard {params.scalars:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from dllm_agents.serving.checkpoints import NOT_RUN
 from dllm_agents.training.objectives import Attention
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
@@ -28,8 +30,11 @@ def save(
     block_length: int | None,
     logit_shift: bool,
     report: TrainingReport,
+    licence: str = "",
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, configuration, tokenizer, generation settings, report and curves. `config.json` gains the object `dllm`, which
+    """Write weights (those given in place of the model's own), configuration, tokenizer, generation settings, report, curves and a model
+    card, which names the base's `licence`. `config.json` gains the object `dllm`, which
     tells `models.load` what transformers has no word for: attention, mask token, whether logits are shifted, block length."""
     from transformers import GenerationConfig
     from transformers.utils import logging
@@ -45,10 +50,53 @@ def save(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, do_sample=False
     )
     with directory_aside(output) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder, save_jinja_files=False)
         write_json(folder / "training.json", report)
         _write_curve(folder / "loss.csv", report)
+        (folder / "README.md").write_text(card(report, licence), encoding="utf-8")
+
+
+def card(report: TrainingReport, licence: str) -> str:
+    """The model card: what the checkpoint is, on what and how it was trained, what came of it, and whose terms hold."""
+    settings = {name: value for name, value in report.settings.items() if value is not None and not isinstance(value, dict)}
+    validation = [
+        f"- validation loss: {report.validation_loss} at the end, {report.best_validation_loss} at best (tasks held out)",
+    ]
+    lines = [
+        f"# {report.backbone} on {report.benchmark}",
+        "",
+        f"{report.parameters:,} parameters, objective `{report.objective}`, started from {report.base or 'random weights'}.",
+        f"Licence of the base: {licence}.",
+        "",
+        "## Data",
+        "",
+        f"- {report.examples:,} examples of {report.benchmark} (SHA-256 of their file: `{report.data_sha256}`)",
+        f"- {report.supervised_tokens:,} supervised tokens in {report.steps:,} steps, {settings.get('input_tokens', 0):,} tokens read",
+        "",
+        "## Result",
+        "",
+        f"- training loss: {report.final_loss} at the end",
+        *(validation if report.validation_loss is not None else []),
+        "- curves: `loss.csv`; everything else: `training.json`",
+        "",
+        "## Settings",
+        "",
+        *(f"- {name}: {value}" for name, value in settings.items()),
+        f"- seed: {report.seed}",
+        "",
+        f"Made with {', '.join(f'{name} {number}' for name, number in report.versions.items())} on {report.hardware}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def licence_of(base: Path) -> str:
+    """The licence that a checkpoint's own card states, by the `license` of its front matter or the line of a card of ours."""
+    path = base / "README.md"
+    text = path.read_text(encoding="utf-8", errors="replace")[:20_000] if path.is_file() else ""
+    found = re.search(r"^(?:license|Licence of the base): *(.+?)\.?$", text, re.MULTILINE)
+    return found[1].strip()[:200] if found else "not stated in the base's directory"
 
 
 def save_not_run(output: Path, reason: str) -> None:

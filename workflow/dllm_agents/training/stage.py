@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from accelerate import PartialState
 
 from dllm_agents import benchmarks, models
-from dllm_agents.config import PREFERENCE, Backbone, Config, Training, TrainingBudget
+from dllm_agents.config import PREFERENCE, Backbone, Config, Lora, Training, TrainingBudget
 from dllm_agents.errors import StageError
 from dllm_agents.provenance import hardware, sha256, versions
 from dllm_agents.records import Pair, TrainingReport, Trajectory, iter_jsonl, read_jsonl
 from dllm_agents.serving.checkpoints import resolve_model
 from dllm_agents.training import checkpoint, data, objectives, preference, tokenizer
-from dllm_agents.training.loop import Run, fit, mean_loss
+from dllm_agents.training.loop import Run, Scalars, fit
 from dllm_agents.training.objectives import Batch, Example, Row
 
 if TYPE_CHECKING:
@@ -31,9 +33,12 @@ VALIDATION_BATCHES = 4
 Objective = Callable[..., Batch]
 
 
-def train(config: Config, backbone: str, benchmark: str, source: Path, output: Path, base: Path | None = None) -> TrainingReport | None:
+def train(
+    config: Config, backbone: str, benchmark: str, source: Path, output: Path, base: Path | None = None, tensorboard: Path | None = None
+) -> TrainingReport | None:
     """Train a backbone and write its checkpoint directory: on a benchmark's accepted trajectories, or, for preference objectives, on the
-    benchmark's pairs in `source`. `base` is the checkpoint of the backbone that `training.base` names.
+    benchmark's pairs in `source`. `base` is the checkpoint of the backbone that `training.base` names; scalars for TensorBoard go to
+    `tensorboard`. Processes that accelerate launched together share the work.
 
     Supervised training stops at exactly the budgeted number of supervised tokens. Same configuration, data and thread count: same weights.
     With fewer pairs than `preference.min_pairs` the directory holds the reason alone (`serving.checkpoints.NOT_RUN`) and None is returned.
@@ -43,7 +48,7 @@ def train(config: Config, backbone: str, benchmark: str, source: Path, output: P
     if (name := config.trained_base(backbone)) and base is None:
         raise StageError(f"backbones.{backbone}.training.base: {name} is trained by the run; pass its checkpoint with --base DIR")
     fit_on = _preferences if settings.objective in PREFERENCE else _trajectories
-    return fit_on(Request(config, backbone, benchmark, source, output, base, settings, time.monotonic()))
+    return fit_on(Request(config, backbone, benchmark, source, output, base, settings, time.monotonic(), tensorboard))
 
 
 class Request(NamedTuple):
@@ -57,6 +62,7 @@ class Request(NamedTuple):
     base: Path | None
     settings: Training
     started: float
+    tensorboard: Path | None = None
 
     @property
     def seed(self) -> int:
@@ -77,28 +83,43 @@ class Request(NamedTuple):
         words, added = base_tokenizer(directory, loaded.mask_id)
         return base_model(loaded, words, added), words, loaded.block_length
 
-    def fit(self, model: Network, batch_at: Callable[[int], Batch], budget: int, checks: Sequence[Batch]) -> Run:
-        """The loop with this request's settings. `budget` counts what `Batch.supervised` counts."""
+    def fit(
+        self,
+        model: Network,
+        batch_at: Callable[[int], Batch],
+        budget: int,
+        checks: Sequence[Batch] = (),
+        describe: Callable[[int], str] | None = None,
+    ) -> tuple[Network, Run]:
+        """The loop with this request's settings; returns the trained model, adapters merged. `budget` counts what `Batch.supervised`
+        counts."""
         settings = self.settings
-        return fit(
-            model,
-            batch_at,
-            budget,
-            learning_rate=settings.learning_rate,
-            muon_learning_rate=settings.muon_learning_rate,
-            warmup=settings.warmup,
-            clip=settings.clip,
-            precision="bf16" if self.config.backbones[self.backbone].dtype == "bfloat16" else "no",
-            state=self.output.with_name(f".{self.output.name}.state"),
-            fingerprint=_fingerprint(self),
-            validate=(lambda: mean_loss(model, checks)) if checks else None,
-            label=f"{self.backbone} on {self.benchmark}",
-        )
+        tuner = adapted(model, settings.lora) if settings.lora is not None else None
+        with scalar_writer(self.tensorboard) as scalars:
+            run = fit(
+                model,
+                batch_at,
+                budget,
+                learning_rate=settings.learning_rate,
+                muon_learning_rate=settings.muon_learning_rate,
+                warmup=settings.warmup,
+                clip=settings.clip,
+                accumulate=settings.accumulate,
+                precision="bf16" if self.config.backbones[self.backbone].dtype == "bfloat16" else "no",
+                checks=checks,
+                keep=settings.keep,
+                state=self.output.with_name(f".{self.output.name}.state"),
+                fingerprint=_fingerprint(self),
+                scalars=scalars,
+                describe=describe,
+                label=f"{self.backbone} on {self.benchmark}",
+            )
+        return (model if tuner is None else tuner.merge_and_unload()), run
 
     def finish(
         self, model: Network, words: PreTrainedTokenizerFast, block_length: int | None, run: Run, examples: int, tokens: int, **more: Any
     ) -> TrainingReport:
-        """Write the checkpoint directory with its report."""
+        """Write the checkpoint directory with its report; in a training of many processes the first one does."""
         attention: objectives.Attention = ATTENTION.get(self.settings.objective, "block_causal")
         report = TrainingReport(
             backbone=self.backbone,
@@ -110,18 +131,30 @@ class Request(NamedTuple):
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             final_loss=run.loss_curve[-1][1],
             validation_loss=run.validation_curve[-1][1] if run.validation_curve else None,
+            best_validation_loss=min((loss for _, loss in run.validation_curve), default=None),
             loss_curve=run.loss_curve,
             validation_curve=run.validation_curve,
             seed=self.seed,
+            base=self.settings.base,
             settings=self.settings.model_dump(mode="json") | {"vocabulary": len(words), "input_tokens": run.input_tokens} | more,
             data_sha256=sha256(self.source),
-            versions=versions("torch", "transformers", "tokenizers"),
+            versions=versions("torch", "transformers", "tokenizers", "accelerate", "peft"),
             hardware=hardware(),
             seconds=round(time.monotonic() - self.started, 3),
             tokens_per_second=round(run.tokens_per_second, 1),
+            data_seconds=round(run.data_seconds, 3),
         )
-        checkpoint.save(self.output, model, words, attention, block_length, self.settings.logit_shift, report)
+        if run.weights is not None or PartialState().is_main_process:
+            checkpoint.save(
+                self.output, model, words, attention, block_length, self.settings.logit_shift, report, self.licence(), run.weights
+            )
         return report
+
+    def licence(self) -> str:
+        """What the checkpoint's card says of the weights it started from."""
+        if self.base is None and self.settings.base is None:
+            return "trained from scratch, no base"
+        return checkpoint.licence_of(resolve_model(Backbone(model=self.settings.base), self.base))
 
 
 def _trajectories(request: Request) -> TrainingReport:
@@ -139,7 +172,8 @@ def _trajectories(request: Request) -> TrainingReport:
     checks = _validation_batches(validation, objective, budget.batch_size, seed)
     order = data.Batches([len(example.ids) for example in examples], budget.batch_size, seed)
     tokens = round(settings.budget_factor * budget.supervised_tokens)
-    run = request.fit(model, _batch_at(examples, objective, order, seed), tokens, checks)
+    tasks = [fitting[i][0] for i in kept]
+    model, run = request.fit(model, _batch_at(examples, objective, order, seed), tokens, checks, _named(order, tasks))
     block_length = settings.block_length if settings.objective == "block_diffusion" else None
     more = {"budget": budget.model_dump(mode="json")}
     return request.finish(model, words, block_length, run, len(examples), run.supervised_tokens, **more)
@@ -179,8 +213,10 @@ def _preferences(request: Request) -> TrainingReport | None:
     order = data.Batches(lengths, size, request.seed)
     batch_at = _batch_at(learnt, batch, order, request.seed)
     checks = _validation_batches([sides[i] for i in held], batch, size, request.seed)
-    run = request.fit(model, batch_at, chosen.epochs * (len(learnt) // size) * size, checks)
-    tokens = sum(preference.generated(side) for step in range(run.steps) for i in order[step] for side in learnt[i])
+    names = _named(order, [pairs[i].task_id for i in kept])
+    model, run = request.fit(model, batch_at, chosen.epochs * (len(learnt) // size) * size, checks, names)
+    visits = run.steps * settings.accumulate * PartialState().num_processes
+    tokens = sum(preference.generated(side) for number in range(visits) for i in order[number] for side in learnt[i])
     return request.finish(model, words, block_length, run, len(learnt), tokens)
 
 
@@ -331,6 +367,47 @@ def _fingerprint(request: Request) -> str:
 def _batch_at(examples: Sequence[Any], objective: Objective, order: data.Batches, seed: int) -> Callable[[int], Batch]:
     # A seed of its own for every batch: the i-th is the same in a resumed run and on every process.
     return lambda index: objective([examples[i] for i in order[index]], generator=torch.Generator().manual_seed(seed * 1_000_003 + index))
+
+
+def _named(order: data.Batches, tasks: Sequence[str]) -> Callable[[int], str]:
+    """What a batch holds, for the message about it."""
+
+    def name(number: int) -> str:
+        held = sorted({tasks[i] for i in order[number]})
+        return f"{number} ({', '.join(held[:4])}{' and others' if len(held) > 4 else ''})"
+
+    return name
+
+
+def adapted(model: Network, settings: Lora) -> Any:
+    """Put low-rank adapters into a model, in place, and freeze the rest; returns peft's handle. Raises StageError when no layer matches."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    rule = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=settings.target_modules)  # type: ignore[arg-type]
+    try:
+        tuner = LoraModel(model, {"default": rule}, "default")
+    except ValueError:
+        raise StageError(f"training.lora.target_modules: {', '.join(settings.target_modules)}: no such layer in the base") from None
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    return tuner
+
+
+@contextmanager
+def scalar_writer(folder: Path | None) -> Iterator[Scalars | None]:
+    """A function that writes scalars for TensorBoard into a folder; None where there is none to write to."""
+    if folder is None:
+        yield None
+        return
+    from tensorboardX import SummaryWriter
+
+    def write(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    with SummaryWriter(str(folder)) as writer:
+        yield write
 
 
 def _validation_batches(held: Sequence[Any], objective: Objective, batch_size: int, seed: int) -> list[Batch]:
