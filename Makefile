@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-vllm lint schema clean
+.PHONY: help demo report paper test test-browser test-vllm lint schema clean test-cluster test-faults status provenance verify lock
 
 help:
 	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
@@ -14,6 +14,11 @@ help:
 	@echo "make paper    build the manuscript of $(CONFIG), running what is missing"
 	@echo "make test     install what the tests need and run them"
 	@echo "make test-browser   open the episode browser in headless Chromium, leave screenshots in build/screenshots"
+	@echo "make test-cluster   scale test through a real SLURM on this machine (root; installs Debian's slurm)"
+	@echo "make test-faults    break runs in every way we know, and see them recover"
+	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
+	@echo "make provenance   record where the results of $(CONFIG) came from; make verify names what changed since"
+	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"
 	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
 
@@ -64,6 +69,45 @@ test-browser: $(VENV)/.installed-dev
 
 test-vllm: $(VENV)/.installed-dev .venv-vllm/.installed
 	DLLM_AGENTS_VLLM=$(CURDIR)/.venv-vllm/bin/vllm $(BIN)/python -m pytest -s tests/serving/check_vllm.py
+
+# The executor plugins, which only those need who run on a cluster.
+$(VENV)/.installed-cluster: $(VENV)/.installed-dev envs/cluster.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement envs/cluster.txt
+	touch $@
+
+# Without root it skips and says so.
+test-cluster: $(VENV)/.installed-cluster
+	@test "$$(id -u)" != 0 || command -v slurmctld munged > /dev/null || $(BIN)/python tests/cluster/slurm.py install
+	$(BIN)/python -m pytest -rs tests/cluster/check_slurm.py
+
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -rs -s tests/faults/check_faults.py $(if $(FAULTS),-k "$(FAULTS)")
+
+status: $(VENV)/.installed
+	@$(BIN)/dllm-agents status --config $(CONFIG)
+
+provenance: $(VENV)/.installed
+	@$(BIN)/dllm-agents provenance --config $(CONFIG) --results "$$($(BIN)/dllm-agents show --where --config $(CONFIG))"
+
+verify: $(VENV)/.installed
+	@$(BIN)/dllm-agents verify --results "$$($(BIN)/dllm-agents show --where --config $(CONFIG))"
+
+# What torch brings with it (CUDA's packages) depends on the build that is chosen, so it stays out of the lock of the main environment.
+# vLLM for CPUs pins a torch build of an index of its own and is left as it is.
+COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate $(UPGRADE)
+EXTRAS := --extra models --extra serving --extra benchmarks --extra report
+TORCHS := ^(nvidia-|cuda-|triton)
+lock: $(VENV)/.installed-dev
+	mkdir -p build envs/locks
+	cp envs/requirements.txt build/main.txt
+	$(COMPILE) $(EXTRAS) --constraint envs/torch.txt --no-emit-package torch pyproject.toml --output-file build/main.txt
+	cat envs/requirements.txt envs/requirements-dev.txt > build/dev.txt
+	$(COMPILE) $(EXTRAS) --extra test --extra lint --constraint envs/torch.txt --no-emit-package torch pyproject.toml --output-file build/dev.txt
+	{ echo "# Everything the package runs on, pinned by \`make lock\`. Installed after torch.txt; shared by the Makefile and the containers."; \
+	  grep -Ev "$(TORCHS)|^#" build/main.txt; } > envs/requirements.txt
+	{ echo "# What tests and linting need beside requirements.txt, pinned by \`make lock\`."; \
+	  grep -Ev "$(TORCHS)|^#" build/dev.txt | grep -vxFf envs/requirements.txt; } > envs/requirements-dev.txt
+	for name in cluster sglang vllm; do $(COMPILE) envs/$$name.txt --output-file envs/locks/$$name.txt || echo "envs/$$name.txt: not locked"; done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -14,6 +14,11 @@ include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
 
 
+# What the whole run asks of GPUs, before a dry run or a run.
+if workflow.is_main_process and PLAN.estimate():
+    print(PLAN.estimate(), file=sys.stderr)
+
+
 localrules:
     report,
     tasks,

@@ -107,7 +107,7 @@ def rollout(args: argparse.Namespace) -> None:
         raise StageError("rollout: give as many --replay as --tasks files, in the same order")
     replays = args.replay or [None] * len(args.tasks)
     files = zip(args.tasks, args.output, models, replays, strict=True)
-    shards = [Shard(tasks, output, trained, args.trajectories, replay) for tasks, output, trained, replay in files]
+    shards = [Shard(tasks, output, trained, args.trajectories, replay, args.part) for tasks, output, trained, replay in files]
     run(config, args.agent, shards)
     _say(f"{', '.join(str(shard.output) for shard in shards)}: written")
 
@@ -118,6 +118,16 @@ def replay_verifiers(args: argparse.Namespace) -> None:
     models = dict(item.split("=", 1) for item in args.model)
     count = run(_config(args), args.episodes, {name: Path(path) for name, path in models.items()}, args.output)
     _say(f"{args.output}: {count} verifications")
+
+
+def merge_episodes(args: argparse.Namespace) -> None:
+    from dllm_agents.agents.runner import merge
+
+    if len(args.tasks) != len(args.output) or len(args.parts) % len(args.tasks):
+        raise StageError("merge-episodes: give one --output for every --tasks file, and equally many --parts for each")
+    each = len(args.parts) // len(args.tasks)
+    for index, (tasks, output) in enumerate(zip(args.tasks, args.output, strict=True)):
+        _say(f"{output}: {merge(tasks, args.parts[index * each : (index + 1) * each], output)} episodes")
 
 
 def score(args: argparse.Namespace) -> None:
@@ -246,10 +256,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="checkpoints trained here, one for each task file in order; BACKBONE=DIR for a role other than the policy",
     )
-    sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
-
     sub.add_argument("--trajectories", type=Path, metavar="FILE", help="accepted trajectories, for a selector with a tool graph")
     sub.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="stored episodes whose answers stand in for every backbone")
+    sub.add_argument("--part", type=_part, default=(1, 1), metavar="K-of-N", help="play every N-th task from the K-th on")
+    sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
+
+    sub = command(merge_episodes, "put the episodes of all parts of a rollout into one file, in task order")
+    sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument(
+        "--parts", type=Path, nargs="+", required=True, metavar="FILE", help="all parts of the first task file, then of the next"
+    )
+    sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
 
     sub = command(replay_verifiers, "replay early-exit verifiers on stored episodes of one benchmark")
     sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
@@ -325,6 +342,13 @@ def _assignment(text: str) -> str:
     if "=" not in text:
         raise argparse.ArgumentTypeError(f"{text!r}: write BACKBONE=DIR")
     return text
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("-of-")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part such as 2-of-8")
+    return int(index), int(count)
 
 
 def _config(args: argparse.Namespace) -> Any:

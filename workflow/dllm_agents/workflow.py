@@ -173,6 +173,19 @@ class Plan:
         """GPUs of a pair-sampling job: those of the base's server."""
         return self.config.backbones[self.config.trained_base(backbone) or backbone].gpus
 
+    def parts(self, agent: str) -> list[str]:
+        """The parts `K-of-N` that an agent's tasks are played in; one for scripted agents, which need no servers."""
+        count = self.config.run.shards if self.config.agent_backbones(agent) else 1
+        return [f"{index}-of-{count}" for index in range(1, count + 1)]
+
+    def rollouts(self) -> list[tuple[tuple[str, ...], list[str], int]]:
+        """Agents grouped by the benchmarks they play and the number of parts they play them in."""
+        groups: dict[tuple[tuple[str, ...], int], list[str]] = {}
+        for played, agents in self.agents_by_benchmarks():
+            for agent in agents:
+                groups.setdefault((played, len(self.parts(agent))), []).append(agent)
+        return [(played, agents, parts) for (played, parts), agents in groups.items()]
+
     def model(self, backbone: str, benchmark: str) -> str | None:
         """The checkpoint that is trained for a benchmark, None for backbones that come ready."""
         return f"{self.config.results}/models/{backbone}/{benchmark}" if self.config.backbones[backbone].training else None
@@ -236,7 +249,11 @@ class Plan:
         return {"agent": entry, "backbones": backbones, "prompts": prompts, "seed": self.config.seed, "options": options}
 
     def _served(self, backbone: str) -> dict[str, Any]:
-        return self.config.backbones[backbone].model_dump(mode="json", exclude={"training", "gpus", "training_gpus"}, exclude_defaults=True)
+        entry = self.config.backbones[backbone]
+        elsewhere = {"training", "gpus", "training_gpus"}
+        if entry.model or entry.training:
+            elsewhere |= {"url", "served_name", "api_key_env"}  # the same model, whoever serves it
+        return entry.model_dump(mode="json", exclude=elsewhere, exclude_defaults=True)
 
     def reads(self, result: str) -> list[str]:
         """The files a table or figure is made from."""
@@ -302,9 +319,21 @@ class Plan:
         jobs = {
             "train": [self.config.backbones[backbone].training_gpus for backbone, _ in self.trained()],
             "probe": [self.config.backbones[backbone].gpus for backbone in self.config.used_backbones()],
-            "rollout": [self.rollout_gpus(agent) for _, agents in self.agents_by_benchmarks() for agent in agents],
+            "rollout": [self.rollout_gpus(agent) for _, agents, parts in self.rollouts() for agent in agents for _ in range(parts)]
+            + [self.verification_gpus() for _ in self.verified_benchmarks()],
         }
         return {stage: (len(gpus), sum(gpus) * self.minutes(stage, 1) / 60) for stage, gpus in jobs.items()}
+
+    def estimate(self) -> str:
+        """What the whole run asks of GPUs, one line per stage; empty where nothing takes one."""
+        hours = self.gpu_hours()
+        total = sum(spent for _, spent in hours.values())
+        lines = [f"  {stage:<10} {jobs:>5} jobs {spent:>10,.1f} GPU-hours" for stage, (jobs, spent) in hours.items() if spent]
+        return (
+            "\n".join(["At most, if every job takes its whole time:", *lines, f"  {'total':<16} {total:>15,.1f} GPU-hours"])
+            if total
+            else ""
+        )
 
     def report_settings(self, result: str) -> dict[str, Any]:
         """The settings of one table or figure: its own style, the rows asked for, what its caption states."""

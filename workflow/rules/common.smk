@@ -5,6 +5,7 @@ Rules receive as `params` only the configuration values they use, so that editin
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 from dllm_agents.workflow import Plan

@@ -58,6 +58,8 @@ class Shard:
     """Accepted trajectories that a selector's tool graph is learnt from."""
     replay: Path | None = None
     """Stored episodes whose answers are fed back in place of every backbone."""
+    part: tuple[int, int] = (1, 1)
+    """(k, n): every n-th task, from the k-th on."""
 
 
 def rollout(config: Config, agent_name: str, shards: Sequence[Shard]) -> None:
@@ -96,6 +98,8 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) 
     agent = config.agents[agent_name]
     backbone = config.backbones.get(agent.policy)
     tasks = spread(tasks, agent.tasks.get(benchmark.name) or (backbone.tasks.get(benchmark.name) if backbone else None))
+    index, parts = shard.part
+    tasks = tasks[index - 1 :: parts]  # dealt out, so that every part meets every category
     fingerprint = _fingerprint(config, agent_name, benchmark, shard)
     journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
     stack.callback(journal.close)
@@ -113,6 +117,23 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) 
             restarts -= 1
             print(f"{agent_name} on {benchmark.name}: {fault}; its servers are started again", file=sys.stderr, flush=True)
     return tasks, journal
+
+
+def merge(tasks: Path, parts: Sequence[Path], output: Path) -> int:
+    """Write the episodes of all parts as one file, in task order; returns how many.
+
+    Raises StageError naming a task that is played twice or by no part of those given.
+    """
+    order = {task.id: position for position, task in enumerate(iter_jsonl(tasks, Task))}
+    episodes: dict[str, Episode] = {}
+    for part in parts:
+        for episode in iter_jsonl(part, Episode):
+            if episode.task_id in episodes:
+                raise StageError(f"{part}: task {episode.task_id} is in another part too; delete the parts to play them again")
+            if episode.task_id not in order:
+                raise StageError(f"{part}: task {episode.task_id} is not in {tasks}; delete the part to play it again")
+            episodes[episode.task_id] = episode
+    return write_jsonl(output, sorted(episodes.values(), key=lambda episode: order[episode.task_id]))
 
 
 def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, tasks: Sequence[Task]) -> Iterator[Played]:
@@ -407,6 +428,7 @@ def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: S
         ],
         "options": benchmark.options.model_dump(mode="json"),
         "tasks": sha256(shard.tasks),
+        "part": shard.part,
         "models": {name: sha256(path) for name, path in shard.models.items()},
         "trajectories": sha256(shard.trajectories) if shard.trajectories else None,
         "replay": sha256(shard.replay) if shard.replay else None,

@@ -1,0 +1,161 @@
+"""`dllm-agents status`: what stands, what runs, what is missing or stale, and why, as Snakemake itself would decide it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dllm_agents.errors import StageError
+from dllm_agents.workflow import CHECKOUT
+
+TARGETS = ["report", "episodes", "serving"]
+ORDER = ["sample", "collect", "filter", "train", "probe", "rollout", "merge", "replay", "score", "classify", "table", "figure", "browser"]
+STATES = ("done", "running", "interrupted", "missing", "stale")
+
+
+@dataclass
+class Output:
+    """A file of the run: the rule that makes it, how it stands, and why it would be made again."""
+
+    path: Path
+    rule: str
+    state: str
+    reason: str = ""
+
+
+@dataclass
+class Stage:
+    """The outputs of one rule."""
+
+    rule: str
+    outputs: list[Output] = field(default_factory=list)
+
+    def count(self, state: str) -> int:
+        return sum(output.state == state for output in self.outputs)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why outputs would be made, by how many."""
+        found: dict[str, int] = {}
+        for output in self.outputs:
+            if output.reason:
+                found[output.reason] = found.get(output.reason, 0) + 1
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """What is there, in bytes."""
+        return sum(size(output.path) for output in self.outputs)
+
+    @property
+    def ages(self) -> list[float]:
+        """Seconds since each file that is there was made, youngest first."""
+        return sorted(time.time() - output.path.stat().st_mtime for output in self.outputs if output.path.exists())
+
+
+def stages(files: Sequence[str]) -> list[Stage]:
+    """The stages of a run of these configuration files in this folder, in the data's order. Raises StageError when Snakemake refuses."""
+    planned = dict(_planned(_snakemake(files, "--dry-run")))
+    unfinished = _unfinished(Path(".snakemake"))
+    found: dict[str, Stage] = {}
+    for row in csv.DictReader(_snakemake(files, "--summary").splitlines(), delimiter="\t"):
+        if not row.get("rule"):
+            continue
+        path = Path(row["output_file"])
+        reason = planned.get(str(path), "")
+        state = unfinished.get(str(path)) or ("done" if not reason and path.exists() else "stale" if path.exists() else "missing")
+        name = re.sub(r"^(rollout|merge|score|classify_failures)_.*", r"\1", row["rule"])
+        found.setdefault(name, Stage(name)).outputs.append(Output(path, row["rule"], state, reason if state == "stale" else ""))
+    rank = {start: position for position, start in enumerate(ORDER)}
+    return sorted(found.values(), key=lambda stage: rank.get(stage.rule.partition("_")[0], len(ORDER)))
+
+
+def show(files: Sequence[str]) -> None:
+    """Print the stages of a run: how many files are in which state, their size and age, and why stale ones are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", *STATES, "size", "age", "why", box=None, header_style="bold")
+    for stage in stages(files):
+        ages = stage.ages
+        age = f"{duration(ages[0])} - {duration(ages[-1])}" if ages else ""
+        why = "; ".join(f"{reason} ({count})" for reason, count in stage.reasons.items())
+        table.add_row(stage.rule, *(str(stage.count(state) or "") for state in STATES), amount(stage.bytes), age, why)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _snakemake(files: Sequence[str], option: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile"), "--cores", "1", "--nocolor", option, *TARGETS]
+    done = subprocess.run([*command, "--configfile", *files], capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("dllm-agents: ")]
+        raise StageError(lines[0].removeprefix("dllm-agents: ") if lines else f"snakemake {option}: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def _planned(dry_run: str) -> Iterator[tuple[str, str]]:
+    """(output, reason in short) of every job of a dry run."""
+    for block in re.split(r"^ *(?:local)?rule ", dry_run, flags=re.MULTILINE)[1:]:
+        lines = dict(re.findall(r"^ +(output|reason): (.*)$", block, re.MULTILINE))
+        for path in lines.get("output", "").split(", "):
+            yield path, _short(lines.get("reason", ""))
+
+
+def _short(reason: str) -> str:
+    """The kind of a reason, without the files and values that follow it."""
+    kinds = [part.partition(":")[0].strip() for part in reason.split("; ")]
+    return ", ".join(kind for kind in kinds if kind in KINDS) or kinds[0]
+
+
+KINDS = {
+    "Missing output files",
+    "Input files updated by another job",
+    "Updated input files",
+    "Set of input files has changed since last execution",
+    "Params have changed since last execution",
+    "Forced execution",
+}
+
+
+def _unfinished(folder: Path) -> Mapping[str, str]:
+    """Outputs of jobs that were started and have not ended, with `running`, or `interrupted` where no workflow holds the lock."""
+    state = "running" if any((folder / "locks").glob("*")) else "interrupted"
+    found: dict[str, str] = {}
+    for marker in (folder / "incomplete").rglob("*"):
+        try:
+            found[base64.b64decode(marker.relative_to(folder / "incomplete").as_posix().replace("/@", ""), validate=True).decode()] = state
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    return found
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 when it is not there."""
+    if path.is_dir():
+        return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
+def amount(count: int) -> str:
+    """Bytes as a short text."""
+    value, units = float(count), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while value >= 1000 and unit != "TB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.0f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a short text."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
