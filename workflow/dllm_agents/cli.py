@@ -180,6 +180,31 @@ def schema(args: argparse.Namespace) -> None:
         _say(f"{path}: written")
 
 
+def status(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.status import show as run
+
+    _config(args)
+    run(args.config)
+
+
+def provenance(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.crate import write
+
+    for path in write(_config(args), args.config, args.results):
+        _say(f"{path}: written")
+
+
+def verify(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.crate import changes
+
+    found = changes(args.results)
+    for line in found:
+        print(line)
+    if found:
+        raise StageError(f"{args.results}: {len(found)} files are not what provenance.json says; see the lines above")
+    _say(f"{args.results}: every file is as it was recorded")
+
+
 def show(args: argparse.Namespace) -> None:
     from dllm_agents.reporting.show import show as run
 
@@ -298,6 +323,14 @@ def parser() -> argparse.ArgumentParser:
         sub = command(function, help_text)
         sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
         sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+
+    command(status, "tell what of a run is done, running, missing or stale, and why")
+
+    sub = command(provenance, "record where a finished run came from: provenance.json and an RO-Crate beside its results")
+    sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
+
+    sub = command(verify, "recompute the checksums of a run's inputs and outputs, and name what changed", config=False)
+    sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
 
     sub = command(show, "print the tables of a run and where its report lies")
     sub.add_argument("--where", action="store_true", help="print the results folder instead")

@@ -133,7 +133,7 @@ def merge(tasks: Path, parts: Sequence[Path], output: Path) -> int:
             if episode.task_id not in order:
                 raise StageError(f"{part}: task {episode.task_id} is not in {tasks}; delete the part to play it again")
             episodes[episode.task_id] = episode
-    return write_jsonl(output, sorted(episodes.values(), key=lambda episode: order[episode.task_id]))
+    return write_jsonl(output, (episodes[name] for name in sorted(episodes, key=order.__getitem__)))
 
 
 def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, tasks: Sequence[Task]) -> Iterator[Played]:
