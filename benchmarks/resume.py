@@ -19,7 +19,17 @@ TEXT = "you see a red ball two steps ahead and a grey door to your left; nothing
 
 def episode(number: int) -> Episode:
     steps = [EpisodeStep(index=index, completion=TEXT, thought=TEXT, action="go forward", observation=TEXT * 2) for index in range(STEPS)]
-    return Episode(task_id=f"babyai/{number}", benchmark="babyai", category="c", goal=TEXT, agent="a", seed=1, max_steps=STEPS, ended="done", steps=steps)
+    return Episode(
+        task_id=f"babyai/{number}",
+        benchmark="babyai",
+        category="c",
+        goal=TEXT,
+        agent="a",
+        seed=1,
+        max_steps=STEPS,
+        ended="done",
+        steps=steps,
+    )
 
 
 def main() -> None:
@@ -38,7 +48,8 @@ def main() -> None:
         write_jsonl(Path(folder) / "episodes.jsonl", again.episodes.values())
         written = time.perf_counter() - wall
         megabytes = path.stat().st_size / 1e6
-    print(f"{count} episodes of {STEPS} steps, {megabytes:.0f} MB: read in {resumed:.2f} s (CPU {resumed_cpu:.2f} s), written in {written:.2f} s")
+    print(f"{count} episodes of {STEPS} steps, {megabytes:.0f} MB")
+    print(f"read in {resumed:.2f} s (CPU {resumed_cpu:.2f} s), written in {written:.2f} s")
     print(f"{hardware()}; Python {platform.python_version()}")
 
 

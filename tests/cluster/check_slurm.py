@@ -22,7 +22,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import slurm
-from conftest import ROOT, snakemake_command, tables
+from pipeline import ROOT, snakemake_command, tables
 
 CONFIG = Path(__file__).parent / "config.yaml"
 SECONDS = 1500

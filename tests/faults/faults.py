@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from conftest import snakemake_command, tables
+from pipeline import snakemake_command, tables
 
 MARK = "DLLM_AGENTS_FAULT_RUN"  # an environment variable that everything a run starts inherits
 PLAYED = ("tiny-ar", "tiny-block")

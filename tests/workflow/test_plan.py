@@ -1,0 +1,81 @@
+"""The plan of the paper's scale on clusters, and what endpoints, parts and resources change in it."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from pipeline import ROOT, snakemake_command
+
+from dllm_agents.config import Config, load
+from dllm_agents.errors import StageError
+from dllm_agents.workflow import Plan
+
+PAPER = ROOT / "config" / "paper.yaml"
+PUBLISHED = {"qwen3-8b", "ministral-8b", "llada-8b", "dream-7b", "fdllm-7b", "dvar-8b"}
+
+
+@pytest.fixture(scope="module")
+def paper() -> Config:
+    return load([PAPER])
+
+
+@pytest.mark.workflow
+def test_the_papers_scale_is_planned(tmp_path: Path) -> None:
+    if find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("snakemake-executor-plugin-slurm is not installed (envs/cluster.txt)")
+    command = snakemake_command(tmp_path, "--dry-run", "--workflow-profile", str(ROOT / "profiles/slurm"), config=[PAPER])
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(re.findall(r"^total +(\d+)$", done.stdout, re.MULTILINE)[0]) >= 300
+    assert re.search(r"rollout +\d+ jobs +[\d,.]+ GPU-hours", done.stderr)
+
+
+def test_every_published_backbone_and_module_plays(paper: Config) -> None:
+    agents = {name: paper.agent_backbones(name) for name in paper.run.agents}
+    assert {backbones.get("policy") for backbones in agents.values()} >= PUBLISHED | {"sdar-8b"}
+    for role, benchmark in {"memory": "babyai", "selector": "bfcl", "editor": "bfcl"}.items():
+        playing = {backbones["policy"]: set() for backbones in agents.values() if role in backbones}
+        for name, backbones in agents.items():
+            if role in backbones:
+                playing[backbones["policy"]].add(backbones[role])
+                assert benchmark in paper.agent_benchmarks(name)
+        diffusion = PUBLISHED - {"qwen3-8b", "ministral-8b"}
+        assert playing == {name: diffusion | {name} for name in ("qwen3-8b", "ministral-8b")}
+    assert set(paper.run.verification.backbones) == PUBLISHED
+
+
+def test_one_gpu_for_each_server_and_two_where_two_models_collaborate(paper: Config) -> None:
+    plan = Plan(paper)
+    assert plan.rollout_gpus("llada-8b") == 1 and plan.rollout_gpus("qwen3-8b-memory-qwen3-8b") == 1
+    assert plan.rollout_gpus("qwen3-8b-memory-llada-8b") == 2
+    wider = load([PAPER], {"backbones": {"llada-8b": {"gpus": 4}}})
+    assert Plan(wider).rollout_gpus("qwen3-8b-memory-llada-8b") == 5
+
+
+def test_an_endpoint_takes_no_gpu_and_replays_nothing(paper: Config) -> None:
+    served = load([PAPER], {"endpoints": {"llada-8b": "http://gpu7:8000/v1"}})
+    assert served.backbones["llada-8b"].url == "http://gpu7:8000/v1" and served.backbones["llada-8b"].model
+    assert Plan(served).rollout_gpus("llada-8b") == 0 and Plan(served).rollout_gpus("qwen3-8b-memory-llada-8b") == 1
+    for agent in ("llada-8b", "qwen3-8b-memory-llada-8b"):
+        assert Plan(served).agent_settings(agent) == Plan(paper).agent_settings(agent)
+    # What stages are given is this configuration, written down and read again.
+    assert Config.model_validate(served.model_dump(mode="json")) == served
+    with pytest.raises(StageError, match="endpoints: unknown backbone 'llama'"):
+        load([PAPER], {"endpoints": {"llama": "http://gpu7:8000/v1"}})
+
+
+def test_retries_ask_for_more(paper: Config) -> None:
+    plan = Plan(paper)
+    assert [plan.memory("rollout", attempt) for attempt in (1, 2, 3)] == [64000, 128000, 192000]
+    assert plan.minutes("train", 2) == 2 * plan.minutes("train", 1)
+    assert plan.minutes("rollout", 1) == 240 and plan.memory("report", 1) == 1000
+
+
+def test_a_part_is_named_in_full() -> None:
+    for wrong in ("0-of-4", "5-of-4", "one"):
+        command = [sys.executable, "-m", "dllm_agents", "rollout", "--agent", "random", "--tasks", "t", "--output", "o", "--part", wrong]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 2 and "is no part such as 2-of-8" in ended.stderr
