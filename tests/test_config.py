@@ -58,7 +58,7 @@ def test_unknown_agent_and_benchmark(tmp_path: Path) -> None:
 
 
 def test_a_backbone_has_one_source(tmp_path: Path) -> None:
-    line = mistake(tmp_path, "backbones: {b: {url: 'http://x', model: dir}}\nrun: {agents: []}")
+    line = mistake(tmp_path, "backbones: {b: {training: {objective: ar}, model: dir}}\nrun: {agents: []}")
     assert "backbones.b" in line and "exactly one of model, url, training" in line
 
 

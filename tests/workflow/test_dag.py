@@ -1,34 +1,22 @@
-"""The real DAG at scale `test`: run, run again, killed and resumed, edited."""
+"""The real DAG at scale `test`: run, run again, edited. What breaks it is in tests/faults."""
 
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import yaml
+from pipeline import TEST_SCALE, snakemake_command
 
-ROOT = Path(__file__).parents[2]
-TEST_SCALE = ROOT / "config" / "test.yaml"
 pytestmark = pytest.mark.workflow
 
 
-def command(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE,)) -> list[str]:
-    return [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(workdir), "--cores", "2"),
-        *arguments,
-        *("--configfile", *map(str, config)),
-    ]
-
-
 def snakemake(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE,)) -> str:
-    done = subprocess.run(command(workdir, *arguments, config=config), capture_output=True, text=True, cwd=workdir)
+    done = subprocess.run(
+        snakemake_command(workdir, "--cores", "2", *arguments, config=config), capture_output=True, text=True, cwd=workdir
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout + done.stderr
 
@@ -42,10 +30,8 @@ def planned(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workdir = tmp_path_factory.mktemp("finished")
-    snakemake(workdir, "report", "episodes", "serving")
-    return workdir
+def finished(finished_run: Path) -> Path:
+    return finished_run
 
 
 def test_every_result_stands(finished: Path) -> None:
@@ -121,48 +107,9 @@ def test_a_backbone_of_ones_own_runs_only_its_stages(finished: Path, tmp_path: P
 
 def test_a_wrong_configuration_ends_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text(f"extends: {TEST_SCALE}\nrun: {{agentz: []}}\n")
-    done = subprocess.run(command(tmp_path, "--dry-run", config=[tmp_path / "wrong.yaml"]), capture_output=True, text=True)
+    done = subprocess.run(
+        snakemake_command(tmp_path, "--cores", "2", "--dry-run", config=[tmp_path / "wrong.yaml"]), capture_output=True, text=True
+    )
     assert done.returncode != 0
     line = next(line for line in (done.stdout + done.stderr).splitlines() if "agentz" in line)
     assert "wrong.yaml" in line and "unknown key" in line and "Traceback" not in done.stdout + done.stderr
-
-
-def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def test_a_run_killed_in_its_rollout_resumes_to_the_same_tables(finished: Path, tmp_path: Path) -> None:
-    """Kill Snakemake and the rollout while episodes are being played, run again, and compare every table byte for byte."""
-    results = tmp_path / "results" / "test"
-    running = subprocess.Popen(command(tmp_path, "report"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline and running.poll() is None:
-        journals = [path for path in results.rglob(".tiny-*.journal") if path.read_bytes().count(b"\n") > 1]
-        if journals:
-            break
-        time.sleep(0.05)
-    assert running.poll() is None, "the run ended before it could be killed"
-    started = children(running)
-    os.kill(running.pid, signal.SIGKILL)
-    for process in started:
-        if process.is_running() and any("rollout" in part for part in _cmdline(process)):
-            process.kill()
-    running.wait()
-    _, alive = psutil.wait_procs(started, timeout=30)
-    assert not [process for process in alive if "serve" in _cmdline(process)], "a server outlived its job"
-    for process in alive:
-        process.kill()
-    kept = journals[0].read_bytes().count(b"\n") - 1
-    assert kept >= 1
-    snakemake(tmp_path, "--unlock")
-    snakemake(tmp_path, "report")
-    for path in sorted((finished / "results/test/tables").glob("*.csv")):
-        if not path.stem.endswith("_timing") and path.stem != "serving":
-            assert (results / "tables" / path.name).read_bytes() == path.read_bytes(), path.name
-
-
-def _cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []

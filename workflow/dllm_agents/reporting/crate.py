@@ -186,8 +186,9 @@ MEDIA_TYPES = {
 def crate(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record as RO-Crate 1.1 metadata (JSON-LD)."""
     outputs = [_file(name, entry) for name, entry in record["outputs"].items()]
-    inputs = [_file(f"urn:sha256:{entry['sha256']}", entry, name) for name, entry in record["inputs"].items()]
-    inputs = list({entry["@id"]: entry for entry in inputs}.values())
+    # What was read lies outside the crate, so it is described and no part of it; equal files are one.
+    read = {f"urn:sha256:{entry['sha256']}": (name, entry) for name, entry in record["inputs"].items()}
+    inputs = [_file(identifier, entry, name) | {"@type": "CreativeWork"} for identifier, (name, entry) in read.items()]
     revision = re.sub(r"\+changes$", "", record["git_revision"]) or record["package"]
     software = {
         "@id": "#dllm-agents",
