@@ -2,33 +2,44 @@
 
 `python benchmarks/decoding.py` builds a random LLaDA-shaped model of about 60 million parameters (fp32, two threads), decodes a prompt of
 512 tokens into 128, block 32, and prints medians of interleaved runs beside the ratio that is asked for. `--only NAME ...` picks
-sections, `--repeats N` the runs of each. With `--device cuda` it builds the 8B shape in bf16 and prints what a forward costs beside the
-time to read the weights once.
+sections, `--repeats N` the runs of each, `--reference PATH` compares with a checkout of Fast-dLLM v1. GPUs: `benchmarks/gpu.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import queue
 import random
 import statistics
+import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import psutil
 import torch
 import transformers
+import uvicorn
+from torch import Tensor
 
 from dllm_agents.decoding import Decoding, ToolPrefill, generate
-from dllm_agents.models.attention import IMPLEMENTATION, Segment, Slot, forward
+from dllm_agents.models.attention import IMPLEMENTATION
 from dllm_agents.models.loading import Model
+from dllm_agents.provenance import hardware
+from dllm_agents.serving.app import create_app
 from dllm_agents.serving.engine import Engine, Failed, Finished, Settled
+from dllm_agents.serving.server import claim_port
 
 SMALL = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 32000}
-LLADA_8B = {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 126464}
 PROMPT, NEW, BLOCK = 512, 128, 32
 
 
@@ -56,14 +67,21 @@ def draw_prompt(length: int, vocabulary: int, seed: int = 0) -> list[int]:
 
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run, taken in turns so that a busy machine disturbs all alike."""
+    """Median seconds of each run, taken in turns so that a busy machine disturbs all alike; prints them with their range."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             started = time.perf_counter()
             run()
             taken[name].append(time.perf_counter() - started)
+    print(
+        "  seconds:", "; ".join(f"{name} {statistics.median(values):.3f} ({spread(values)})" for name, values in taken.items()), flush=True
+    )
     return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}, n={len(values)}"
 
 
 def report(what: str, value: float, wanted: str, met: bool, note: str = "") -> None:
@@ -82,7 +100,6 @@ def caches(repeats: int) -> None:
 
     run(4, "dual")()
     seconds = interleaved({f"{cache} {steps}": run(steps, cache) for steps in (32, 128) for cache in ("none", "prefix", "dual")}, repeats)
-    print("seconds:", {name: round(value, 2) for name, value in seconds.items()})
     for cache, steps, wanted in (("dual", 32, 3.0), ("dual", 128, 4.5), ("prefix", 32, 2.2)):
         ratio = seconds[f"none {steps}"] / seconds[f"{cache} {steps}"]
         report(f"{cache} cache at {steps} steps, times the uncached loop", ratio, f">= {wanted}", ratio >= wanted)
@@ -158,6 +175,131 @@ def _dual(steps: int) -> Decoding:
     return Decoding(strategy="fast_dllm", max_new_tokens=NEW, block_length=BLOCK, steps=steps, cache="dual")
 
 
+def transport(repeats: int) -> None:
+    """What HTTP, JSON, text and scheduling add to eight concurrent answers: clients' wall time beside forward and selection."""
+    vocabulary = SMALL["vocab_size"]
+    for name, attention, decoding in (
+        ("AR", "causal", Decoding(strategy="ar", max_new_tokens=NEW)),
+        ("dual cache at 128 steps", "full", _dual(128)),
+    ):
+        engine = Engine(random_model(SMALL, attention), reuse_prefixes=False)
+        with served(create_app(engine, _Words(), "random", decoding, 8192)) as url, httpx.Client(timeout=None) as http:
+            bodies = [{"model": "random", "prompt": draw_prompt(PROMPT, vocabulary, seed)} for seed in range(8)]
+
+            def ask(body: dict[str, Any], http: httpx.Client = http, url: str = url) -> None:
+                usage = http.post(f"{url}/v1/completions", json=body).raise_for_status().json()["usage"]
+                assert usage["completion_tokens"] == NEW
+
+            shares = []
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(ask, bodies[:2]))
+                for _ in range(repeats):
+                    before, started = engine.stats(), time.perf_counter()
+                    list(pool.map(ask, bodies))
+                    wall, after = time.perf_counter() - started, engine.stats()
+                    computing = after.forward_seconds - before.forward_seconds + after.selection_seconds - before.selection_seconds
+                    shares.append(100 * (1 - computing / wall))
+        cost = statistics.median(shares)
+        report(f"{name}: scheduling, batching and transport, % of wall", cost, "< 5", cost < 5, spread(shares))
+        engine.close()
+
+
+class _Words:
+    """A tokenizer of a random vocabulary: token n is the word `n`."""
+
+    def decode(self, token_ids: Sequence[int], **_: Any) -> str:
+        return " ".join(map(str, token_ids))
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The application on a free port of this machine, in a thread."""
+    listener = claim_port("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
+def reference(repeats: int, checkout: Path) -> None:
+    """Tokens, forwards and seconds of a checkout of Fast-dLLM v1 (github.com/NVlabs/Fast-dLLM) beside ours, on the same weights."""
+    model = random_model({**SMALL, "initializer_range": 0.06}, "full")
+    theirs = public_decoders(checkout, model)
+    ids = draw_prompt(PROMPT, SMALL["vocab_size"])
+    prompt = torch.tensor([ids])
+    for cache, steps, threshold in (("none", 32, None), ("prefix", 32, None), ("dual", 32, None), ("dual", 128, None), ("dual", 128, 0.9)):
+        decoding = Decoding(strategy="fast_dllm", max_new_tokens=NEW, block_length=BLOCK, steps=steps, cache=cache, threshold=threshold)  # type: ignore[arg-type]
+        answers: dict[str, Any] = {}
+
+        def ours(decoding: Decoding = decoding, answers: dict[str, Any] = answers) -> None:
+            answers["ours"] = generate(model, ids, decoding)
+
+        def public(cache: str = cache, steps: int = steps, threshold: float | None = threshold, answers: dict[str, Any] = answers) -> None:
+            options = {"steps": steps, "gen_length": NEW, "block_length": BLOCK, "threshold": threshold, "mask_id": model.mask_id}
+            answers["public"] = theirs[cache](prompt, **options)
+
+        seconds = interleaved({"public": public, "ours": ours}, repeats)
+        ratio = seconds["public"] / seconds["ours"]
+        tokens, forwards = answers["public"][0][0, len(ids) :].tolist(), answers["public"][1]
+        what = f"{cache} cache, {f'threshold {threshold}' if threshold else f'{steps} steps'}"
+        report(f"{what}: times the public decoder", ratio, ">= 1", ratio >= 1)
+        same = sum(one == other for one, other in zip(tokens, answers["ours"].token_ids, strict=True))
+        note = f"forwards {answers['ours'].nfe} of {forwards}"
+        report(f"{what}: equal tokens of {NEW}", same, f"== {NEW}", same == NEW and answers["ours"].nfe == forwards, note)
+
+
+def public_decoders(checkout: Path, model: Model) -> dict[str, Callable[..., Any]]:
+    """The checkout's three loops over its own network with our weights. Its code is run from where it lies; it imports einops."""
+    folder = next((path for path in (checkout / "llada", checkout / "v1" / "llada") if (path / "generate.py").is_file()), None)
+    if folder is None:
+        raise SystemExit(f"{checkout}: no llada/generate.py; give a checkout of github.com/NVlabs/Fast-dLLM")
+    sys.path.insert(0, str(folder))
+    loops, network = importlib.import_module("generate"), importlib.import_module("model.modeling_llada")
+    config = model.network.config
+    sizes = {
+        "d_model": config.hidden_size,
+        "n_heads": config.num_attention_heads,
+        "n_kv_heads": config.num_key_value_heads,
+        "n_layers": config.num_hidden_layers,
+        "mlp_hidden_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "embedding_size": config.vocab_size,
+        "max_sequence_length": config.max_position_embeddings,
+        "rope_theta": config.rope_parameters["rope_theta"],
+        "rms_norm_eps": config.rms_norm_eps,
+    }
+    kinds = {"block_type": "llama", "activation_type": "silu", "layer_norm_type": "rms", "rope": True, "rope_full_precision": True}
+    flags = {"include_bias": False, "weight_tying": False, "alibi": False, "flash_attention": False, "init_device": "cpu"}
+    dropouts = {"attention_dropout": 0.0, "residual_dropout": 0.0, "embedding_dropout": 0.0}
+    settings = importlib.import_module("model.configuration_llada").ModelConfig(**sizes, **kinds, **flags, **dropouts)
+    inner = network.LLaDAModel(settings, init_params=False).eval()
+    inner.load_state_dict({_published_key(name): value for name, value in model.network.state_dict().items()})
+
+    def call(token_ids: Tensor, **options: Any) -> SimpleNamespace:
+        out = inner(token_ids, **options)
+        return SimpleNamespace(logits=out.logits, past_key_values=out.attn_key_values)
+
+    call.device = torch.device("cpu")  # type: ignore[attr-defined]
+    names = {"none": "generate", "prefix": "generate_with_prefix_cache", "dual": "generate_with_dual_cache"}
+    return {cache: partial(getattr(loops, name), call) for cache, name in names.items()}
+
+
+def _published_key(name: str) -> str:
+    """A Llama parameter under LLaDA's own name."""
+    outer = {"model.embed_tokens.weight": "wte", "model.norm.weight": "ln_f", "lm_head.weight": "ff_out"}
+    if name in outer:
+        return f"transformer.{outer[name]}.weight"
+    _, _, layer, *path, kind = name.split(".")
+    parts = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ff_norm", "o_proj": "attn_out"}
+    parts |= {"gate_proj": "ff_proj", "down_proj": "ff_out"}
+    return f"transformer.blocks.{layer}.{parts.get(path[-1], path[-1])}.{kind}"
+
+
 def prefixes(repeats: int) -> None:
     """How much sooner a second turn starts that extends a history of 2,000 tokens."""
     vocabulary = SMALL["vocab_size"]
@@ -225,74 +367,28 @@ def soak(requests: int) -> None:
     engine.close()
 
 
-def gpu(repeats: int) -> None:
-    """The 8B shape in bf16 on a GPU: a dual-cache block call at batch 1, and many calls together, beside their bounds."""
-    model = random_model(LLADA_8B, "full", "cuda", torch.bfloat16)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.network.parameters())
-    bandwidth, compute = _bandwidth(), _compute()
-    print(f"{torch.cuda.get_device_name()}: reads {bandwidth / 1e12:.2f} TB/s, multiplies {compute / 1e12:.0f} TFLOP/s in bf16 (measured)")
-    tokens = torch.tensor(draw_prompt(1024 + NEW, LLADA_8B["vocab_size"]))
-    for batch in (1, 8, 32):
-        slots = [Slot(model, len(tokens)) for _ in range(batch)]
-        for slot in slots:
-            forward(model, [Segment(tokens, 0, len(tokens), "full", None, torch.arange(0), slot)])
-        rows = torch.arange(1024, 1024 + BLOCK)
-        segments = [Segment(tokens[1024 : 1024 + BLOCK], 1024, len(tokens), "full", None, rows, slot) for slot in slots]
-
-        def call(segments: list[Segment] = segments) -> None:
-            forward(model, segments)
-            torch.cuda.synchronize()
-
-        call()
-        seconds = interleaved({"call": call}, max(20, repeats))["call"]
-        moved = weights + batch * slots[0].bytes
-        flops = 2 * batch * BLOCK * weights / 2
-        bound = max(moved / bandwidth, flops / compute)
-        report(
-            f"dual-cache block call, batch {batch}, times its bound",
-            seconds / bound,
-            "<= 1.5",
-            seconds / bound <= 1.5,
-            f"{seconds * 1e3:.1f} ms",
-        )
-
-
-def _bandwidth() -> float:
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() / _timed(lambda: target.copy_(source))
-
-
-def _compute() -> float:
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    return 2 * 8192**3 / _timed(lambda: a @ a)
-
-
-def _timed(run: Callable[[], object]) -> float:
-    def once() -> None:
-        run()
-        torch.cuda.synchronize()
-
-    once()
-    return interleaved({"run": once}, 20)["run"]
-
-
 def main() -> None:
+    sections: dict[str, Callable[[int], None]] = {
+        "caches": caches,
+        "concurrency": concurrency,
+        "transport": transport,
+        "prefixes": prefixes,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sections: dict[str, Callable[[int], None]] = {"caches": caches, "concurrency": concurrency, "prefixes": prefixes}
-    parser.add_argument("--only", nargs="+", choices=[*sections, "soak"], default=[*sections, "soak"])
+    parser.add_argument("--only", nargs="+", choices=[*sections, "soak", "reference"], default=[*sections, "soak"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--requests", type=int, default=2000, help="of the soak")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--reference", type=Path, help="a checkout of Fast-dLLM v1: compare with its own loops (needs einops)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.device == "cuda":
-        gpu(arguments.repeats)
-        return
-    for name in arguments.only:
+    torch.set_grad_enabled(False)
+    print(f"{hardware()}; torch {torch.__version__}, {arguments.threads} threads, fp32, {arguments.repeats} interleaved runs")
+    for name in dict.fromkeys([*arguments.only, *(["reference"] if arguments.reference else [])]):
         if name == "soak":
             soak(arguments.requests)
+        elif name == "reference":
+            reference(arguments.repeats, arguments.reference or parser.error("--reference PATH is missing"))
         else:
             sections[name](arguments.repeats)
 

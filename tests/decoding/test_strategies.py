@@ -209,6 +209,8 @@ def test_what_settles_is_heard_once_and_adds_up(pair: Any, prompt: Any) -> None:
         ("llada", {"strategy": "llada", "order": "entropy"}, "order"),
         ("llada", {"strategy": "llada", "remasking": "low_confidence_static"}, "remasking"),
         ("llada", {"strategy": "llada", "mask_id": 9999}, "mask_id"),
+        ("llada", {"strategy": "llada", "approximate_prefix": True}, "approximate_prefix"),
+        ("llama", {"strategy": "ar", "approximate_prefix": True}, "approximate_prefix"),
         ("llada", {"strategy": "llada", "tool_prefill": {"open_id": 1, "close_id": 2}, "block_length": 32}, "tool_prefill"),
     ],
 )
@@ -228,3 +230,26 @@ def test_prompts_outside_the_vocabulary_are_refused(pair: Any) -> None:
     for ids in ([], [-1], [10**6]):
         with pytest.raises(DecodingError, match="prompt"):
             generate(pair("llada").model, ids, Decoding(strategy="llada"))
+
+
+def test_a_prompt_is_a_list_or_a_tensor(pair: Any, prompt: Any) -> None:
+    from dllm_agents.decoding.settings import DecodingError
+
+    model, decoding = pair("llada").model, Decoding(strategy="llada", max_new_tokens=4)
+    expected = generate(model, prompt(5), decoding)
+    for ids in (tuple(prompt(5)), torch.tensor(prompt(5)), torch.tensor([prompt(5)])):
+        assert generate(model, ids, decoding) == expected
+    for wrong in (torch.ones(2, 3, dtype=torch.int64), torch.ones(3)):
+        with pytest.raises(DecodingError, match="prompt"):
+            generate(model, wrong, decoding)
+
+
+@pytest.mark.parametrize(
+    "model_type, strategy",
+    [("llama", "ar"), ("llada", "fast_dllm"), ("llada", "dllm_var"), ("sdar", "sdar"), ("Fast_dLLM_Qwen", "fast_dllm_v2")],
+)
+def test_a_stop_id_in_the_prompt_stops_nothing(pair: Any, prompt: Any, model_type: str, strategy: Any) -> None:
+    free = generate(pair(model_type).model, prompt(9), Decoding(strategy=strategy, max_new_tokens=8, stop_ids=[]))
+    unused = next(token for token in prompt(9) if token not in free.token_ids)
+    out = generate(pair(model_type).model, prompt(9), Decoding(strategy=strategy, max_new_tokens=8, stop_ids=[unused]))
+    assert out.token_ids == free.token_ids and out.finish_reason == "length"

@@ -273,3 +273,42 @@ def test_a_server_that_shuts_down_answers_503(diffusion_checkpoint: Path, tokeni
         assert answer.result(30).status_code == 503
     late = client.post("/v1/chat/completions", json=CHAT)
     assert late.status_code == 503 and "closed" in late.json()["error"]["message"]
+
+
+def test_settings_the_decoder_cannot_carry_out_are_refused_and_the_engine_lives(diffusion_checkpoint: Path, tokenizer: Any) -> None:
+    """What only the decoder can know: the schema lets it pass, the answer is a 400 that names the field."""
+    from dllm_agents.models import load
+    from dllm_agents.serving.engine import Engine
+
+    default = Decoding(strategy="fast_dllm", threshold=0.9, max_new_tokens=16, block_length=8)
+    app = create_app(Engine(load(diffusion_checkpoint)), tokenizer, "tiny", default, 512)
+    client = TestClient(app, raise_server_exceptions=False)
+    for extra, named in (
+        ({"tool_prefill": {"open": 10**9, "close": 10**9 + 1}}, "tool_prefill"),
+        ({"tool_prefill": {"open": 6, "close": 2}}, "tool_prefill"),
+        ({"tool_prefill": {"open": 2, "close": 6, "open_id": 10**9}}, "tool_prefill"),
+        ({"strategy": "ar"}, "strategy"),
+        ({"strategy": "sdar"}, "strategy"),
+        ({"strategy": "llada", "cache": "dual"}, "cache"),
+        ({"approximate_prefix": True}, "approximate_prefix"),
+        ({"remasking": "low_confidence_static"}, "remasking"),
+    ):
+        refused = client.post("/v1/chat/completions", json=CHAT | extra)
+        assert refused.status_code == 400 and named in refused.json()["error"]["message"], refused.text
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
+    assert client.post("/v1/chat/completions", json=CHAT | {"messages": [{"role": "user", "content": ""}]}).status_code == 200
+    app.state.backend.close()
+
+
+def test_a_history_that_outgrows_the_context_is_refused(client: Callable[..., TestClient]) -> None:
+    """An agent resends its history with every turn: the turn that does not fit is a 400 with OpenAI's code."""
+    asked, messages = client("go to the ball"), list(CHAT["messages"])
+    codes = []
+    for _ in range(12):
+        response = asked.post("/v1/chat/completions", json=CHAT | {"messages": messages, "max_tokens": 128})
+        codes.append(response.status_code)
+        if response.status_code != 200:
+            assert response.json()["error"]["code"] == "context_length_exceeded"
+            break
+        messages += [response.json()["choices"][0]["message"], {"role": "user", "content": "x" * 100}]
+    assert codes[0] == 200 and codes[-1] == 400

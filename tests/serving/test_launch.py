@@ -32,7 +32,9 @@ import json, os, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 arguments = sys.argv[1:]
 port = int(arguments[arguments.index("--port") + 1])
-json.dump({"arguments": arguments, "environment": dict(os.environ)}, open(os.environ["FAKE_RECORD"], "w"))
+option = "--dllm-algorithm-config"
+algorithm = json.load(open(arguments[arguments.index(option) + 1])) if option in arguments else None
+json.dump({"arguments": arguments, "environment": dict(os.environ), "algorithm": algorithm}, open(os.environ["FAKE_RECORD"], "w"))
 class Handler(BaseHTTPRequestHandler):
     def answer(self, data):
         body = json.dumps(data).encode()
@@ -80,7 +82,7 @@ def gone(port: int) -> bool:
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_checkpoint: Path) -> None:
     paradigm = "ar" if engine == "vllm" else "diffusion"
-    backbone = {"model": str(diffusion_checkpoint), "engine": engine, "paradigm": paradigm, "decoding": DIFFUSION}
+    backbone = {"model": str(diffusion_checkpoint), "engine": engine, "paradigm": paradigm, "decoding": DIFFUSION, "gpus": 2}
     settings = config(big=backbone)
     with running_server("big", settings) as endpoint, Client.for_backbone(endpoint, settings.backbones["big"]) as client:
         answer = client.complete([{"role": "user", "content": "x"}], decoding=settings.backbones["big"].decoding)
@@ -91,8 +93,12 @@ def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_
     assert endpoint.api_key is not None and endpoint.api_key not in line
     if engine == "vllm":
         assert called["environment"]["VLLM_API_KEY"] == endpoint.api_key and "--max-model-len 4000" in line
+        assert "--tensor-parallel-size 2" in line
     else:
-        assert "--dllm-algorithm LowConfidence" in line and "--max-running-requests" in line
+        assert "--dllm-algorithm LowConfidence" in line and "--max-running-requests" in line and "--tp 2" in line
+        options = Path(called["arguments"][called["arguments"].index("--dllm-algorithm-config") + 1])
+        assert not options.exists(), "its folder ends with the server"
+        assert called["algorithm"] == {"threshold": 0.9, "block_size": 8}
     assert answer.text == f"Bearer {endpoint.api_key}" and not endpoint.native
     assert gone(port)
 

@@ -14,11 +14,17 @@ NOT_FINITE = "the model's logits are not finite (NaN or inf); the checkpoint is 
 
 @dataclass
 class Predictions:
-    """Per row: the token [k] and its probability [k]; `probabilities` [k, vocabulary] is the distribution it was drawn from."""
+    """Per row: the token [k] and its probability [k], drawn from `exps / total`: [k, vocabulary] over [k]."""
 
     token_ids: Tensor
     confidence: Tensor
-    probabilities: Tensor
+    exps: Tensor
+    total: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The distribution the tokens were drawn from [k, vocabulary]."""
+        return self.exps / self.total[:, None]
 
 
 class Sampler:
@@ -36,47 +42,46 @@ class Sampler:
         `untempered` takes the confidence from the plain softmax (LLaDA, Fast-dLLM v1) instead of the tempered one (the others). The
         mask id is never predicted. Raises StageError when the logits are not finite.
         """
-        logits = self._without_mask(logits).to(dtype)
-        plain = torch.softmax(logits, dim=-1)
-        if not torch.isfinite(plain.sum()):
+        logits, best, token_ids = self._without_mask(logits)
+        # A softmax without its last pass: of 32,000 columns and more mostly one is wanted.
+        exps = logits.to(dtype).sub(best[:, None]).exp_()
+        total = exps.sum(dim=-1)
+        if not torch.isfinite(total).all():
             raise StageError(NOT_FINITE)
         if self.temperature == 0:
-            token_ids = logits.argmax(dim=-1)
-            drawn_from = plain
-        else:
-            drawn_from = nucleus(torch.softmax(logits / self.temperature, dim=-1), self.top_p)
-            token_ids = self._draw(drawn_from)
-        confidence = (plain if untempered else drawn_from).gather(-1, token_ids[:, None]).squeeze(-1)
-        return Predictions(token_ids, confidence, drawn_from)
+            return Predictions(token_ids, total.reciprocal(), exps, total)
+        drawn_from = nucleus(torch.softmax(logits.to(dtype) / self.temperature, dim=-1), self.top_p)
+        token_ids = self._draw(drawn_from)
+        plain = exps if untempered else drawn_from
+        confidence = plain.gather(-1, token_ids[:, None])[:, 0]
+        return Predictions(token_ids, confidence / total if untempered else confidence, drawn_from, torch.ones_like(total))
 
     def greedy(self, logits: Tensor) -> Tensor:
         """The best token [k] of each row but the mask id, at any temperature. Raises StageError when the logits are not finite."""
-        best = self._without_mask(logits).argmax(dim=-1)
-        if not torch.isfinite(logits.gather(-1, best[:, None])).all():
+        _, best, token_ids = self._without_mask(logits)
+        if not torch.isfinite(best).all():
             raise StageError(NOT_FINITE)
-        return best
+        return token_ids
 
     def uniform(self, count: int) -> Tensor:
         """`count` numbers from U(0, 1)."""
         return torch.rand(count, generator=self.generator, dtype=torch.float64)
 
-    def _without_mask(self, logits: Tensor) -> Tensor:
-        """Logits under which the mask id cannot be chosen.
+    def _without_mask(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits under which the mask id cannot be chosen, each row's highest [k] and its token [k].
 
         Greedy rows are touched only where the mask id is the best prediction: the published decoders never end there, everywhere else
         they keep the mask's share of the softmax, and so do we.
         """
+        best, token_ids = logits.max(dim=-1)
         if self.mask_id is None:
-            return logits
-        if self.temperature > 0:
+            return logits, best, token_ids
+        rows = slice(None) if self.temperature > 0 else token_ids == self.mask_id
+        if self.temperature > 0 or bool(rows.any()):
             logits = logits.clone()
-            logits[:, self.mask_id] = -torch.inf
-            return logits
-        best = logits.argmax(dim=-1) == self.mask_id
-        if best.any():
-            logits = logits.clone()
-            logits[best, self.mask_id] = -torch.inf
-        return logits
+            logits[rows, self.mask_id] = -torch.inf
+            best, token_ids = logits.max(dim=-1)
+        return logits, best, token_ids
 
     def _draw(self, probabilities: Tensor) -> Tensor:
         cumulative = probabilities.double().cumsum(dim=-1)

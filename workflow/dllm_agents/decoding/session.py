@@ -69,7 +69,8 @@ class Session:
     not fit the model or each other.
     """
 
-    def __init__(self, model: Model, prompt_ids: Sequence[int], decoding: Decoding) -> None:
+    def __init__(self, model: Model, prompt_ids: Sequence[int] | Tensor, decoding: Decoding) -> None:
+        prompt_ids = _as_list(prompt_ids)
         mask_id, stop_ids = check(model, prompt_ids, decoding)
         self.decoding = decoding
         self.stop_ids = stop_ids
@@ -142,9 +143,8 @@ class Session:
 
     @property
     def cached(self) -> bool:
-        """Whether the strategy keeps keys and values between forwards, and so needs a slot."""
-        decoding = self.decoding
-        return decoding.strategy not in ("llada", "dream", "fast_dllm") or decoding.cache in ("prefix", "dual")
+        """Whether the request needs a slot."""
+        return caches(self.decoding)
 
     @property
     def _end(self) -> int:
@@ -158,9 +158,10 @@ class Session:
             self.call = None
 
 
-def generate(model: Model, prompt_ids: Sequence[int], decoding: Decoding, on_settled: OnSettled | None = None) -> Generation:
-    """Decode one prompt. `on_settled(positions, token_ids, step)` hears of tokens as they settle, positions from the first new one.
+def generate(model: Model, prompt_ids: Sequence[int] | Tensor, decoding: Decoding, on_settled: OnSettled | None = None) -> Generation:
+    """Decode one prompt, token ids as a list or a tensor [n] or [1, n].
 
+    `on_settled(positions, token_ids, step)` hears of tokens as they settle, positions from the first new one.
     Raises DecodingError for settings that cannot be carried out, StageError when the logits are not finite.
     """
     session = Session(model, prompt_ids, decoding)
@@ -171,6 +172,14 @@ def generate(model: Model, prompt_ids: Sequence[int], decoding: Decoding, on_set
         if on_settled is not None and positions:
             on_settled(positions, token_ids, session.canvas.forwards - 1)
     return session.generation()
+
+
+def _as_list(prompt_ids: Sequence[int] | Tensor) -> list[int]:
+    if not isinstance(prompt_ids, Tensor):
+        return list(prompt_ids)
+    if prompt_ids.is_floating_point() or prompt_ids.dim() > 2 or (prompt_ids.dim() == 2 and len(prompt_ids) != 1):
+        raise DecodingError(f"prompt: whole numbers of shape [n] or [1, n] are wanted, not {list(prompt_ids.shape)} of {prompt_ids.dtype}")
+    return prompt_ids.flatten().tolist()
 
 
 def check(model: Model, prompt_ids: Sequence[int], decoding: Decoding) -> tuple[int, tuple[int, ...]]:
@@ -194,6 +203,10 @@ def check(model: Model, prompt_ids: Sequence[int], decoding: Decoding) -> tuple[
         raise DecodingError(f"order: is not for strategy {strategy}; use dream")
     if decoding.factor is not None and strategy != "fast_dllm":
         raise DecodingError(f"factor: is not for strategy {strategy}; use fast_dllm")
+    if decoding.approximate_prefix and (model.attention != "full" or not caches(decoding)):
+        raise DecodingError(
+            "approximate_prefix: is for full-attention models with a cache; the others share prefixes exactly, or keep no keys"
+        )
     if decoding.tool_prefill is not None:
         if strategy == "ar":
             raise DecodingError("tool_prefill: an AR model cannot fill in a tool call before what comes before it")
@@ -206,6 +219,11 @@ def check(model: Model, prompt_ids: Sequence[int], decoding: Decoding) -> tuple[
     elif mask_id >= model.vocab_size:
         raise DecodingError(f"mask_id: {mask_id} is outside the vocabulary of {model.vocab_size}")
     return mask_id, model.stop_ids if decoding.stop_ids is None else tuple(decoding.stop_ids)
+
+
+def caches(decoding: Decoding) -> bool:
+    """Whether the strategy keeps keys and values between forwards."""
+    return decoding.strategy not in ("llada", "dream", "fast_dllm") or decoding.cache in ("prefix", "dual")
 
 
 def block_length(model: Model, decoding: Decoding) -> int:
@@ -235,9 +253,16 @@ def _tags(model: Model, decoding: Decoding) -> tool_prefill.Tags | None:
         return None
     return tool_prefill.Tags(
         settings,
-        settings.open_id if settings.open_id is not None else _token(model, "<tool_call>", "open_id"),
-        settings.close_id if settings.close_id is not None else _token(model, "</tool_call>", "close_id"),
+        _tag_id(model, settings.open_id, "<tool_call>", "open_id"),
+        _tag_id(model, settings.close_id, "</tool_call>", "close_id"),
     )
+
+
+def _tag_id(model: Model, token_id: int | None, text: str, field: str) -> int:
+    token_id = _token(model, text, field) if token_id is None else token_id
+    if not 0 <= token_id < model.vocab_size:
+        raise DecodingError(f"tool_prefill.{field}: {token_id} is outside the vocabulary of {model.vocab_size}")
+    return token_id
 
 
 def _token(model: Model, text: str, field: str) -> int:

@@ -53,6 +53,11 @@ class Decoding(BaseModel):
         default=None, description="Dream's orders"
     )
     cache: Literal["none", "prefix", "dual"] | None = Field(default=None, description="approximate caches of Fast-dLLM")
+    approximate_prefix: bool = Field(
+        default=False,
+        description="served full-attention models with a cache: take an earlier request's keys for the prompt they share instead of "
+        "running it at every refresh; the tokens may change",
+    )
     temperature: float = Field(default=0.0, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     mask_id: int | None = Field(default=None, ge=0, description="default: the checkpoint's")

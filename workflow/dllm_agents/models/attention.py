@@ -116,18 +116,30 @@ AttentionInterface.register(IMPLEMENTATION, attend)
 def forward(model: Model, segments: Sequence[Segment]) -> list[Tensor]:
     """One forward over all segments; returns each one's logits [k, vocabulary] in float32, in the order of its `rows`."""
     device = model.device
-    network: Any = model.network
     token_ids = torch.cat([segment.token_ids for segment in segments]).to(device)
     positions = torch.cat([torch.arange(segment.start, segment.start + len(segment.token_ids)) for segment in segments]).to(device)
-    hidden = network.model(
-        input_ids=token_ids[None],
-        position_ids=positions[None],
-        use_cache=False,
-        segments=[(segment, segment.mask(device)) for segment in segments],
-    ).last_hidden_state[0]
     offsets = [0]
     for segment in segments:
         offsets.append(offsets[-1] + len(segment.token_ids))
-    wanted = torch.cat([segment.rows - segment.start + offset for segment, offset in zip(segments, offsets, strict=False)])
-    logits = network.lm_head(hidden[wanted.to(device)]).float() if len(wanted) else hidden.new_empty(0, model.vocab_size).float()
-    return list(logits.split([len(segment.rows) for segment in segments]))
+    wanted = torch.cat([segment.rows - segment.start + offset for segment, offset in zip(segments, offsets, strict=False)]).to(device)
+    plan = [(segment, segment.mask(device)) for segment in segments]
+    return list(
+        _logits(model.network, token_ids[None], positions[None], plan, wanted).float().split([len(segment.rows) for segment in segments])
+    )
+
+
+def _logits(network: Any, token_ids: Tensor, positions: Tensor, plan: list[tuple[Segment, Tensor | None]], wanted: Tensor) -> Tensor:
+    """The network's layers over `token_ids` [1, n]; logits [k, vocabulary] of the rows `wanted` [k].
+
+    Past the last layer's attention, which still leaves its keys in the slots, only the wanted rows are run.
+    """
+    body = network.model
+    hidden = body.embed_tokens(token_ids)
+    shared = {"attention_mask": None, "position_ids": positions, "position_embeddings": body.rotary_emb(hidden, position_ids=positions)}
+    *layers, last = body.layers
+    for layer in layers:
+        hidden = layer(hidden, **shared, segments=plan)
+    mixed, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **shared, segments=plan)
+    hidden = (hidden + mixed)[:, wanted]
+    hidden = hidden + last.mlp(last.post_attention_layernorm(hidden))
+    return network.lm_head(body.norm(hidden))[0]

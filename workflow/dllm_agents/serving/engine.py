@@ -116,13 +116,17 @@ class Stats:
 
 @dataclass(eq=False)
 class _Running:
-    """An admitted request: its session, its slot, and how far the present prefill has come."""
+    """An admitted request: its session, its slot, and how far the present prefill has come.
+
+    The first `borrowed` positions of the slot hold an earlier request's keys, which no call computes again (`approximate_prefix`).
+    """
 
     handle: Handle
     session: Session
     slot: Slot | None
     done: int = 0
     stop: int = 0
+    borrowed: int = 0
 
     @property
     def bytes(self) -> int:
@@ -257,7 +261,12 @@ class Engine:
     def _start(self, running: _Running) -> None:
         """Take over what an earlier request has already computed of the prompt."""
         call = running.session.call
-        if call is None or not call.prefill or running.slot is None:
+        if call is None or running.slot is None:
+            return
+        if running.session.decoding.approximate_prefix:
+            running.borrowed = self._prefixes.take_over(call, _prompt(running.session), running.slot)
+            self._stats.reused_tokens += running.borrowed
+        if not call.prefill:
             return
         running.done = self._prefixes.take_over(call, running.session.canvas.tokens[: call.stop], running.slot)
         self._stats.reused_tokens += running.done
@@ -286,7 +295,8 @@ class Engine:
         assert call is not None
         fresh = room == self._batch_tokens
         if not call.prefill:
-            return call.start, call.stop if fresh or call.stop - call.start <= room else None
+            start = max(running.borrowed, call.start)
+            return start, call.stop if fresh or call.stop - start <= room else None
         unit = call.block_length or 1
         start = max(running.done, call.start)
         rows = room // unit * unit or (unit if fresh else 0)
@@ -317,8 +327,12 @@ class Engine:
 
     def _keep(self, running: _Running) -> None:
         session = running.session
-        if session.last_clean is not None and running.slot is not None:
+        if running.slot is None:
+            return
+        if session.last_clean is not None:
             self._prefixes.keep(kind_of(session.last_clean), session.canvas.tokens[: session.last_clean.stop], running.slot)
+        elif session.decoding.approximate_prefix:
+            self._prefixes.keep(("full", None), _prompt(session), running.slot)
 
     def _fail(self, running: _Running, error: Exception) -> None:
         self._running.remove(running)
@@ -336,6 +350,10 @@ class Engine:
         else:
             stats.failed += 1
         handle.tell(event)
+
+
+def _prompt(session: Session) -> Tensor:
+    return session.canvas.tokens[: session.canvas.prompt_length]
 
 
 def _failure(error: Exception) -> Failed:

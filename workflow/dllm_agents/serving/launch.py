@@ -188,6 +188,8 @@ def vllm_launch(job: Job) -> Launch:
     command = [os.environ.get("DLLM_AGENTS_VLLM", "vllm"), "serve", str(resolve_model(job.backbone, job.model_dir))]
     command += ["--served-model-name", job.name, "--host", HOST, "--port", str(job.port)]
     command += ["--max-model-len", str(job.backbone.context), "--dtype", job.backbone.dtype, "--seed", str(job.seed)]
+    if job.backbone.gpus > 1:
+        command += ["--tensor-parallel-size", str(job.backbone.gpus)]
     return Launch(command, {"VLLM_API_KEY": job.key, "VLLM_NO_USAGE_STATS": "1"})
 
 
@@ -202,6 +204,8 @@ def sglang_launch(job: Job) -> Launch:
     command += ["--model-path", str(resolve_model(job.backbone, job.model_dir)), "--served-model-name", job.name]
     command += ["--host", HOST, "--port", str(job.port), "--context-length", str(job.backbone.context)]
     command += ["--dtype", job.backbone.dtype, "--random-seed", str(job.seed)]
+    if job.backbone.gpus > 1:
+        command += ["--tp", str(job.backbone.gpus)]
     if job.backbone.paradigm == "diffusion":
         decoding = job.backbone.decoding
         algorithm = {"threshold": decoding.threshold, "block_size": decoding.block_length}
