@@ -76,8 +76,8 @@ class Sampler:
         best, token_ids = logits.max(dim=-1)
         if self.mask_id is None:
             return logits, best, token_ids
-        rows = slice(None) if self.temperature > 0 else token_ids == self.mask_id
-        if self.temperature > 0 or bool(rows.any()):
+        rows = token_ids == self.mask_id if self.temperature == 0 else torch.ones_like(token_ids, dtype=torch.bool)
+        if bool(rows.any()):
             logits = logits.clone()
             logits[rows, self.mask_id] = -torch.inf
             best, token_ids = logits.max(dim=-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,34 +113,46 @@ def attend(
 AttentionInterface.register(IMPLEMENTATION, attend)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Segments one after another, on the model's device: token ids and positions [1, tokens], who sees whom, and the rows wanted [k]."""
+
+    token_ids: Tensor
+    positions: Tensor
+    plan: list[tuple[Segment, Tensor | None]]
+    wanted: Tensor
+
+    @staticmethod
+    def of(segments: Sequence[Segment], device: torch.device) -> Batch:
+        offsets = list(accumulate((len(segment.token_ids) for segment in segments), initial=0))
+        wanted = [segment.rows - segment.start + offset for segment, offset in zip(segments, offsets, strict=False)]
+        positions = [torch.arange(segment.start, segment.start + len(segment.token_ids)) for segment in segments]
+        return Batch(
+            torch.cat([segment.token_ids for segment in segments])[None].to(device),
+            torch.cat(positions)[None].to(device),
+            [(segment, segment.mask(device)) for segment in segments],
+            torch.cat(wanted).to(device),
+        )
+
+
 @torch.inference_mode()
 def forward(model: Model, segments: Sequence[Segment]) -> list[Tensor]:
     """One forward over all segments; returns each one's logits [k, vocabulary] in float32, in the order of its `rows`."""
-    device = model.device
-    token_ids = torch.cat([segment.token_ids for segment in segments]).to(device)
-    positions = torch.cat([torch.arange(segment.start, segment.start + len(segment.token_ids)) for segment in segments]).to(device)
-    offsets = [0]
-    for segment in segments:
-        offsets.append(offsets[-1] + len(segment.token_ids))
-    wanted = torch.cat([segment.rows - segment.start + offset for segment, offset in zip(segments, offsets, strict=False)]).to(device)
-    plan = [(segment, segment.mask(device)) for segment in segments]
-    return list(
-        _logits(model.network, token_ids[None], positions[None], plan, wanted).float().split([len(segment.rows) for segment in segments])
-    )
+    return list(run(model.network, Batch.of(segments, model.device)).split([len(segment.rows) for segment in segments]))
 
 
-def _logits(network: Any, token_ids: Tensor, positions: Tensor, plan: list[tuple[Segment, Tensor | None]], wanted: Tensor) -> Tensor:
-    """The network's layers over `token_ids` [1, n]; logits [k, vocabulary] of the rows `wanted` [k].
+def run(network: Any, batch: Batch) -> Tensor:
+    """The network's layers over a batch: logits [k, vocabulary] of its wanted rows in float32. Nothing in it waits for the device.
 
     Past the last layer's attention, which still leaves its keys in the slots, only the wanted rows are run.
     """
-    body = network.model
-    hidden = body.embed_tokens(token_ids)
+    body, positions = network.model, batch.positions
+    hidden = body.embed_tokens(batch.token_ids)
     shared = {"attention_mask": None, "position_ids": positions, "position_embeddings": body.rotary_emb(hidden, position_ids=positions)}
     *layers, last = body.layers
     for layer in layers:
-        hidden = layer(hidden, **shared, segments=plan)
-    mixed, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **shared, segments=plan)
-    hidden = (hidden + mixed)[:, wanted]
+        hidden = layer(hidden, **shared, segments=batch.plan)
+    mixed, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **shared, segments=batch.plan)
+    hidden = (hidden + mixed)[:, batch.wanted]
     hidden = hidden + last.mlp(last.post_attention_layernorm(hidden))
-    return network.lm_head(body.norm(hidden))[0]
+    return network.lm_head(body.norm(hidden))[0].float()
