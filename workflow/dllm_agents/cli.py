@@ -81,6 +81,16 @@ def serve(args: argparse.Namespace) -> None:
     run(config=config, backbone=args.backbone, model=args.model, host=args.host, port=args.port)
 
 
+def download(args: argparse.Namespace) -> None:
+    from dllm_agents.serving.download import download as run
+
+    config = _config(args)
+    record = args.output or Path(config.results) / "downloads.json"
+    for name, entry in run(config, record).items():
+        _say(f"{name}: {entry['model']} at {entry['revision']} in {entry['directory']}, {len(entry['files'])} files as the hub lists them")
+    _say(f"{record}: written; jobs need no network with HF_HUB_OFFLINE=1")
+
+
 def probe(args: argparse.Namespace) -> None:
     from dllm_agents.records import write_json
     from dllm_agents.serving.probe import probe as run
@@ -272,6 +282,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", metavar="DIR", help="a checkpoint directory; with --backbone, the one trained for it")
     sub.add_argument("--host", default="127.0.0.1")
     sub.add_argument("--port", type=int, required=True)
+
+    sub = command(download, "fetch the models a run needs, and check them, where there is a network")
+    sub.add_argument(
+        "--output", type=Path, metavar="FILE", help="record of revisions and checksums (default: results/<scale>/downloads.json)"
+    )
 
     sub = command(probe, "measure a served backbone")
     sub.add_argument("--backbone", required=True)

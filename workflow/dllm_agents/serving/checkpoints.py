@@ -32,9 +32,14 @@ def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:
 
         return smollm2_checkpoint()
     path = Path(backbone.model).expanduser()
-    if path.exists() or backbone.model.startswith((".", "/", "~")) or backbone.model.count("/") != 1:
+    if path.exists() or not is_hub_name(backbone.model):
         return checked_directory(path)
-    return _from_hub(backbone.model, backbone.revision)
+    return from_hub(backbone.model, backbone.revision)
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a backbone's `model` can be a hub id (owner/name), and is not the name of a directory or wheel."""
+    return not model.startswith((".", "/", "~")) and model.count("/") == 1 and not Path(model).exists()
 
 
 def not_run(directory: Path) -> str | None:
@@ -56,7 +61,8 @@ def checked_directory(path: Path) -> Path:
     return path
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def from_hub(name: str, revision: str | None) -> Path:
+    """The checkpoint directory of a hub id in the local cache, fetched when it is not there. Raises StageError when it cannot be."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

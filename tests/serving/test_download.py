@@ -1,0 +1,121 @@
+"""Models are fetched and checked against a hub. No hub can be assumed here, so a small one of the same protocol runs on this machine."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMIT = "a" * 40
+WEIGHTS = b"weights" * 1000
+
+
+class Hub(BaseHTTPRequestHandler):
+    """One repository, me/model, at one commit: a small file that git keeps, a large one that it keeps by SHA-256, and code."""
+
+    files: dict[str, bytes] = {}
+    listed: dict[str, str] = {}  # checksums that differ from the content's
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        if path.startswith("/api/models/me/model"):
+            told = self.tree() if "/tree/" in path else self.repository()
+            return self.send(json.dumps(told).encode(), {"content-type": "application/json"}, body)
+        name = path.rpartition(f"/resolve/{COMMIT}/")[2]
+        if path.startswith("/me/model/resolve/") and name in self.files:
+            content = self.files[name]
+            return self.send(content, {"etag": f'"{checksum(name, content)}"', "x-repo-commit": COMMIT}, body)
+        self.send(b"{}", {}, body, status=404)
+
+    def repository(self) -> dict[str, Any]:
+        siblings = []
+        for entry in self.tree():
+            large = {"lfs": {**entry["lfs"], "sha256": entry["lfs"]["oid"]}} if "lfs" in entry else {}
+            siblings.append({"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"], **large})
+        return {"_id": "1", "id": "me/model", "sha": COMMIT, "siblings": siblings, "tags": [], "downloads": 0, "private": False}
+
+    def tree(self) -> list[dict[str, Any]]:
+        entries = []
+        for name, content in self.files.items():
+            shown = self.listed.get(name, checksum(name, content))
+            large = {"lfs": {"oid": shown, "size": len(content), "pointerSize": 100}} if name.endswith("safetensors") else {}
+            entries.append({"type": "file", "path": name, "size": len(content), "oid": shown, **large})
+        return entries
+
+    def send(self, content: bytes, headers: dict[str, str], body: bool, status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {"content-length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def checksum(name: str, content: bytes) -> str:
+    if name.endswith("safetensors"):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    Hub.files = {"config.json": b"{}", "model.safetensors": WEIGHTS, "modeling.py": b"raise SystemExit"}
+    Hub.listed = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def download(folder: Path, hub: str) -> subprocess.CompletedProcess[str]:
+    config = folder / "mine.yaml"
+    config.write_text("backbones: {b: {model: me/model}}\nagents: {a: {policy: b}}\nrun: {agents: [a]}\n")
+    # A process of its own, since the hub's client reads its environment when it is imported.
+    environment = {
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(folder / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "PATH": "",
+        "PYTHONPATH": ":".join(sys.path),
+    }
+    command = [sys.executable, "-m", "dllm_agents", "download", "--config", str(config), "--output", str(folder / "record.json")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_models_are_fetched_checked_and_recorded(hub: str, tmp_path: Path) -> None:
+    done = download(tmp_path, hub)
+    assert done.returncode == 0, done.stderr
+    entry = json.loads((tmp_path / "record.json").read_text())["b"]
+    assert entry["revision"] == COMMIT and entry["files"]["model.safetensors"] == hashlib.sha256(WEIGHTS).hexdigest()
+    assert (Path(entry["directory"]) / "model.safetensors").read_bytes() == WEIGHTS
+    assert not list((tmp_path / "cache").rglob("*.py")), "code was fetched"
+    # Later a file on disk is damaged.
+    (Path(entry["directory"]) / "config.json").resolve().write_bytes(b"{ }")
+    again = download(tmp_path, hub)
+    assert again.returncode == 1 and "config.json: not what the hub lists" in again.stderr
+
+
+def test_a_file_that_differs_from_the_hubs_checksum_is_refused(hub: str, tmp_path: Path) -> None:
+    Hub.listed = {"model.safetensors": "0" * 64}
+    done = download(tmp_path, hub)
+    assert done.returncode == 1 and "model.safetensors: not what the hub lists" in done.stderr
+
+
+def test_no_network_is_one_line(tmp_path: Path) -> None:
+    done = download(tmp_path, "http://127.0.0.1:9")
+    assert done.returncode == 1 and "cannot be found on the hub" in done.stderr and "Traceback" not in done.stderr
