@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-vllm lint schema clean test-cluster test-faults status provenance verify lock test-export
+.PHONY: help demo report paper test test-browser test-vllm lint schema clean test-cluster test-faults status provenance verify lock download audit test-export
 
 help:
 	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-browser   open the episode browser in headless Chromium, leave screenshots in build/screenshots"
 	@echo "make test-cluster   scale test through a real SLURM on this machine (root; installs Debian's slurm)"
 	@echo "make test-faults    break runs in every way we know, and see them recover"
+	@echo "make download   fetch and check the models of $(CONFIG), for machines without a network"
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
 	@echo "make provenance   record where the results of $(CONFIG) came from; make verify names what changed since"
 	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"
@@ -93,6 +94,9 @@ test-cluster: $(VENV)/.installed-cluster
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -rs -s tests/faults/check_faults.py $(if $(FAULTS),-k "$(FAULTS)")
 
+download: $(VENV)/.installed
+	$(BIN)/dllm-agents download --config $(CONFIG)
+
 status: $(VENV)/.installed
 	@$(BIN)/dllm-agents status --config $(CONFIG)
 
@@ -101,6 +105,9 @@ provenance: $(VENV)/.installed
 
 verify: $(VENV)/.installed
 	@$(BIN)/dllm-agents verify --results "$$($(BIN)/dllm-agents show --where --config $(CONFIG))"
+
+audit: $(VENV)/.installed-dev
+	$(BIN)/uv tool run pip-audit --requirement envs/requirements.txt --no-deps --disable-pip
 
 # What torch brings with it (CUDA's packages) depends on the build that is chosen, so it stays out of the lock of the main environment.
 # vLLM for CPUs pins a torch build of an index of its own and is left as it is.
