@@ -148,6 +148,14 @@ def score(args: argparse.Namespace) -> None:
         _say(f"{output}: {score_file(config, episodes, tasks, output)} scores")
 
 
+def attention(args: argparse.Namespace) -> None:
+    from dllm_agents.analysis.attention import measure
+
+    models = {name: Path(path) for name, path in (item.split("=", 1) for item in args.model)}
+    count = measure(_config(args), args.agent, args.tasks, args.episodes, models, args.output)
+    _say(f"{args.output}: attention of {count} replies")
+
+
 def classify_failures(args: argparse.Namespace) -> None:
     from dllm_agents.analysis.stage import classify_file
 
@@ -325,6 +333,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
     sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")
     sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
+
+    sub = command(attention, "read where the replies of a planner workflow look while they are decoded")
+    sub.add_argument("--agent", required=True)
+    sub.add_argument("--tasks", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--episodes", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--model", nargs="+", default=[], type=_assignment, metavar="BACKBONE=DIR", help="checkpoints of its roles")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
 
     sub = command(classify_failures, "name the failures in episodes, with evidence")
     sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")

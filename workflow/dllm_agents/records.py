@@ -222,6 +222,28 @@ class Exit(Record):
     seconds: float = Field(default=0.0, description="wall seconds in the verifier; not deterministic")
 
 
+class Attention(Record):
+    """Where the tokens of one reply looked while they were decoded; one row of attention/<benchmark>/<agent>.parquet. Masses are means
+    over tokens, layers and heads, and sum to 1."""
+
+    task_id: str
+    agent: str
+    backbone: str
+    stage: str = Field(description="plan, search or write")
+    rows: int = Field(description="tokens whose attention was read")
+    prompt_tokens: int
+    entropy: float = Field(description="entropy of the attention on the prompt, as a share of the greatest possible")
+    question: float = Field(description="mass on the question")
+    plan: float = Field(description="mass on the plan: sub-questions and queries")
+    results: float = Field(description="mass on tool results and findings")
+    format: float = Field(description="mass on the rest of the prompt")
+    own: float = Field(description="mass on the reply itself")
+    question_tokens: int = 0
+    plan_tokens: int = 0
+    results_tokens: int = 0
+    format_tokens: int = 0
+
+
 class Failure(Record):
     """One failure found in an episode, with its evidence; one row of failures/<benchmark>/<agent>.parquet."""
 
@@ -317,7 +339,7 @@ class TableRow(Record):
     published: float | None = None
 
 
-RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Failure, Probe, Pair, TrainingReport, TableRow)
+RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Attention, Failure, Probe, Pair, TrainingReport, TableRow)
 
 R = TypeVar("R", bound=Record)
 

@@ -93,16 +93,33 @@ class Plan:
         """The agents whose stored episodes of a benchmark the verifiers look at."""
         return [agent for agent in self.config.run.verification.agents if benchmark in self.config.agent_benchmarks(agent)]
 
-    def verifier_arguments(self, benchmark: str) -> list[tuple[str, str]]:
-        """(backbone, checkpoint) of the verifiers that are trained for a benchmark."""
-        backbones = self.config.run.verification.backbones
-        return [(backbone, path) for backbone in backbones if (path := self.model(backbone, benchmark))]
+    def verifier_models(self, benchmark: str) -> list[str]:
+        """The checkpoints of verifiers that are trained for a benchmark."""
+        return [path for _, path in self._verifier_models(benchmark)]
+
+    def verifier_arguments(self, benchmark: str) -> str:
+        """The `--model` argument of a job that replays verifiers."""
+        return _model_argument(self._verifier_models(benchmark))
+
+    def _verifier_models(self, benchmark: str) -> list[tuple[str, str]]:
+        return [(name, path) for name in self.config.run.verification.backbones if (path := self.model(name, benchmark))]
 
     def verification_settings(self, benchmark: str) -> dict[str, Any]:
         """What the replayed verifiers depend on beside episodes and checkpoints."""
         settings = self.config.run.verification
         backbones = {name: self._served(name) for name in settings.backbones}
         return {"verification": settings.model_dump(mode="json"), "backbones": backbones, "prompts": style_sha256(MODULE_STYLE)}
+
+    def attended(self, benchmark: str) -> list[str]:
+        """The agents whose attention is read: those that plan, with backbones trained in this run, whose weights are at hand."""
+        config = self.config
+        return [
+            agent
+            for agent in config.run.agents
+            if config.agents[agent].workflow == "planner"
+            and benchmark in config.agent_benchmarks(agent)
+            and all(config.backbones[name].training for name in config.agent_backbones(agent).values())
+        ]
 
     def taught_benchmarks(self) -> list[str]:
         """Benchmarks whose teacher trajectories are needed."""
@@ -201,8 +218,7 @@ class Plan:
 
     def model_arguments(self, agent: str, played: Sequence[str]) -> str:
         """The `--model` argument of an agent's job."""
-        models = [shlex.quote(f"{backbone}={path}") for backbone, path in self._agent_models(agent, played)]
-        return "--model " + " ".join(models) if models else ""
+        return _model_argument(self._agent_models(agent, played))
 
     def _agent_models(self, agent: str, played: Sequence[str]) -> list[tuple[str, str]]:
         backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
@@ -275,6 +291,8 @@ class Plan:
         results = self.config.results
         if kind == "serving":
             return [f"{results}/serving/{backbone}.json" for backbone in self.config.used_backbones()]
+        if kind == "attention":
+            return [f"{results}/attention/{name}/{agent}.parquet" for name in chosen for agent in self.attended(name)]
         if kind == "exits":
             return [f"{results}/exits/{name}.parquet" for name in chosen if name in self.verified_benchmarks()]
         if kind == "trajectories":
@@ -358,6 +376,10 @@ class Plan:
         if result not in functions:
             raise SystemExit(f"dllm-agents: no function makes {result!r}; allowed: {', '.join(sorted(functions))}")
         return functions[result]
+
+
+def _model_argument(models: Sequence[tuple[str, str]]) -> str:
+    return "--model " + " ".join(shlex.quote(f"{backbone}={path}") for backbone, path in models) if models else ""
 
 
 @cache

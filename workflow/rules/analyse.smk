@@ -68,3 +68,29 @@ for played, agents in PLAN.agents_by_benchmarks():
         shell:
             "dllm-agents classify-failures --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --scores {input.scores:q}"
             " --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule attention:
+    """Play a planning agent's stored episodes again with its checkpoints, and read where every reply looked."""
+    input:
+        tasks=f"{RESULTS}/tasks/{{benchmark}}.jsonl",
+        episodes=f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl",
+        models=lambda wildcards: PLAN.agent_models(
+            wildcards.agent, [wildcards.benchmark]
+        ),
+    output:
+        f"{RESULTS}/attention/{{benchmark}}/{{agent}}.parquet",
+    log:
+        f"{RESULTS}/logs/attention/{{benchmark}}.{{agent}}.log",
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
+        runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
+    params:
+        models=lambda wildcards: PLAN.model_arguments(
+            wildcards.agent, [wildcards.benchmark]
+        ),
+    shell:
+        "dllm-agents attention --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} --episodes {input.episodes:q}"
+        " {params.models} --output {output:q} 2>&1 | tee {log:q}"

@@ -87,9 +87,7 @@ rule replay_verifiers:
             f"{RESULTS}/episodes/{wildcards.benchmark}/{{agent}}.jsonl",
             agent=PLAN.verified_agents(wildcards.benchmark),
         ),
-        models=lambda wildcards: [
-            path for _, path in PLAN.verifier_arguments(wildcards.benchmark)
-        ],
+        models=lambda wildcards: PLAN.verifier_models(wildcards.benchmark),
     output:
         f"{RESULTS}/exits/{{benchmark}}.parquet",
     log:
@@ -105,10 +103,7 @@ rule replay_verifiers:
         gpu=lambda wildcards: PLAN.verification_gpus(),
     params:
         settings=lambda wildcards: PLAN.verification_settings(wildcards.benchmark),
-        models=lambda wildcards: " ".join(
-            f"--model {shlex.quote(f'{backbone}={path}')}"
-            for backbone, path in PLAN.verifier_arguments(wildcards.benchmark)
-        ),
+        models=lambda wildcards: PLAN.verifier_arguments(wildcards.benchmark),
     shell:
         "dllm-agents replay-verifiers --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} {params.models}"
         " --output {output:q} 2>&1 | tee {log:q}"

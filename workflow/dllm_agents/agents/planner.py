@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, add_usage, step_cost
 from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
 from dllm_agents.agents.search import whole_text
 from dllm_agents.benchmarks.base import Environment
@@ -192,8 +192,7 @@ def _content_words(text: str) -> set[str]:
 
 def _plan(task: Task, planner: Complete, style: str, findings: Sequence[Finding], played: Played, seed: int) -> list[str] | str:
     """The next plan, or the name of the reply's failure."""
-    prompt = prompts.render(style, "planner.j2", goal=task.goal, findings=findings)
-    completion = planner([{"role": "user", "content": prompt}], seed=seed)
+    completion = planner(_asks(style, "planner.j2", task, findings), seed=seed)
     add_usage(played.usage, "planner", completion)
     read = parse_plan(completion.text)
     step = _step("plan", completion, progress=_progress(played))
@@ -203,6 +202,10 @@ def _plan(task: Task, planner: Complete, style: str, findings: Sequence[Finding]
     thought, plan = read
     played.steps.append(_numbered(played, step, thought=thought, action=plan_text(plan)))
     return plan
+
+
+def _asks(style: str, template: str, task: Task, findings: Sequence[Finding]) -> list[Message]:
+    return [{"role": "user", "content": prompts.render(style, template, goal=task.goal, findings=findings)}]
 
 
 def plan_text(plan: Sequence[str]) -> str:
@@ -286,8 +289,7 @@ def _write(
     environment: Environment, task: Task, writer: Complete, style: str, findings: Sequence[Finding], played: Played, seed: int
 ) -> None:
     """The answer from the findings, given to the environment."""
-    prompt = prompts.render(style, "writer.j2", goal=task.goal, findings=findings)
-    completion = writer([{"role": "user", "content": prompt}], seed=seed)
+    completion = writer(_asks(style, "writer.j2", task, findings), seed=seed)
     add_usage(played.usage, "writer", completion)
     reply = parse_reply(completion.text)
     step = _step("write", completion, progress=_progress(played))
@@ -345,6 +347,20 @@ def _finish(
         "answer_words": answer_words(played.answer or ""),
         "acc_r_words": contains_words(played.answer or "", task.data["answers"]),
     }
+
+
+def taught_replies(task: Task, style: str) -> list[tuple[list[Message], str]]:
+    """(messages, reply) of the oracle as planner, before and after the search, and as writer, for a question with known gold hops: what
+    a backbone is trained on beside the search agent's own turns, which teach it to seek."""
+    hops = task.data["hops"]
+    objects = [hop["title"] for hop in hops[1:]] + task.data["answers"][:1]
+    findings = [Finding(hop["query"], found) for hop, found in zip(hops, objects, strict=True)]
+    plan = reply_text(f"The question has {len(hops)} hops.", plan_text(reference_plan(task)))
+    return [
+        (_asks(style, "planner.j2", task, ()), plan),
+        (_asks(style, "planner.j2", task, findings), reply_text("Nothing is missing.", plan_text([]))),
+        (_asks(style, "writer.j2", task, findings), answer_text(task.data["answers"][0])),
+    ]
 
 
 def teacher_roles(task: Task) -> Roles:

@@ -248,6 +248,7 @@ def _finish(environment: Environment, task: Task, acting: Acting, played: Played
         "tool_seconds": sum(turn.tool_seconds for turn in turns),
         "overlap_seconds": sum(turn.overlap for turn in turns),
         "turns_seconds": sum(turn.seconds for turn in turns),
+        "per_turn_seconds": [turn.seconds for turn in turns],
     }
 
 

@@ -143,12 +143,13 @@ class SearchEnvironment(Environment):
 
 
 def long_thought(known: int, hops: int, learnt: str, missing: str | None) -> str:
-    """A thought of 48 to 64 words and marks, of nearly the same length at every hop: what P-ReAct has to decode behind its call."""
+    """A thought of 48 to 64 words and marks, of the same length in every turn that calls, so that a call stands where P-ReAct sets its
+    tags: what it has to decode behind the call."""
     head = f"I read the question again and count its hops. There are {hops} and I know {known} of them."
     if learnt:
         told = f"The last thing that I have learnt is this. {learnt}"
     else:
-        told = "I have not searched for anything yet, so nothing more than the question is known to me."
+        told = "I have not searched yet, so nothing but the question is known to me."
     if missing is None:
         return f"{head} {told} No hop is missing any more, so the last name is the answer and I write it down."
     return f"{head} {told} What is missing now is the {missing}, so I search for that with one short query."

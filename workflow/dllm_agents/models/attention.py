@@ -101,6 +101,8 @@ def attend(
             slot.keys[layer, :, first:last] = keys[0]
             slot.values[layer, :, first:last] = values[0]
             keys, values = slot.keys[layer : layer + 1, :, : segment.limit], slot.values[layer : layer + 1, :, : segment.limit]
+        if (weights := kwargs.get("weights")) is not None:
+            weights.append(_weights(query[0, :, start:stop], keys[0], mask, scaling))
         seen.append(
             functional.scaled_dot_product_attention(
                 query[:, :, start:stop], keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped
@@ -108,6 +110,13 @@ def attend(
         )
         start = stop
     return (seen[0] if len(seen) == 1 else torch.cat(seen, dim=2)).transpose(1, 2), None
+
+
+def _weights(query: Tensor, keys: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """What scaled dot-product attention weighs values with: [heads, n, limit] for `query` [heads, n, size] and `keys` [kv heads, limit,
+    size]."""
+    scores = scaling * query.float() @ keys.float().repeat_interleave(query.shape[0] // keys.shape[0], dim=0).transpose(1, 2)
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)
@@ -133,6 +142,23 @@ class Batch:
             [(segment, segment.mask(device)) for segment in segments],
             torch.cat(wanted).to(device),
         )
+
+
+@torch.inference_mode()
+def attention_weights(model: Model, token_ids: Tensor) -> Tensor:
+    """The attention weights of one forward over a whole sequence [n], under the model's own mask: [layers, heads, n, n] in float32."""
+    length = len(token_ids)
+    segment = Segment(token_ids, 0, length, model.attention, model.block_length, torch.arange(0))
+    weights: list[Tensor] = []
+    network: Any = model.network
+    network.model(
+        input_ids=token_ids[None].to(model.device),
+        position_ids=torch.arange(length, device=model.device)[None],
+        use_cache=False,
+        segments=[(segment, segment.mask(model.device))],
+        weights=weights,
+    )
+    return torch.stack(weights)
 
 
 @torch.inference_mode()

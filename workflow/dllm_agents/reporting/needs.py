@@ -19,6 +19,7 @@ TABLE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "searcher_table3": (("episodes", "multihop_qa"),),
     "searcher_case_study": (("episodes", "multihop_qa"),),
     "dllm_agent_planning": (("scores", "multihop_qa"),),
+    "dllm_agent_attention": (("attention", "multihop_qa"),),
 }
 FIGURE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "diffuagent_figure1": (("scores", "all"), ("serving", "all")),

@@ -50,6 +50,17 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[
     return found
 
 
+def team_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
+    """What the oracle says as planner and writer on a search task whose gold hops are told, so that one backbone can play a whole team;
+    none for any other task."""
+    task = trajectory.task
+    if benchmark.workflow != "search" or not task.data["hops"] or not all(hop["text"] for hop in task.data["hops"]):
+        return []
+    from dllm_agents.agents.planner import taught_replies
+
+    return [Exchange(task.id, messages, reply, ()) for messages, reply in taught_replies(task, style)]
+
+
 def differing(benchmark: Benchmark, pair: Pair, style: str) -> tuple[list[Exchange], list[Exchange]]:
     """The exchanges of a pair's winner and loser without those that both begin with: of equal prompt and reply, they are as likely on
     either side and cancel in the preference loss."""

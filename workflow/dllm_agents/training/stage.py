@@ -322,7 +322,8 @@ def _exchanges(request: Request) -> list[data.Exchange]:
     source = benchmarks.load(request.benchmark, request.config)
     style = request.config.backbones[request.backbone].prompt
     accepted = read_jsonl(request.source, Trajectory)
-    found = [exchange for trajectory in accepted for exchange in data.exchanges(source, trajectory, style)]
+    kinds = (data.exchanges, data.team_exchanges)
+    found = [exchange for trajectory in accepted for kind in kinds for exchange in kind(source, trajectory, style)]
     if not found:
         where = f"benchmarks.{request.benchmark}.train_tasks"
         raise StageError(f"{request.source}: no accepted trajectory with an action; collect more ({where})")
