@@ -32,7 +32,7 @@ def with_letters(model):
 
 
 def said(text, trace, prompt="Question: who? Found: Anna. Reply."):
-    return Said("planner", 1, [{"role": "user", "content": prompt}], SimpleNamespace(text=text, trace=trace))
+    return Said("planner", 1, [{"role": "user", "content": prompt}], SimpleNamespace(text=text, trace=trace, tokens=list(text)))
 
 
 def test_weights_are_those_of_transformers_eager_attention(tmp_path):

@@ -391,5 +391,6 @@ def _functions() -> dict[str, str]:
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef) and node.name in NEEDS:
                 segment = ast.get_source_segment(source, node) or ""
-                found[node.name] = hashlib.sha256(segment.encode()).hexdigest()[:16]
+                # A table and a figure may share a name.
+                found[node.name] = hashlib.sha256((found.get(node.name, "") + segment).encode()).hexdigest()[:16]
     return found

@@ -125,13 +125,15 @@ def spans_of(episode: Episode, said: Said) -> dict[str, list[str]]:
 
 def look(model: Model, said: Said, spans: Mapping[str, Sequence[str]]) -> Attention | None:
     """The attention of a reply's tokens while they were decoded, over the spans of its prompt and what was settled of the reply itself.
-    None for a reply without tokens, or whose stored text is not the tokens that were decoded."""
+    None for a reply without tokens, or one of whose tokens cannot be told from its text."""
     words = model.tokenizer
     rendered = words.apply_chat_template(list(said.messages), add_generation_prompt=True, tokenize=False)
     prompt = words(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    reply = words(said.completion.text, add_special_tokens=False)["input_ids"]
     trace = said.completion.trace or []
-    if not reply or len(reply) != len(trace):
+    texts = getattr(said.completion, "tokens", None) or []
+    reply = [token for text in texts for token in words(text, add_special_tokens=False)["input_ids"]]
+    # Text that is no single token again, such as half a letter, would stand at other places than it was decoded at.
+    if not reply or not len(reply) == len(texts) == len(trace):
         return None
     places = marked(rendered, spans)
     kinds = [_kind(start, stop, places) for start, stop in prompt["offset_mapping"]]

@@ -27,6 +27,11 @@ TITLES = {
     "searcher_table3": "Replies of search agents that cannot be read, by class: share of questions (%), after Table 3 of DLLM-Searcher.",
     "searcher_case_study": "Which tokens of a search agent's first turn stand at a denoising step, after section 5.4 of DLLM-Searcher.",
     "dllm_agent_planning": "Planner, seekers and writer: what the plans were worth (%; counts per question where not a share).",
+    "dllm_agent_attention": (
+        "Where the tokens of a planning agent's replies look while they are decoded, by workflow stage: share of attention (%) on the "
+        "question, the plan, tool results, the rest of the prompt and the reply itself, and entropy over the prompt (% of the greatest "
+        "possible). Means over replies, layers and heads; this project's definition."
+    ),
     "diffuagent_figure6": (
         "Early exit, after Figure 6 of DiffuAgent: redundant steps saved against progress lost by verifiers replayed on stored episodes, "
         "both means per episode. Filled: autoregressive verifier, hollow: diffusion. The paper prints no numbers."

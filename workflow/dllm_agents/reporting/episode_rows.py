@@ -308,3 +308,20 @@ def stage_row(inputs: Inputs, agent: str, base: str, benchmark: str) -> TableRow
 def _one_line(text: str, longest: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+ATTENTION_SPANS = ("question", "plan", "results", "format", "own")
+
+
+def attention_rows(inputs: Inputs) -> list[TableRow]:
+    """Where replies looked, per planning agent and workflow stage: mean share of attention per span, and entropy."""
+    found = []
+    for agent in inputs.agents:
+        frame = inputs.attention(agent, "multihop_qa")
+        for stage in ("plan", "search", "write"):
+            part = frame[frame["stage"] == stage]
+            if inputs.config.agents[agent].workflow == "planner":
+                for metric in (*ATTENTION_SPANS, "entropy"):
+                    values = [float(value) for value in part[metric]]
+                    found.append(mean_row(agent, "multihop_qa", stage, metric, values, inputs.config.seed, share=True))
+    return found

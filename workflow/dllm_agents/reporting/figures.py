@@ -276,6 +276,29 @@ def searcher_figure4(inputs: Inputs, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
 
 
+def dllm_agent_attention(inputs: Inputs, figure: Figure) -> None:
+    """DLLM Agent: where a planning agent's replies look, one bar per agent and workflow stage."""
+    means = {(row.agent, row.category, row.metric): row for row in episode_rows.attention_rows(inputs)}
+    bars = [key for key in dict.fromkeys(key[:2] for key in means) if means[(*key, "entropy")].n]
+    axis = figure.subplots()
+    if not bars:
+        _say_not_run(axis)
+        return
+    shades = [str(0.15 + 0.17 * index) for index in range(len(episode_rows.ATTENTION_SPANS))]
+    for place, (agent, stage) in enumerate(reversed(bars)):
+        left = 0.0
+        for metric, shade in zip(episode_rows.ATTENTION_SPANS, shades, strict=True):
+            value = means[agent, stage, metric].value or 0.0
+            label = metric if place == 0 else None
+            axis.barh(place, value, left=left, color=shade, edgecolor="white", linewidth=0.5, label=label)
+            left += value
+        entropy = means[agent, stage, "entropy"]
+        axis.annotate(f"H {entropy.value:.0f} %, n {entropy.n}", (101, place), va="center", fontsize=7, annotation_clip=False)
+    axis.set_yticks(range(len(bars)), [f"{agent}: {stage}" for agent, stage in reversed(bars)])
+    axis.set(xlim=(0, 100), xlabel="Attention (%)")
+    axis.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=7)
+
+
 def efficiency_roofline(inputs: Inputs, figure: Figure) -> None:
     """Arithmetic speed of one forward over its arithmetic intensity, per backbone, under the ceilings measured where it was probed."""
     axis = figure.subplots()
@@ -371,6 +394,7 @@ FIGURES: dict[str, Callable[[Inputs, Any], None]] = {
     "searcher_figure3": searcher_figure3,
     "searcher_figure4": searcher_figure4,
     "efficiency_roofline": efficiency_roofline,
+    "dllm_agent_attention": dllm_agent_attention,
 }
 SIZES = {
     "diffuagent_figure1": (7.0, 3.3),
@@ -381,6 +405,7 @@ SIZES = {
     "searcher_figure3": (7.0, 3.0),
     "searcher_figure4": (5.0, 2.6),
     "efficiency_roofline": (5.2, 3.6),
+    "dllm_agent_attention": (7.0, 2.8),
 }
 BAR_FIGURES = ("diffuagent_figure3", "diffuagent_figure4")
 BAR_HEIGHT = 0.17  # inches a bar needs at least; figures of many agents grow

@@ -16,7 +16,7 @@ import pandas as pd
 from dllm_agents.analysis.frames import read_frame
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, Exit, Failure, Probe, Record, Score, Task, iter_jsonl
+from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, Task, iter_jsonl
 
 
 class FilterCounts(NamedTuple):
@@ -60,6 +60,11 @@ class Inputs:
         path = self.results / "exits" / f"{benchmark}.parquet"
         wanted = benchmark in self.config.run.benchmarks and path.is_file()
         return read_frame(path, Exit) if wanted else pd.DataFrame(columns=list(Exit.model_fields))
+
+    def attention(self, agent: str, benchmark: str) -> pd.DataFrame:
+        """Where an agent's replies looked, one row per reply; no rows where it was not read."""
+        path = self._path("attention", benchmark, agent)
+        return read_frame(path, Attention) if path.is_file() else pd.DataFrame(columns=list(Attention.model_fields))
 
     def episodes(self, agent: str, benchmark: str) -> Iterator[Episode]:
         """An agent's episodes on a benchmark, in task order; none before its rollout. Raises StageError naming the line of a bad one."""

@@ -30,6 +30,7 @@ FIGURE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "searcher_figure3": (("scores", "multihop_qa"),),
     "searcher_figure4": (("scores", "multihop_qa"),),
     "efficiency_roofline": (("serving", "all"),),
+    "dllm_agent_attention": (("attention", "multihop_qa"),),
 }
 NEEDS = TABLE_NEEDS | FIGURE_NEEDS
 TABLES, FIGURES = frozenset(TABLE_NEEDS), frozenset(FIGURE_NEEDS)

@@ -21,8 +21,10 @@ from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import caption, display_name
 from dllm_agents.reporting.claims import evaluate, load_claims
 from dllm_agents.reporting.episode_rows import (
+    ATTENTION_SPANS,
     CASE_STEP,
     HIDDEN,
+    attention_rows,
     call_text,
     calling_steps,
     canvas_at,
@@ -524,6 +526,22 @@ def dllm_agent_planning(inputs: Inputs) -> Table:
     return Table(rows, Layout("Agent", heads, [Block("", lines)]), notes=notes)
 
 
+def dllm_agent_attention(inputs: Inputs) -> Table:
+    """DLLM Agent: where a planning agent's replies look while they are decoded, by workflow stage."""
+    rows = attention_rows(inputs)
+    columns = [*ATTENTION_SPANS, "entropy"]
+    lines = []
+    for agent, stage in dict.fromkeys((row.agent, row.category) for row in rows):
+        cells = {row.metric: row for row in rows if (row.agent, row.category) == (agent, stage)}
+        looks = [inputs.paradigm(agent), stage, str(cells["entropy"].n or 0)]
+        lines.append((agent, [*looks, *(cell(cells[name]) for name in columns)]))
+    heads = [("", name) for name in ("Paradigm", "Stage", "Replies", "Question", "Plan", "Results", "Rest of prompt", "Reply", "Entropy")]
+    if not lines:
+        rows = [TableRow(agent="this run", benchmark="multihop_qa", category="plan", metric="entropy", n=0)]
+        lines = [("no planner agent", [NOT_RUN] * len(heads))]
+    return Table(rows, Layout("Agent", heads, [Block("", lines)]))
+
+
 def dllm_agent_efficiency(inputs: Inputs) -> Table:
     """What episodes cost: forward evaluations per kept token, tokens and steps per episode, forwards per solved task; of matched diffusion
     and AR agents also rounds over the tasks that both solve. Seconds, their p50 and p95, and time ratios stand with the timing."""
@@ -603,6 +621,7 @@ TABLES: dict[str, Callable[[Inputs], Table]] = {
     "diffuagent_table6": diffuagent_table6,
     "searcher_table1": searcher_table1,
     "dllm_agent_efficiency": dllm_agent_efficiency,
+    "dllm_agent_attention": dllm_agent_attention,
     "dllm_agent_tool_errors": dllm_agent_tool_errors,
     "diffuagent_table4": diffuagent_table4,
     "diffuagent_table5": diffuagent_table5,
