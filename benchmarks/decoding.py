@@ -88,6 +88,9 @@ def report(what: str, value: float, wanted: str, met: bool, note: str = "") -> N
     print(f"{what:58s} {value:8.2f}  wanted {wanted:8s} {'ok' if met else 'MISSED'}  {note}", flush=True)
 
 
+CACHED = (("none", 32), ("prefix", 32), ("dual", 32), ("none", 128), ("dual", 128))
+
+
 def caches(repeats: int) -> None:
     """Prefix and dual cache against the uncached loop, and what P-ReAct with tracing costs."""
     model = random_model(SMALL, "full")
@@ -99,7 +102,7 @@ def caches(repeats: int) -> None:
         )
 
     run(4, "dual")()
-    seconds = interleaved({f"{cache} {steps}": run(steps, cache) for steps in (32, 128) for cache in ("none", "prefix", "dual")}, repeats)
+    seconds = interleaved({f"{cache} {steps}": run(steps, cache) for cache, steps in CACHED}, repeats)
     for cache, steps, wanted in (("dual", 32, 3.0), ("dual", 128, 4.5), ("prefix", 32, 2.2)):
         ratio = seconds[f"none {steps}"] / seconds[f"{cache} {steps}"]
         report(f"{cache} cache at {steps} steps, times the uncached loop", ratio, f">= {wanted}", ratio >= wanted)

@@ -81,7 +81,10 @@ def test_a_named_strategy_brings_all_of_its_settings(tokenizer: Any, scripted: C
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown field": ({"stepz": 3}, "stepz"),
+    "unknown field": ({"stepz": 3}, "stepz: this server has no such field"),
+    "a field of OpenAI's that is not offered": ({"logprobs": True}, "logprobs: this server has no such field"),
+    "an image": ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "should be 'text'"),
+    "too many stop strings": ({"stop": ["a"] * 20}, "at most 8 items"),
     "negative steps": ({"steps": -1}, "steps"),
     "absurd steps": ({"steps": 10**9}, "at most"),
     "absurd block": ({"block_length": 10**9}, "at most"),

@@ -243,9 +243,13 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:]) or None
-        return JSONResponse(error_body(400, f"{param or 'body'}: {first['msg']}", param), 400)
+        errors = error.errors()
+        # A value that fits no member of a union fails once per member; the one that was followed furthest is the one that was meant.
+        field = [other for other in errors if other["loc"][:2] == errors[0]["loc"][:2]]
+        told = max(field, key=lambda other: (len(other["loc"]), not other["type"].endswith("_type")))
+        param = ".".join(str(part) for part in told["loc"][1:]) or None
+        reason = "this server has no such field" if told["type"] == "extra_forbidden" else told["msg"]
+        return JSONResponse(error_body(400, f"{param or 'body'}: {reason}", param), 400)
 
     @app.exception_handler(BadRequest)
     async def refused(_: Request, error: BadRequest) -> JSONResponse:
