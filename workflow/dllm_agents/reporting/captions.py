@@ -82,23 +82,24 @@ def caption(result: str, config: Config) -> str:
     if result.startswith(("diffuagent", "searcher")):
         parts.append(_PUBLISHED)
     if result not in ("serving", "efficiency_roofline"):
-        parts += [benchmark_note(name, config) for name in _benchmarks(groups, config)]
+        parts += [benchmark_note(name, config, levels=result == "diffuagent_table1") for name in _benchmarks(groups, config)]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")
     if any(group in ("embodied", "all", "bfcl") for group in groups) and config.report.allow_mixed_versions:
         parts.append("MIXED VERSIONS: rows of several package or benchmark versions are allowed in this run.")
     return " ".join(parts)
 
 
-def benchmark_note(name: str, config: Config) -> str:
-    """A benchmark's tasks and limits in this run, and how they differ from the published ones."""
+def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
+    """A benchmark's tasks and limits in this run, and how they differ from the published ones; BabyAI's levels by name with `levels`."""
     options = config.benchmark_options(name)
     cap = f"at most {options.max_steps} steps"
     sample = f", {options.tasks} tasks drawn" if options.tasks else ""
     if name == "babyai":
-        levels = f"{len(options.levels)} levels ({', '.join(options.levels)})" if options.levels else "the 28 levels of AgentBoard"
+        named = f" ({', '.join(options.levels)})" if options.levels and levels else ""
+        played = f"{len(options.levels)} levels{named}" if options.levels else "the 28 levels of AgentBoard"
         published = options.levels is None and options.tasks is None and (len(options.seeds), options.max_steps) == (4, 30)
         note = "" if published else "; not the published 112 tasks at 30 steps"
-        return f"BabyAI: {levels}, {len(options.seeds)} seeds each{sample}, {cap}{note}."
+        return f"BabyAI: {played}, {len(options.seeds)} seeds each{sample}, {cap}{note}."
     if name == "alfworld":
         made = "" if options.data else "; generated games, whose scores are not comparable with published ones"
         return f"ALFWorld: {options.tasks or 'all'} tasks, {cap}{made}."

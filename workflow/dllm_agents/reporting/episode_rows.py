@@ -274,7 +274,7 @@ def call_text(task: Task, episode: Episode, longest: int = 160) -> str:
     """A BFCL entry in the form of the paper's table: the user's message, the tools offered, the call made."""
     tools = [str(function.get("name")) for function in task.data.get("functions", []) if isinstance(function, dict)]
     offered = ", ".join(tools[:3]) + (f" and {len(tools) - 3} more" if len(tools) > 3 else "")
-    made = next((step.action for step in episode.steps if step.action), "none")
+    made = "none" if task.category.endswith("irrelevance") else next((step.action for step in episode.steps if step.action), "none")
     parts = [f"U: {_one_line(task.goal, longest)}", f"T: {offered}" if offered else "", f"TC: {_one_line(made, longest)}"]
     return " ".join(part for part in parts if part)
 
