@@ -61,7 +61,7 @@ def test_an_injection_in_an_observation_stays_in_it(tmp_path: Path, said_by_prom
         lambda prompt: (
             seen.append(prompt),
             "<think>t</think><answer>Zora</answer>"
-            if "<tool_response>" in prompt
+            if prompt.startswith("<tool_response>")
             else '<think>t</think><tool_call>{"name": "search", "arguments": {"query": ["Adela"]}}</tool_call>',
         )[1]
     )
