@@ -202,7 +202,7 @@ FAULTS: list[Callable[[Run], None]] = [
     port_taken,
     two_workflows,
 ]
-QUICK = {killed_workflow, killed_server, full_disk, port_taken}
+QUICK = {killed_workflow, full_disk, port_taken}
 
 
 def named(faults: list[Callable[[Run], None]]) -> list[object]:
