@@ -18,6 +18,8 @@ from dllm_agents.serving.probe import probe
 
 # On a CPU vLLM takes its KV cache from main memory: GiB.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+# Compiling takes a small machine many minutes, and what is checked here does not depend on it.
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
 
 @pytest.fixture(scope="module")
