@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dllm_agents.config import Config
+from dllm_agents.config import Config, Training
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory, write_jsonl
 from dllm_agents.training import data
@@ -218,3 +218,78 @@ def test_an_autoregressive_checkpoint_of_any_family_becomes_a_block_diffusion_tw
     prompt = model.tokenizer.apply_chat_template([{"role": "user", "content": "go"}], add_generation_prompt=True)["input_ids"]
     settings = decoding.Decoding(strategy="fast_dllm_v2", max_new_tokens=16, block_length=8, sub_block_length=4)
     assert decoding.generate(model, prompt, settings).nfe >= 1
+
+
+def question(number: int) -> Trajectory:
+    goal = f"What is the mayor of the birthplace of Ida {number}?"
+    task = Task(id=f"multihop_qa/q{number}", benchmark="multihop_qa", split="train", category="generated", seed=1, version="x", goal=goal)
+    call = '<tool_call>{"name": "search", "arguments": {"query": ["birthplace of Ida"]}}</tool_call>'
+    steps = [
+        EpisodeStep(index=0, thought="I need the birthplace.", action=call, observation=f"1. Ida: The birthplace of Ida is Town {number}."),
+        EpisodeStep(index=1, thought="I know it now.", action=f"<answer>Town {number}</answer>", done=True),
+    ]
+    return Trajectory(task=task, teacher="oracle", seed=0, initial_observation=goal, steps=steps, success=True, progress=1)
+
+
+def conversational(**training):
+    entry = {"prompt": "turns", "training": {"objective": "block_diffusion", "layout": "trajectory", **SMALL, **training}}
+    budget = {"supervised_tokens": 400, "max_prompt_tokens": 100, "response_tokens": 64, "batch_size": 4}
+    return Config(benchmarks={"multihop_qa": {"training": budget}}, backbones={"turns": entry}, run={"agents": []})
+
+
+def test_a_whole_trajectory_is_one_example_whose_replies_alone_are_generated(tmp_path):
+    from dllm_agents import benchmarks
+    from dllm_agents.training.stage import build_tokenizer
+
+    found = data.exchanges(benchmarks.load("multihop_qa", conversational()), question(7), "turns")
+    words = build_tokenizer(found, 1024)
+    ((task, example),) = data.conversations(words, found)
+    assert task == "multihop_qa/q7" and len(example.ids) == len(example.generated)
+    said = words.decode([token for token, flag in zip(example.ids, example.generated, strict=True) if flag])
+    assert said == "".join(exchange.reply + "<eos>" for exchange in found)
+    assert words.decode(example.ids) == words.apply_chat_template(found[-1].messages, add_generation_prompt=True, tokenize=False) + (
+        found[-1].reply + "<eos>"
+    ), "it reads as the last turn's rollout reads"
+    assert "Town 7" in words.decode([token for token, flag in zip(example.ids, example.generated, strict=True) if not flag])
+
+
+def test_masks_of_trajectories_can_be_aligned_or_naive(tmp_path):
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, [question(number) for number in range(24)])
+    losses = {}
+    for mask in ("aligned", "naive"):
+        losses[mask] = train(conversational(context_mask=mask), "turns", "multihop_qa", path, tmp_path / mask).loss_curve
+    assert losses["aligned"] != losses["naive"]
+
+
+def test_spans_that_do_not_fit_their_tokens_are_refused(accepted, tmp_path):
+    from dllm_agents.training import objectives
+
+    restating = {"objective": "block_diffusion", "layout": "trajectory", **SMALL}
+    config = configuration()
+    config.backbones["block_diffusion"] = config.backbones["ar"].model_copy(update={"training": Training.model_validate(restating)})
+    with pytest.raises(StageError, match=r"babyai/GoToObj/0: its spans do not fit its tokens"):
+        train(config, "block_diffusion", "babyai", accepted, tmp_path / "m")
+    short = objectives.Example([5, 6, 7], [False, True])
+    with pytest.raises(StageError, match="3 tokens and spans over 2"):
+        objectives.block_diffusion(short, 2, 1, 4, torch.Generator())
+
+
+def test_a_block_that_does_not_divide_the_context_is_refused():
+    with pytest.raises(ValueError, match="block_length 8 does not divide packed_length 100"):
+        configuration(packed_length=100)
+
+
+def test_a_tokenizer_that_splits_a_tool_tag_is_refused(accepted, tmp_path):
+    from transformers import AutoTokenizer
+
+    train(configuration(), "ar", "babyai", accepted, tmp_path / "base")
+    words = json.loads((tmp_path / "base/tokenizer.json").read_text())
+    words["added_tokens"] = [token for token in words["added_tokens"] if token["content"] != "<tool_call>"]
+    words["model"]["vocab"]["?unused"] = words["model"]["vocab"].pop("<tool_call>")
+    (tmp_path / "base/tokenizer.json").write_text(json.dumps(words))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.chat_template += "{# <tool_call> #}"
+    tokenizer.save_pretrained(tmp_path / "base", save_jinja_files=False)
+    with pytest.raises(StageError, match="its tokenizer splits <tool_call>"):
+        train(configuration(base=str(tmp_path / "base")), "ar", "babyai", accepted, tmp_path / "m")

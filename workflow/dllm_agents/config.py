@@ -219,6 +219,10 @@ class Training(Section):
         default="aligned", description="mask tool responses that share a block with the call before them, or leave them visible (ablation)"
     )
     logit_shift: bool = Field(default=False, description="a token is predicted where the token before it stands (Fast-dLLM v2)")
+    layout: Literal["exchange", "trajectory"] = Field(
+        default="exchange",
+        description="an example is one reply, or a whole trajectory with tool responses in between (prompts with turns)",
+    )
     packed_length: int | None = Field(default=None, ge=16, description="pack examples into rows of this length, unseen by one another")
     learning_rate: float = Field(default=5e-3, gt=0)
     muon_learning_rate: float | None = Field(default=0.02, description="rate for matrices with Muon; null uses AdamW throughout")
@@ -238,6 +242,8 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _preference_has_a_base(self) -> Training:
+        if self.packed_length is not None and self.objective == "block_diffusion" and self.packed_length % self.block_length:
+            raise ValueError(f"block_length {self.block_length} does not divide packed_length {self.packed_length}")
         if self.objective in PREFERENCE:
             if self.base is None:
                 raise ValueError(f"objective {self.objective} needs `base`, the backbone whose rollouts it learns from")

@@ -386,7 +386,7 @@ def _model_argument(models: Sequence[tuple[str, str]]) -> str:
 def _functions() -> dict[str, str]:
     """Result name -> hash of the source of the function of that name in reporting/."""
     found: dict[str, str] = {}
-    for path in (REPORTING / "tables.py", REPORTING / "figures.py"):
+    for path in (REPORTING / "tables.py", REPORTING / "figures.py", REPORTING / "training.py"):
         source = path.read_text(encoding="utf-8")
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef) and node.name in NEEDS:

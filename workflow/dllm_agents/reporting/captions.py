@@ -32,6 +32,10 @@ TITLES = {
         "question, the plan, tool results, the rest of the prompt and the reply itself, and entropy over the prompt (% of the greatest "
         "possible). Means over replies, layers and heads; this project's definition."
     ),
+    "dllm_agent_masking": (
+        "Training with and without masks aligned to context and action spans: success and unreadable replies (%), loss on held-out tasks."
+    ),
+    "training_curves": "Loss of every training of the run, by step: on the batches (thin) and on held-out tasks (thick).",
     "diffuagent_figure6": (
         "Early exit, after Figure 6 of DiffuAgent: redundant steps saved against progress lost by verifiers replayed on stored episodes, "
         "both means per episode. Filled: autoregressive verifier, hollow: diffusion. The paper prints no numbers."
@@ -83,6 +87,8 @@ def caption(result: str, config: Config) -> str:
         parts.append(_PUBLISHED)
     if result not in ("serving", "efficiency_roofline"):
         parts += [benchmark_note(name, config, levels=result == "diffuagent_table1") for name in _benchmarks(groups, config)]
+    if result not in ("serving", "efficiency_roofline", "training_curves"):
+        parts += [benchmark_note(name, config) for name in _benchmarks(groups, config)]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")
     if any(group in ("embodied", "all", "bfcl") for group in groups) and config.report.allow_mixed_versions:
         parts.append("MIXED VERSIONS: rows of several package or benchmark versions are allowed in this run.")

@@ -14,6 +14,7 @@ from dllm_agents.reporting import episode_rows, published, rows, style
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import NOT_RUN
+from dllm_agents.reporting.training import training_curves
 
 BENCHMARK_MARKER = {"alfworld": "^", "scienceworld": "s", "babyai": "o"}
 SAVING_PARTS = (("tool wait hidden behind decoding", "#0173B2"), ("less decoding", "#DE8F05"), ("less time in tools", "#029E73"))
@@ -395,6 +396,7 @@ FIGURES: dict[str, Callable[[Inputs, Any], None]] = {
     "searcher_figure4": searcher_figure4,
     "efficiency_roofline": efficiency_roofline,
     "dllm_agent_attention": dllm_agent_attention,
+    "training_curves": training_curves,
 }
 SIZES = {
     "diffuagent_figure1": (7.0, 3.3),
@@ -406,6 +408,7 @@ SIZES = {
     "searcher_figure4": (5.0, 2.6),
     "efficiency_roofline": (5.2, 3.6),
     "dllm_agent_attention": (7.0, 2.8),
+    "training_curves": (9.0, 3.2),
 }
 BAR_FIGURES = ("diffuagent_figure3", "diffuagent_figure4")
 BAR_HEIGHT = 0.17  # inches a bar needs at least; figures of many agents grow

@@ -20,6 +20,7 @@ TABLE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "searcher_case_study": (("episodes", "multihop_qa"),),
     "dllm_agent_planning": (("scores", "multihop_qa"),),
     "dllm_agent_attention": (("attention", "multihop_qa"),),
+    "dllm_agent_masking": (("failures", "all"), ("models", "all"), ("scores", "all")),
 }
 FIGURE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "diffuagent_figure1": (("scores", "all"), ("serving", "all")),
@@ -31,6 +32,7 @@ FIGURE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "searcher_figure4": (("scores", "multihop_qa"),),
     "efficiency_roofline": (("serving", "all"),),
     "dllm_agent_attention": (("attention", "multihop_qa"),),
+    "training_curves": (("models", "all"),),
 }
 NEEDS = TABLE_NEEDS | FIGURE_NEEDS
 TABLES, FIGURES = frozenset(TABLE_NEEDS), frozenset(FIGURE_NEEDS)

@@ -63,6 +63,7 @@ from dllm_agents.reporting.rows import (
     solved_by_both,
     timing_rows,
 )
+from dllm_agents.reporting.training import dllm_agent_masking
 
 
 def diffuagent_table1(inputs: Inputs) -> Table:
@@ -635,6 +636,7 @@ TABLES: dict[str, Callable[[Inputs], Table]] = {
     "searcher_table3": searcher_table3,
     "searcher_case_study": searcher_case_study,
     "dllm_agent_planning": dllm_agent_planning,
+    "dllm_agent_masking": dllm_agent_masking,
 }
 
 

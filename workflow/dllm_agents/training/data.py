@@ -93,6 +93,35 @@ def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> lis
     return [Example.exchange(prompt.ids, [*reply.ids, end]) for prompt, reply in zip(prompt_ids, reply_ids, strict=True)]
 
 
+def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[tuple[str, Example]]:
+    """(task, example) of whole trajectories: context, reply, tool response, reply and so on, only the replies generated.
+
+    The exchanges of a trajectory stand together, first to last. Raises StageError naming the task when a prompt does not begin with the
+    one before it and its reply: then the spans of the trajectory do not fit its tokens.
+    """
+    examples: list[tuple[str, Example]] = []
+    ids: list[int] = []
+    generated: list[bool] = []
+    text = ""
+    for at, exchange in enumerate(found):
+        prompt = str(tokenizer.apply_chat_template(exchange.messages, add_generation_prompt=True, tokenize=False))
+        if not prompt.startswith(text):
+            raise StageError(
+                f"task {exchange.task}: its spans do not fit its tokens, since a later prompt does not go on from an earlier one; "
+                "training.layout trajectory needs a prompt style with turns, and trajectories without exploration"
+            )
+        pieces = [(prompt[len(text) :], False), (exchange.reply + str(tokenizer.eos_token), True)]
+        for piece, flag in pieces:
+            new = tokenizer.encode(piece, add_special_tokens=False)
+            ids += new
+            generated += [flag] * len(new)
+        text = prompt + exchange.reply + str(tokenizer.eos_token)
+        if at + 1 == len(found) or found[at + 1].task != exchange.task:
+            examples.append((exchange.task, Example(ids, generated)))
+            ids, generated, text = [], [], ""
+    return examples
+
+
 def split(count: int, share: float, groups: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
     """(training, validation) indices; the examples of one group (task) stay on one side. Nothing is held out of fewer than 20 groups."""
     names = sorted(set(groups))

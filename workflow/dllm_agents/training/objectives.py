@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dllm_agents.errors import StageError
 from dllm_agents.training import masks, noising
 from dllm_agents.training.noising import Noise
 
@@ -152,6 +153,8 @@ def block_diffusion(
     before it stands, for a block's first token in the clean block before (Fast-dLLM v2 section 3.2). `samples` draws share one clean
     form, the weight of each divided by their number.
     """
+    if len(example.ids) != len(example.generated):
+        raise StageError(f"an example has {len(example.ids)} tokens and spans over {len(example.generated)}; encode its trajectory again")
     clean, noisy = _layout(example, end, block_length, align)
     hidden = torch.zeros_like(noisy.generated) if naive else noising.hidden_context(noisy.generated, noisy.block)
     asked = noisy.generated & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))

@@ -163,7 +163,10 @@ def _trajectories(request: Request) -> TrainingReport:
     found = _exchanges(request)
     started = request.start()
     words = started[1] if started else build_tokenizer(found, budget.max_vocabulary)
-    fitting = _fitting(data.encode(words, found), found, budget, request.source)
+    if settings.layout == "trajectory":
+        fitting = _whole(data.conversations(words, found), budget, request)
+    else:
+        fitting = _fitting(data.encode(words, found), found, budget, request.source)
     kept, held = data.split(len(fitting), settings.validation_share, [task for task, _ in fitting], seed)
     examples, validation = [fitting[i][1] for i in kept], [fitting[i][1] for i in held]
     torch.manual_seed(seed)
@@ -348,6 +351,20 @@ def _fitting(
         first = next((exchange.task for exchange in found if exchange.task not in kept), found[0].task)
         limits = f"{budget.max_prompt_tokens} prompt or {budget.response_tokens} response tokens"
         print(f"{trajectories}: {dropped} of {len(examples)} examples left out (over {limits}), e.g. of {first}", file=sys.stderr)
+    return fitting
+
+
+def _whole(found: Sequence[tuple[str, Example]], budget: TrainingBudget, request: Request) -> list[tuple[str, Example]]:
+    """The trajectories that fit the turns' limits together; those that do not are counted and one is named."""
+    turns = request.config.benchmark_options(request.benchmark).max_steps
+    most = turns * (budget.max_prompt_tokens + budget.response_tokens)
+    fitting = [(task, example) for task, example in found if len(example.ids) <= most]
+    if not fitting:
+        shortest = min(len(example.ids) for _, example in found)
+        raise StageError(f"{request.source}: no trajectory fits {most} tokens; the shortest has {shortest}: raise max_prompt_tokens")
+    if len(fitting) < len(found):
+        left = next(task for task, example in found if len(example.ids) > most)
+        print(f"{request.source}: {len(found) - len(fitting)} trajectories left out (over {most} tokens), e.g. {left}", file=sys.stderr)
     return fitting
 
 
