@@ -125,6 +125,16 @@ def test_training_on_pairs_lowers_the_loss_and_repeats_to_the_byte(base: Path, t
     assert json.loads((tmp_path / "a/config.json").read_text())["dllm"]["block_length"] == 8
 
 
+def test_rollouts_are_hot_and_may_be_p_react() -> None:
+    config = configuration(temperature=0.7, acting="p_react", queries=5)
+    preference = config.backbones["vrpo"].training.preference
+    rolled = pairs.rolled_out(config, "sft", preference, 9)
+    decoding = rolled.decoding("sft", "policy", "babyai")
+    assert decoding.temperature == 0.7 and decoding.tool_prefill is not None and decoding.tool_prefill.rule == "predicted"
+    assert (rolled.agents["sft"].acting, rolled.agents["sft"].seed, rolled.backbones["sft"].tasks["babyai"]) == ("p_react", 9, 5)
+    assert config.backbones["sft"].tasks == {}, "the run's own configuration stays"
+
+
 def test_too_few_pairs_leave_a_reason_that_later_stages_read_as_not_run(base: Path, tmp_path: Path) -> None:
     from dllm_agents.agents.runner import Shard, rollout
     from dllm_agents.analysis.stage import classify_file, score_file

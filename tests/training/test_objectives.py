@@ -196,6 +196,15 @@ def test_shifted_targets_stand_on_the_token_before_and_a_blocks_first_on_the_cle
     assert shifted.supervised == plain.supervised
 
 
+def test_full_diffusion_can_be_shifted_too():
+    """Dream: the row before a masked token predicts it, and nothing else changes."""
+    plain, shifted = (objectives.full_diffusion(REPLY, MASK, END, 4, generator(4), "middle", shift)[0] for shift in (False, True))
+    assert torch.equal(plain.ids, shifted.ids) and (plain.targets != IGNORE).any()
+    assert torch.equal(plain.targets[1:], shifted.targets[:-1]) and torch.equal(
+        plain.weights[1:] * (plain.targets[1:] != IGNORE), shifted.weights[:-1]
+    )
+
+
 def test_end_tokens_are_always_masked_under_the_dllm_var_rule():
     generated, end = torch.ones(8, dtype=torch.bool), torch.arange(8) >= 6
     for seed in range(20):

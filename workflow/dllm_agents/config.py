@@ -209,9 +209,10 @@ class Training(Section):
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
     block_length: int = Field(default=8, ge=1, description="tokens per block (block diffusion)")
-    noise: Literal["anchored", "independent", "complementary", "end_masked", "fixed_count"] = Field(
+    noise: Literal["anchored", "independent", "middle", "complementary", "end_masked", "fixed_count"] = Field(
         default="anchored",
-        description="how copies are noised: one at t ~ U(0, 1) beside one fully masked, unweighted; LLaDA's 1/t; Fast-dLLM v2's "
+        description="how copies are noised: one at t ~ U(0, 1) beside one fully masked, unweighted; LLaDA's 1/t; "
+        "the same at t in 0.1-0.9 (DLLM-Searcher); Fast-dLLM v2's "
         "complementary pair; dLLM-Var's masked end tokens; LLaDA's l of L",
     )
     align: Literal["position", "turn"] = Field(default="position", description="blocks counted from position 0 (SDAR), or anew each turn")

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from dllm_agents import benchmarks
 from dllm_agents.agents.runner import Shard, play_shard
 from dllm_agents.benchmarks.base import Benchmark
-from dllm_agents.config import PREFERENCE, Agent, Backbone, Config, Preference
+from dllm_agents.config import PREFERENCE, Agent, Config, Preference
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Pair, Task, Trajectory, write_jsonl
 
@@ -60,20 +61,12 @@ def sample_pairs(config: Config, backbone: str, tasks: Sequence[Path], models: S
 
 def rolled_out(config: Config, base: str, preference: Preference, seed: int) -> Config:
     """The configuration with an agent named like the base that plays it at the rollouts' temperature and seed."""
-    heat = {"temperature": preference.temperature}
-    entry: Backbone = config.backbones[base]
-    update = {
-        "decoding": entry.decoding.model_copy(update=heat),
-        "benchmark_decoding": {name: decoding.model_copy(update=heat) for name, decoding in entry.benchmark_decoding.items()},
-        "tasks": dict.fromkeys(config.run.benchmarks, preference.queries),
-    }
-    agent = Agent(policy=base, acting=preference.acting, seed=seed)
-    return config.model_copy(
-        update={
-            "backbones": config.backbones | {base: entry.model_copy(update=update)},
-            "agents": config.agents | {base: agent},
-        }
-    )
+    decoding: dict[str, Any] = {"temperature": preference.temperature}
+    if preference.acting == "p_react":
+        decoding["tool_prefill"] = {"rule": "predicted"}
+    agent = Agent(policy=base, acting=preference.acting, seed=seed, decoding=decoding)
+    entry = config.backbones[base].model_copy(update={"tasks": dict.fromkeys(config.run.benchmarks, preference.queries)})
+    return config.model_copy(update={"backbones": config.backbones | {base: entry}, "agents": config.agents | {base: agent}})
 
 
 def make_pairs(

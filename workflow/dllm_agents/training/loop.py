@@ -66,6 +66,7 @@ class Scorer(nn.Module):
     def __init__(self, model: LlamaForCausalLM) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = model._no_split_modules  # what FSDP shares out by
 
     def forward(self, batch: Batch) -> Tensor:
         return batch.loss(self.model)
@@ -103,6 +104,9 @@ def fit(
     scorer, *optimisers = accelerator.prepare(Scorer(model), *make_optimisers(model, learning_rate, muon_learning_rate))
     rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
     run, best = Run(), dict[str, Tensor]()
+    sharded = accelerator.distributed_type == "FSDP"
+    if sharded:
+        state = None  # no process has the whole of it; a sharded training begins again
     if state is not None:
         run = _resume(state, fingerprint, model, optimisers, best) or run
     start = time.monotonic() - run.seconds
@@ -147,7 +151,7 @@ def fit(
             display.update(run)
     model.eval()
     _put(model, best)
-    if accelerator.distributed_type == "FSDP":
+    if sharded:
         whole = accelerator.get_state_dict(scorer)
         run.weights = {name.removeprefix("model."): value for name, value in whole.items()} if accelerator.is_main_process else None
     if state is not None and accelerator.is_main_process:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 Attention = Literal["causal", "full", "block_causal"]
-NoiseRule = Literal["anchored", "independent", "complementary", "end_masked", "fixed_count"]
+NoiseRule = Literal["anchored", "independent", "middle", "complementary", "end_masked", "fixed_count"]
 IGNORE = -100
 # Tokens of end-of-text padding that always stay in the loss, and the share of the others that does. A response padded to a fixed
 # length is mostly end tokens; scored in full they drown the words.
@@ -118,19 +118,27 @@ def next_token(example: Example) -> Row:
 
 
 def full_diffusion(
-    example: Example, mask: int, end: int, response_tokens: int, generator: torch.Generator, rule: NoiseRule = "anchored"
+    example: Example,
+    mask: int,
+    end: int,
+    response_tokens: int,
+    generator: torch.Generator,
+    rule: NoiseRule = "anchored",
+    shift: bool = False,
 ) -> list[Row]:
-    """Masked diffusion over the whole sequence, the last generated run padded with end tokens to `response_tokens`; one row per copy."""
+    """Masked diffusion over the whole sequence, the last generated run padded with end tokens to `response_tokens`; one row per copy.
+    `shift`: a token's loss is taken where the token before it stands (Dream)."""
     first = _last_run(example)
     padding = max(0, response_tokens - (len(example.ids) - first))
     ids = torch.tensor([*example.ids, *[end] * padding])
     generated = torch.tensor([*example.generated, *[True] * padding])
     asked = generated & ~_dropped(padding, len(ids), generator)
     place, zeros = torch.arange(len(ids)), torch.zeros(len(ids), dtype=torch.long)
-    return [
+    rows = [
         Row(torch.where(noise.masked, mask, ids), place, zeros, zeros, torch.where(noise.masked & asked, ids, IGNORE), noise.weight)
         for noise in copies(rule, generated, ids == end, None, generator)
     ]
+    return [_shifted(row) for row in rows] if shift else rows
 
 
 def block_diffusion(
@@ -178,6 +186,8 @@ def copies(rule: NoiseRule, generated: Tensor, end: Tensor, block: Tensor | None
         return [noising.fixed_count(generated, generator)]
     if rule == "end_masked":
         return [noising.end_masked(noising.independent(generated, generator, block, 0.1, 0.9), end & generated)]
+    if rule == "middle":
+        return [noising.independent(generated, generator, block, 0.1, 0.9)]
     drawn = noising.independent(generated, generator, block)
     if rule == "independent":
         return [drawn]

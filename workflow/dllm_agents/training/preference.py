@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -31,13 +31,16 @@ def draw(
     generator: torch.Generator,
     naive: bool = False,
     shift: bool = False,
+    align: Literal["position", "turn"] = "position",
 ) -> Row:
     """A block-diffusion row of an example with `samples` draws of noise, for its ELBO. Draw once, score policy and reference on it.
 
     Each draw masks l of the L generated tokens, l uniform, weight L / l (LLaDA equation 6): as unbiased as independent draws, and of
     less variance. `naive` leaves tool responses visible that follow generated tokens in a block (VRPO without agentic noising).
     """
-    return objectives.block_diffusion(example, mask, end, block_length, generator, "fixed_count", naive=naive, shift=shift, samples=samples)
+    return objectives.block_diffusion(
+        example, mask, end, block_length, generator, "fixed_count", align, naive=naive, shift=shift, samples=samples
+    )
 
 
 def elbo(model: LlamaForCausalLM, batch: Batch, owner: Tensor, count: int) -> Tensor:

@@ -199,14 +199,22 @@ def _preferences(request: Request) -> TrainingReport | None:
     if block_length is None:
         raise StageError(f"backbones.{request.backbone}.training.base: {settings.base} is no block-diffusion checkpoint")
     source, style = benchmarks.load(request.benchmark, request.config), request.config.backbones[request.backbone].prompt
-    sides = [[data.encode(words, side) for side in data.differing(source, pair, style)] for pair in pairs]
+
+    def sides_of(pair: Pair) -> list[list[Example]]:
+        assert pair.winner is not None and pair.loser is not None
+        if settings.layout == "exchange":
+            return [data.encode(words, side) for side in data.differing(source, pair, style)]
+        found = (data.exchanges(source, trajectory, style) for trajectory in (pair.winner, pair.loser))
+        return [[example for _, example in data.conversations(words, side)] for side in found]
+
+    sides = [sides_of(pair) for pair in pairs]
     kept, held = data.split(len(pairs), settings.validation_share, [pair.task_id for pair in pairs], request.seed)
     pad, mask, end = int(words.pad_token_id), int(words.mask_token_id), int(words.eos_token_id)
 
     def batch(sides: Sequence[Sequence[Sequence[Example]]], generator: torch.Generator) -> Batch:
         def draw(example: Example) -> Row:
             naive, shift = settings.objective == "vrpo", settings.logit_shift
-            return preference.draw(example, mask, end, block_length, chosen.samples, generator, naive, shift)
+            return preference.draw(example, mask, end, block_length, chosen.samples, generator, naive, shift, settings.align)
 
         return preference.pair_batch(sides, draw, pad, frozen[0].requires_grad_(False).eval(), chosen.beta, chosen.length_normalised)
 
@@ -291,13 +299,13 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
     """The configured objective, as a function from examples and a source of noise to a batch."""
     pad, mask, end = int(words.pad_token_id), int(words.mask_token_id), int(words.eos_token_id)
     # The published rules are unbiased only over all generated tokens; the weights of the others sum to what they score.
-    estimates = settings.noise in ("independent", "end_masked", "fixed_count") and settings.objective != "ar"
+    estimates = settings.noise in ("independent", "middle", "end_masked", "fixed_count") and settings.objective != "ar"
 
     def rows(example: Example, generator: torch.Generator) -> list[Row]:
         if settings.objective == "ar":
             return [objectives.next_token(example)]
         if settings.objective == "full_diffusion":
-            return objectives.full_diffusion(example, mask, end, budget.response_tokens, generator, settings.noise)
+            return objectives.full_diffusion(example, mask, end, budget.response_tokens, generator, settings.noise, settings.logit_shift)
         naive, shift = settings.context_mask == "naive", settings.logit_shift
         return [
             objectives.block_diffusion(
