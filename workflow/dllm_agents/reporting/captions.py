@@ -85,10 +85,8 @@ def caption(result: str, config: Config) -> str:
     parts = [TITLES.get(result, result.replace("_", " ") + ".")]
     if result.startswith(("diffuagent", "searcher")):
         parts.append(_PUBLISHED)
-    if result not in ("serving", "efficiency_roofline"):
-        parts += [benchmark_note(name, config, levels=result == "diffuagent_table1") for name in _benchmarks(groups, config)]
     if result not in ("serving", "efficiency_roofline", "training_curves"):
-        parts += [benchmark_note(name, config) for name in _benchmarks(groups, config)]
+        parts += [benchmark_note(name, config, levels=result == "diffuagent_table1") for name in _benchmarks(groups, config)]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")
     if any(group in ("embodied", "all", "bfcl") for group in groups) and config.report.allow_mixed_versions:
         parts.append("MIXED VERSIONS: rows of several package or benchmark versions are allowed in this run.")
