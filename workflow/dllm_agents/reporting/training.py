@@ -85,5 +85,6 @@ def dllm_agent_masking(inputs: Inputs) -> Table:
             table += made
             lines.append((agent, [display_name(benchmark), str(len(scores)), *map(cell, made)]))
     heads = [("", name) for name in ("Benchmark", "n", "Success", "Unreadable", "Held-out loss")]
-    rows = lines or [("no two agents that differ in their mask", [NOT_RUN] * len(heads))]
-    return Table(table, Layout("Agent", heads, [Block("", rows)]))
+    nobody = "no two agents that differ in their mask"
+    rows = lines or [(nobody, [NOT_RUN] * len(heads))]
+    return Table(table or [TableRow(agent=nobody, benchmark="", metric="success_rate", n=0)], Layout("Agent", heads, [Block("", rows)]))
