@@ -180,7 +180,7 @@ def vrpo(draws: int) -> None:
             ratios.append(chosen[0].var(0).sum() / chosen[1].var(0).sum())
         ratio = values[0].var(0).sum() / values[1].var(0).sum()
         low, high = np.quantile(ratios, [0.025, 0.975])
-        print(f"VRPO {name} variance, shared masks / separate masks: {ratio:.3f} [{low:.3f}, {high:.3f}], {draws} draws of 2 samples each")
+        print(f"VRPO {name} variance, shared masks / separate masks: {ratio:.2g} [{low:.2g}, {high:.2g}], {draws} draws of 2 samples each")
 
 
 def utilisation() -> None:
