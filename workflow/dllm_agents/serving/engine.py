@@ -134,7 +134,10 @@ class _Running:
 
 
 class Engine:
-    """Decodes requests of one model together. `max_waiting` bounds the queue; `submit` raises Busy beyond it."""
+    """Decodes requests of one model together. `max_waiting` bounds the queue; `submit` raises Busy beyond it.
+
+    Up to `prefix_bytes` of finished requests' keys are kept for prompts that extend theirs; 0 keeps none.
+    """
 
     def __init__(
         self,
@@ -142,13 +145,13 @@ class Engine:
         max_waiting: int = 256,
         max_running: int = MAX_RUNNING,
         batch_tokens: int = BATCH_TOKENS,
-        reuse_prefixes: bool = True,
+        prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
         self.model = model
         self._max_waiting, self._max_running, self._batch_tokens = max_waiting, max_running, batch_tokens
         self._waiting: deque[Handle] = deque()
         self._running: deque[_Running] = deque()
-        self._prefixes = Prefixes(PREFIX_BYTES if reuse_prefixes else 0)
+        self._prefixes = Prefixes(prefix_bytes)
         self._stats = Stats()
         self._closed = False
         self._changed = threading.Condition()
