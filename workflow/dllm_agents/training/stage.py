@@ -333,7 +333,8 @@ def _exchanges(request: Request) -> list[data.Exchange]:
     source = benchmarks.load(request.benchmark, request.config)
     style = request.config.backbones[request.backbone].prompt
     accepted = read_jsonl(request.source, Trajectory)
-    kinds = (data.exchanges, data.team_exchanges)
+    # A planner's and a writer's replies stand outside of the conversation that a trajectory is.
+    kinds = (data.exchanges,) if request.settings.layout == "trajectory" else (data.exchanges, data.team_exchanges)
     found = [exchange for trajectory in accepted for kind in kinds for exchange in kind(source, trajectory, style)]
     if not found:
         where = f"benchmarks.{request.benchmark}.train_tasks"
