@@ -19,8 +19,8 @@ STAGE = """
     from dllm_agents import lifeline
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lifeline.follow()
-    print("follows", flush=True)
     try:
+        print("follows", flush=True)
         time.sleep(60)
     finally:
         open(sys.argv[1], "w").close()

@@ -89,7 +89,7 @@ def show(files: Sequence[str]) -> None:
         age = f"{duration(ages[0])} - {duration(ages[-1])}" if ages else ""
         why = "; ".join(f"{reason} ({count})" for reason, count in stage.reasons.items())
         table.add_row(stage.rule, *(str(stage.count(state) or "") for state in STATES), amount(stage.bytes), age, why)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def _snakemake(files: Sequence[str], option: str) -> str:

@@ -30,18 +30,29 @@ SGLANG_REQUESTS = "16"  # its default for diffusion models is one
 PORT_TRIES = 5
 START_SECONDS = {"native": 600.0, "vllm": 1800.0, "sglang": 1800.0}
 STOP_SECONDS = 5.0
+ORPHAN_SECONDS = 1.0  # of a server whose job is gone; nobody waits for its answers
 LOG_TAIL = 8
 
-# Runs in a fresh interpreter: ask the kernel to end this process with its parent, then become the server. The check after it
-# closes the gap in which the parent may have died already. (Linux; elsewhere the server is only ended by its context.)
-_GUARD = """
-import ctypes, os, signal, sys
-parent, command = int(sys.argv[1]), sys.argv[2:]
+# Runs in a fresh interpreter, as head of the server's process group: start the server, end as it ends, and when the job is gone (the
+# kernel says so) end the whole group, since a server that hangs in a compilation does not hear a signal. The check after asking
+# closes the gap in which the job may have died already. (Linux; elsewhere the server is only ended by its context.)
+_GUARD = f"""
+import ctypes, os, signal, subprocess, sys, time
+job, command = int(sys.argv[1]), sys.argv[2:]
+def leave(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    deadline = time.monotonic() + ({STOP_SECONDS} if os.getppid() == job else {ORPHAN_SECONDS})
+    while time.monotonic() < deadline and os.waitpid(server.pid, os.WNOHANG)[0] == 0:
+        time.sleep(0.02)
+    os.killpg(0, signal.SIGKILL)
+server = subprocess.Popen(command)
+signal.signal(signal.SIGTERM, leave)
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != parent:
-    sys.exit("the launcher is gone")
-os.execvp(command[0], command)
+if os.getppid() != job:
+    leave()
+sys.exit(server.wait())
 """
 
 
