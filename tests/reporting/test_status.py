@@ -47,7 +47,9 @@ def test_a_run_is_told_stage_by_stage(run: Path, tmp_path: Path, capsys: pytest.
     (run / ".snakemake/locks").mkdir(exist_ok=True)
     (run / ".snakemake/locks/0.input.lock").write_text("")
     assert counts(TEST_SCALE, change)["train"]["running"] == 1
+    # Of a job whose input is made again, Snakemake gives only that as the reason.
     os.unlink(run / ".snakemake/locks/0.input.lock")
+    marker.unlink()
     status.show([str(TEST_SCALE), str(change)])
     shown = capsys.readouterr().out
     assert "Params have changed since last execution" in shown and "rollout" in shown
