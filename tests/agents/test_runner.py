@@ -1,9 +1,6 @@
 """The rollout runner: order, errors, resume, and a URL that stands for a backbone."""
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,9 @@ from dllm_agents.agents.runner import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Task, read_jsonl, write_jsonl
+
+# Starts a stand-in for a server, as the fixture said_by_prompt describes, and gives its URL.
+Start = Callable[[Callable[[str], str | int]], str]
 
 BABYAI = {"levels": ["GoToRedBallNoDists", "GoToObj"], "seeds": [1234, 1235, 1236], "max_steps": 8}
 BFCL = {"categories": ["simple", "irrelevance"], "per_category": 2}
@@ -106,46 +106,10 @@ def test_tasks_of_another_version_or_twice_are_refused(tmp_path: Path) -> None:
         rollout(config, "teacher", [shard])
 
 
-@pytest.fixture
-def chat_server() -> Iterator[tuple[str, dict[str, object]]]:
-    """A stand-in for any OpenAI-compatible server: says what it is told to."""
-    said: dict[str, object] = {"text": "", "status": 200}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.reply(200, {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "someone"}]})
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            message = {"role": "assistant", "content": said["text"]}
-            usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-            body = {"id": "1", "object": "chat.completion", "model": "m", "created": 0, "usage": usage}
-            self.reply(int(str(said["status"])), body | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
-
-        def reply(self, status: int, body: dict[str, object]) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", said
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.mark.parametrize("text", ["", "Thought: I go.\nAction: move forward", "x" * 100_000, "\ud83d\ude00" * 10 + "[" * 10_000])
-def test_a_url_plays_every_benchmark_whatever_it_says(tmp_path: Path, chat_server: tuple[str, dict[str, object]], text: str) -> None:
-    url, said = chat_server
-    said["text"] = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    config = configuration(add={"mine": {"url": url}})
+def test_a_url_plays_every_benchmark_whatever_it_says(tmp_path: Path, said_by_prompt: Start, text: str) -> None:
+    said = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    config = configuration(add={"mine": {"url": said_by_prompt(lambda prompt: said)}})
     shards = frozen(config, tmp_path, "babyai", "bfcl")
     rollout(config, "mine", shards)
     for shard in shards:
@@ -157,12 +121,8 @@ def test_a_url_plays_every_benchmark_whatever_it_says(tmp_path: Path, chat_serve
         assert {step.action for step in read_jsonl(shards[0].output, Episode)[0].steps} == {"move forward"}
 
 
-def test_a_server_that_fails_for_good_stops_the_run_in_one_line(
-    tmp_path: Path, chat_server: tuple[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, said = chat_server
-    said["status"] = 401
-    config = configuration(add={"mine": {"url": url}})
+def test_a_server_that_fails_for_good_stops_the_run_in_one_line(tmp_path: Path, said_by_prompt: Start) -> None:
+    config = configuration(add={"mine": {"url": said_by_prompt(lambda prompt: 401)}})
     (shard,) = frozen(config, tmp_path, "babyai")
     with pytest.raises(StageError, match="HTTP 401") as caught:
         rollout(config, "mine", [shard])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from drawn import text_inside_and_apart
 from synthetic_run import configuration
 
 from dllm_agents.errors import StageError
@@ -40,24 +41,11 @@ def test_equal_inputs_give_equal_bytes(made, finished, tmp_path):
 @pytest.mark.parametrize("name", BASE)
 def test_no_text_leaves_the_page_or_covers_another(finished, name, monkeypatch):
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     style.theme()
     figure = Figure(figsize=SIZES[name])
     FIGURES[name](Inputs(configuration(), finished), figure)
-    drawn = {}
-    plain = Text.draw
-    # What is drawn, not what exists: matplotlib keeps ticks outside an axis' limits and never draws them.
-    monkeypatch.setattr(Text, "draw", lambda self, renderer, *rest: (drawn.setdefault(self), plain(self, renderer, *rest)))
-    figure.draw_without_rendering()
-    boxes = []
-    for text in drawn:
-        if text.get_visible() and text.get_text().strip():
-            box = text.get_window_extent()
-            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text.get_text()
-            boxes.append((text.get_text(), box.padded(-1.5)))
-    assert len(boxes) > 20
-    assert [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other)] == []
+    assert text_inside_and_apart(figure, monkeypatch) > 20
 
 
 def test_figures_without_any_result_show_published_values_and_say_not_run(tmp_path):

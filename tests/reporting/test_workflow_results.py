@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from drawn import text_inside_and_apart
 from workflow_run import QUESTIONS, configuration, write_run
 
 from dllm_agents.records import EpisodeStep
@@ -125,22 +126,10 @@ def test_figures_are_the_same_bytes_twice_and_hold_their_text(played, tmp_path, 
     first = [path.read_bytes() for path in plot(name, config, played, tmp_path / "a")]
     assert first == [path.read_bytes() for path in plot(name, config, played, tmp_path / "b")]
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     figure = Figure(figsize=SIZES[name])
     FIGURES[name](Inputs(configuration(), played), figure)
-    drawn = {}
-    plain = Text.draw
-    monkeypatch.setattr(Text, "draw", lambda self, renderer, *rest: (drawn.setdefault(self), plain(self, renderer, *rest)))
-    figure.draw_without_rendering()
-    boxes = []
-    for text in drawn:
-        if text.get_visible() and text.get_text().strip():
-            box = text.get_window_extent()
-            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text.get_text()
-            boxes.append((text.get_text(), box.padded(-1.5)))
-    assert len(boxes) > 8
-    assert [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other)] == []
+    assert text_inside_and_apart(figure, monkeypatch) > 8
 
 
 @pytest.mark.parametrize("name", [*TABLES, *NEW_FIGURES])
