@@ -109,7 +109,7 @@ def model_share(seconds: float, concurrency: int) -> tuple[float, float, float]:
         tasks, output = Path(folder) / "tasks.jsonl", Path(folder) / "episodes.jsonl"
         write_jsonl(tasks, benchmarks.load("babyai", config).tasks("test"))
         started = time.perf_counter()
-        runner.rollout(config, "agent", [runner.Shard(tasks, output)])
+        runner.rollout(config, {"agent": [runner.Shard(tasks, output)]})
         spent = time.perf_counter() - started
         episodes = read_jsonl(output, Episode)
     server.terminate()

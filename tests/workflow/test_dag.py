@@ -95,7 +95,7 @@ def test_a_figures_style_reruns_that_figure_alone(finished: Path, tmp_path: Path
 def test_one_agents_setting_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
     change = edited(tmp_path, {"agents": {"tiny-ar": {"attempts": 2}}})
     jobs = planned(finished, "report", config=change)
-    assert [jobs.pop(f"{rule}_babyai_bfcl") for rule in ("rollout", "score", "classify_failures")] == [1, 1, 1]
+    assert [jobs.pop(f"{rule}_tiny-ar") for rule in ("rollout", "score", "classify_failures")] == [1, 1, 1]
     assert set(jobs) <= {"table", "figure", "browser"}
 
 
@@ -103,7 +103,7 @@ def test_a_backbone_of_ones_own_runs_only_its_stages(finished: Path, tmp_path: P
     model = finished / "results/test/models/tiny-ar/babyai"
     change = edited(tmp_path, {"add": {"mine": {"model": str(model), "prompt": "compact"}}})
     jobs = planned(finished, "report", config=change)
-    assert jobs["rollout_babyai_bfcl"] == 1 and jobs["probe"] == 1 and "train" not in jobs and "sample_tasks" not in jobs
+    assert jobs["rollout_mine"] == 1 and jobs["probe"] == 1 and "train" not in jobs and "sample_tasks" not in jobs
 
 
 def test_a_wrong_configuration_ends_in_one_line(tmp_path: Path) -> None:

@@ -55,6 +55,18 @@ def test_one_gpu_for_each_server_and_two_where_two_models_collaborate(paper: Con
     assert Plan(wider).rollout_gpus("qwen3-8b-memory-llada-8b") == 5
 
 
+def test_agents_with_the_same_backbones_share_jobs() -> None:
+    demo = load([PAPER.with_name("demo.yaml")], {})
+    jobs = {tuple(job.agents) for job in Plan(demo).rollouts()}
+    assert ("tiny-full", "full-p-react", "full-p-react-bias1", "full-team") in jobs and ("tiny-block", "block-memory-block") in jobs
+    assert {("random",), ("empty",), ("teacher",)} <= jobs
+    assert sorted(agent for job in jobs for agent in job) == sorted(demo.run.agents)
+    alone = load([PAPER.with_name("demo.yaml")], {"run": {"agents_per_job": 1}})
+    assert all(len(job.agents) == 1 for job in Plan(alone).rollouts())
+    shared, each = (Plan(load([PAPER], {"run": {"agents_per_job": count}})).gpu_hours()["rollout"] for count in (4, 1))
+    assert shared[0] < each[0] and shared[1] == each[1]  # fewer jobs that ask for more time
+
+
 def test_an_endpoint_takes_no_gpu_and_replays_nothing(paper: Config) -> None:
     served = load([PAPER], {"endpoints": {"llada-8b": "http://gpu7:8000/v1"}})
     assert served.backbones["llada-8b"].url == "http://gpu7:8000/v1" and served.backbones["llada-8b"].model
@@ -72,6 +84,20 @@ def test_retries_ask_for_more(paper: Config) -> None:
     assert [plan.memory("rollout", attempt) for attempt in (1, 2, 3)] == [64000, 128000, 192000]
     assert plan.minutes("train", 2) == 2 * plan.minutes("train", 1)
     assert plan.minutes("rollout", 1) == 240 and plan.memory("report", 1) == 1000
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--agent", "random", "--agent", "empty", "--tasks", "t", "--output", "o"], "give --tasks once for each --agent"),
+        (["--agent", "random", "--tasks", "t", "--output", "o", "p"], "as many --output as --tasks"),
+        (["--agent", "random", "--tasks", "t", "--output", "o", "--replay", "r", "s"], "as many --replay as --tasks"),
+        (["--agent", "random", "--tasks", "t", "--output", "o"] * 2, "name every --agent once"),
+    ],
+)
+def test_a_rollout_of_several_agents_is_told_apart(arguments: list[str], said: str) -> None:
+    ended = subprocess.run([sys.executable, "-m", "dllm_agents", "rollout", *arguments], capture_output=True, text=True)
+    assert ended.returncode == 1 and said in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
 
 
 def test_a_part_is_named_in_full() -> None:

@@ -12,10 +12,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dllm_agents import __version__, lifeline
 from dllm_agents.errors import StageError
+
+if TYPE_CHECKING:
+    from dllm_agents.agents.runner import Shard
 
 
 def sample_tasks(args: argparse.Namespace) -> None:
@@ -101,25 +104,38 @@ def probe(args: argparse.Namespace) -> None:
 
 
 def rollout(args: argparse.Namespace) -> None:
-    from dllm_agents.agents.runner import Shard
     from dllm_agents.agents.runner import rollout as run
 
-    if len(args.tasks) != len(args.output):
-        raise StageError("rollout: give as many --output as --tasks files, in the same order")
-    config = _config(args)
-    if args.agent not in config.agents:
-        raise StageError(f"rollout: unknown agent {args.agent!r}; allowed: {', '.join(sorted(config.agents))}")
-    models: list[dict[str, Path]] = [{} for _ in args.tasks]
-    for position, item in enumerate(args.model or []):
+    config, plays = _config(args), {}
+    for position, agent in enumerate(args.agent):
+        if agent not in config.agents:
+            raise StageError(f"rollout: unknown agent {agent!r}; allowed: {', '.join(sorted(config.agents))}")
+        plays[agent] = _shards(args, position, config.agents[agent].policy)
+    if len(plays) != len(args.agent):
+        raise StageError("rollout: name every --agent once")
+    run(config, plays)
+    _say(f"{', '.join(str(shard.output) for shards in plays.values() for shard in shards)}: written")
+
+
+def _shards(args: argparse.Namespace, position: int, policy: str) -> list[Shard]:
+    """What the agent at a position of the command line plays: the options given as many times as --agent are read there."""
+    from dllm_agents.agents.runner import Shard
+
+    given = {name: getattr(args, name) for name in ("tasks", "output", "model", "replay")}
+    wrong = next((name for name, groups in given.items() if groups is not None and len(groups) != len(args.agent)), None)
+    if wrong is not None:
+        raise StageError(f"rollout: give --{wrong} once for each --agent, in the same order")
+    tasks, outputs, models, replays = (groups[position] if groups else [] for groups in given.values())
+    if len(tasks) != len(outputs) or len(replays) not in (0, len(tasks)):
+        raise StageError(
+            f"rollout: give as many --{'output' if len(tasks) != len(outputs) else 'replay'} as --tasks files, in the same order"
+        )
+    trained: list[dict[str, Path]] = [{} for _ in tasks]
+    for index, item in enumerate(models):
         backbone, _, directory = item.rpartition("=")
-        models[position % len(models)][backbone or config.agents[args.agent].policy] = Path(directory)
-    if args.replay and len(args.replay) != len(args.tasks):
-        raise StageError("rollout: give as many --replay as --tasks files, in the same order")
-    replays = args.replay or [None] * len(args.tasks)
-    files = zip(args.tasks, args.output, models, replays, strict=True)
-    shards = [Shard(tasks, output, trained, args.trajectories, replay, args.part) for tasks, output, trained, replay in files]
-    run(config, args.agent, shards)
-    _say(f"{', '.join(str(shard.output) for shard in shards)}: written")
+        trained[index % len(tasks)][backbone or policy] = Path(directory)
+    files = zip(tasks, outputs, trained, replays or [None] * len(tasks), strict=True)
+    return [Shard(tasks, output, models, args.trajectories, replay, args.part) for tasks, output, models, replay in files]
 
 
 def replay_verifiers(args: argparse.Namespace) -> None:
@@ -301,19 +317,27 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", type=Path, metavar="DIR", help="the checkpoint trained for it")
     sub.add_argument("--output", type=Path, required=True, metavar="FILE")
 
-    sub = command(rollout, "let an agent play its benchmarks")
-    sub.add_argument("--agent", required=True)
-    sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")
+    sub = command(rollout, "let agents play their benchmarks; each --agent has its own --tasks, --output, --model and --replay")
+    sub.add_argument("--agent", action="append", required=True)
+    sub.add_argument("--tasks", type=Path, nargs="+", action="append", required=True, metavar="FILE")
     sub.add_argument(
         "--model",
         nargs="+",
+        action="append",
         metavar="DIR",
         help="checkpoints trained here, one for each task file in order; BACKBONE=DIR for a role other than the policy",
     )
     sub.add_argument("--trajectories", type=Path, metavar="FILE", help="accepted trajectories, for a selector with a tool graph")
-    sub.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="stored episodes whose answers stand in for every backbone")
+    sub.add_argument(
+        "--replay",
+        type=Path,
+        nargs="+",
+        action="append",
+        metavar="FILE",
+        help="stored episodes whose answers stand in for every backbone",
+    )
     sub.add_argument("--part", type=_part, default=(1, 1), metavar="K-of-N", help="play every N-th task from the K-th on")
-    sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--output", type=Path, nargs="+", action="append", required=True, metavar="FILE")
 
     sub = command(merge_episodes, "put the episodes of all parts of a rollout into one file, in task order")
     sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE")

@@ -369,6 +369,11 @@ class Run(Section):
         ge=1,
         description="jobs that share an agent's tasks; each plays its part of every benchmark with one start of the servers",
     )
+    agents_per_job: int = Field(
+        default=4,
+        ge=1,
+        description="agents with the same backbones that one job plays on the same servers, at most; a change of one plays all again",
+    )
     verification: Verification = Field(default_factory=Verification)
 
 

@@ -18,6 +18,7 @@ from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.config import PREFERENCE, Agent, Config, Preference
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Pair, Task, Trajectory, write_jsonl
+from dllm_agents.serving.launch import Servers
 
 REJECTIONS = {
     "error": "a rollout failed",
@@ -40,7 +41,7 @@ def sample_pairs(config: Config, backbone: str, tasks: Sequence[Path], models: S
         raise StageError(f"backbone {backbone!r}: learns from no pairs; give one whose training.objective is {' or '.join(PREFERENCE)}")
     base, preference = str(training.base), training.preference
     counts: Counter[str] = Counter()
-    with ExitStack() as stack:
+    with ExitStack() as stack, Servers(config) as servers:
         found: list[Pair] = []
         journals = []
         for path, model in zip(tasks, models, strict=True):
@@ -48,7 +49,7 @@ def sample_pairs(config: Config, backbone: str, tasks: Sequence[Path], models: S
             for seed in preference.seeds:
                 journal_of = output.with_name(f"{output.name}.{path.stem}.{seed}")
                 settings = rolled_out(config, base, preference, seed)
-                queries, journal = play_shard(settings, base, Shard(path, journal_of, {base: model}), stack)
+                queries, journal = play_shard(settings, base, Shard(path, journal_of, {base: model}), stack, servers)
                 rollouts.append([journal.episodes[task.id] for task in queries])
                 journals.append(journal)
             found += make_pairs(benchmarks.load(queries[0].benchmark, config), queries, rollouts, base, preference.seeds)

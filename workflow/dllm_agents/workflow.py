@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,19 @@ REPORTING = Path(__file__).parent / "reporting"
 CHECKOUT = Path(__file__).resolve().parents[2]
 PUBLISHED = CHECKOUT / "paper" / "published"
 CLAIMS = CHECKOUT / "config" / "claims.yaml"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The agents that one job plays, after each other, on the same servers; in so many parts, each a job of its own."""
+
+    agents: list[str]
+    parts: int
+
+    @property
+    def name(self) -> str:
+        """What the job's rules and logs are called."""
+        return self.agents[0]
 
 
 class Plan:
@@ -126,15 +140,6 @@ class Plan:
         graphs = ["bfcl" for agent in self.config.run.agents if self.agent_trajectories(agent)]
         return list(dict.fromkeys([*(benchmark for _, benchmark in self.trained()), *graphs]))
 
-    def agents_by_benchmarks(self) -> list[tuple[tuple[str, ...], list[str]]]:
-        """Agents grouped by the benchmarks they play."""
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for agent in self.config.run.agents:
-            played = tuple(self.config.agent_benchmarks(agent))
-            if played:
-                groups.setdefault(played, []).append(agent)
-        return list(groups.items())
-
     def training_inputs(self, backbone: str, benchmark: str) -> dict[str, str]:
         """Argument of the train stage -> the file or checkpoint it reads: trajectories or pairs, and a base trained here."""
         config, results = self.config, self.config.results
@@ -190,18 +195,51 @@ class Plan:
         """GPUs of a pair-sampling job: those of the base's server."""
         return self.config.backbones[self.config.trained_base(backbone) or backbone].gpus
 
-    def parts(self, agent: str) -> list[str]:
-        """The parts `K-of-N` that an agent's tasks are played in; one for scripted agents, which need no servers."""
-        count = self.config.run.shards if self.config.agent_backbones(agent) else 1
-        return [f"{index}-of-{count}" for index in range(1, count + 1)]
+    def rollouts(self) -> list[Rollout]:
+        """The run's rollout jobs. Agents with the same backbones share one, up to `run.agents_per_job`; scripted agents share none,
+        since they need no servers."""
+        config = self.config
+        found: list[Rollout] = []
+        open_jobs: dict[frozenset[str], Rollout] = {}
+        for agent in config.run.agents:
+            if not config.agent_benchmarks(agent):
+                continue
+            backbones = frozenset(config.agent_backbones(agent).values())
+            job = open_jobs.get(backbones)
+            if not backbones or job is None or len(job.agents) == config.run.agents_per_job:
+                job = open_jobs[backbones] = Rollout([], config.run.shards if backbones else 1)
+                found.append(job)
+            job.agents.append(agent)
+        return found
 
-    def rollouts(self) -> list[tuple[tuple[str, ...], list[str], int]]:
-        """Agents grouped by the benchmarks they play and the number of parts they play them in."""
-        groups: dict[tuple[tuple[str, ...], int], list[str]] = {}
-        for played, agents in self.agents_by_benchmarks():
-            for agent in agents:
-                groups.setdefault((played, len(self.parts(agent))), []).append(agent)
-        return [(played, agents, parts) for (played, parts), agents in groups.items()]
+    def played(self, job: Rollout, pattern: str) -> list[str]:
+        """A file for each agent and benchmark of a rollout job, agent by agent, from a pattern with {agent} and {benchmark}."""
+        return [
+            pattern.replace("{agent}", agent).replace("{benchmark}", benchmark)
+            for agent in job.agents
+            for benchmark in self.config.agent_benchmarks(agent)
+        ]
+
+    def rollout_arguments(self, job: Rollout, pattern: str) -> str:
+        """The arguments of a rollout job's stage: what each of its agents plays, with which checkpoints, into files of a pattern."""
+        found = []
+        for agent in job.agents:
+            benchmarks = self.config.agent_benchmarks(agent)
+            tasks = [f"{self.config.results}/tasks/{benchmark}.jsonl" for benchmark in benchmarks]
+            outputs = self.played(Rollout([agent], job.parts), pattern)
+            found += [f"--agent {shlex.quote(agent)} --tasks {shlex.join(tasks)} --output {shlex.join(outputs)}"]
+            found += [self.model_arguments(agent, benchmarks)]
+        found += [f"--trajectories {shlex.quote(path)}" for path in self.rollout_trajectories(job)]
+        return " ".join(filter(None, found))
+
+    def rollout_models(self, job: Rollout) -> list[str]:
+        """The checkpoints a rollout job reads."""
+        played = ((agent, self.config.agent_benchmarks(agent)) for agent in job.agents)
+        return list(dict.fromkeys(path for agent, benchmarks in played for path in self.agent_models(agent, benchmarks)))
+
+    def rollout_trajectories(self, job: Rollout) -> list[str]:
+        """The accepted trajectories that tool graphs of a rollout job's agents are learnt from."""
+        return list(dict.fromkeys(path for agent in job.agents for path in self.agent_trajectories(agent)))
 
     def model(self, backbone: str, benchmark: str) -> str | None:
         """The checkpoint that is trained for a benchmark, None for backbones that come ready."""
@@ -337,7 +375,7 @@ class Plan:
         jobs = {
             "train": [self.config.backbones[backbone].training_gpus for backbone, _ in self.trained()],
             "probe": [self.config.backbones[backbone].gpus for backbone in self.config.used_backbones()],
-            "rollout": [self.rollout_gpus(agent) for _, agents, parts in self.rollouts() for agent in agents for _ in range(parts)]
+            "rollout": [self.rollout_gpus(job.agents[0]) * len(job.agents) for job in self.rollouts() for _ in range(job.parts)]
             + [self.verification_gpus() for _ in self.verified_benchmarks()],
         }
         return {stage: (len(gpus), sum(gpus) * self.minutes(stage, 1) / 60) for stage, gpus in jobs.items()}

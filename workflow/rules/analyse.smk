@@ -1,29 +1,30 @@
 """Scores and failures.
 
 Needs: episodes/<benchmark>/<agent>.jsonl and the tasks. Gives: scores/<benchmark>/<agent>.parquet, failures/<benchmark>/<agent>.parquet.
-As with rollouts, one job takes all the benchmarks of an agent, since starting a process takes longer than scoring a file.
+One job takes what one rollout job played, since starting a process takes longer than scoring a file.
 """
 
-for played, agents in PLAN.agents_by_benchmarks():
+for job in PLAN.rollouts():
+    episodes, tasks, scores, failures = (
+        PLAN.played(job, f"{RESULTS}/{place}")
+        for place in (
+            "episodes/{benchmark}/{agent}.jsonl",
+            "tasks/{benchmark}.jsonl",
+            "scores/{benchmark}/{agent}.parquet",
+            "failures/{benchmark}/{agent}.parquet",
+        )
+    )
 
     rule:
         name:
-            f"score_{'_'.join(played)}"
+            f"score_{job.name}"
         input:
-            episodes=expand(
-                f"{RESULTS}/episodes/{{benchmark}}/{{{{agent}}}}.jsonl",
-                benchmark=played,
-            ),
-            tasks=expand(f"{RESULTS}/tasks/{{benchmark}}.jsonl", benchmark=played),
+            episodes=episodes,
+            tasks=list(dict.fromkeys(tasks)),
         output:
-            expand(
-                f"{RESULTS}/scores/{{benchmark}}/{{{{agent}}}}.parquet",
-                benchmark=played,
-            ),
+            scores,
         log:
-            f"{RESULTS}/logs/score/{{agent}}.{'_'.join(played)}.log",
-        wildcard_constraints:
-            agent="|".join(map(re.escape, agents)),
+            f"{RESULTS}/logs/score/{job.name}.log",
         group:
             "score"
         conda:
@@ -31,31 +32,22 @@ for played, agents in PLAN.agents_by_benchmarks():
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
+        params:
+            tasks=tasks,
         shell:
-            "dllm-agents score --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --tasks {input.tasks:q}"
+            "dllm-agents score --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --tasks {params.tasks:q}"
             " --output {output:q} 2>&1 | tee {log:q}"
 
     rule:
         name:
-            f"classify_failures_{'_'.join(played)}"
+            f"classify_failures_{job.name}"
         input:
-            episodes=expand(
-                f"{RESULTS}/episodes/{{benchmark}}/{{{{agent}}}}.jsonl",
-                benchmark=played,
-            ),
-            scores=expand(
-                f"{RESULTS}/scores/{{benchmark}}/{{{{agent}}}}.parquet",
-                benchmark=played,
-            ),
+            episodes=episodes,
+            scores=scores,
         output:
-            expand(
-                f"{RESULTS}/failures/{{benchmark}}/{{{{agent}}}}.parquet",
-                benchmark=played,
-            ),
+            failures,
         log:
-            f"{RESULTS}/logs/classify_failures/{{agent}}.{'_'.join(played)}.log",
-        wildcard_constraints:
-            agent="|".join(map(re.escape, agents)),
+            f"{RESULTS}/logs/classify_failures/{job.name}.log",
         group:
             "score"
         conda:

@@ -1,82 +1,78 @@
 """Rollouts.
 
 Needs: tasks/<benchmark>.jsonl and the checkpoints of backbones that are trained here. Gives: episodes/<benchmark>/<agent>.jsonl.
-One job plays an agent, or one of its parts (`run.shards`), over all its benchmarks and owns the servers it starts. Agents that play
-the same benchmarks share a rule.
+One job plays an agent over all its benchmarks, together with the agents that have the same backbones (`run.agents_per_job`), or a part
+of their tasks (`run.shards`), and owns the servers it starts.
 """
 
-for played, agents, parts in PLAN.rollouts():
-    benchmarks, among = "_".join(played), "|".join(map(re.escape, agents))
-    job = "{agent}.{part}" if parts > 1 else "{agent}"
-    folder = "parts/" if parts > 1 else ""
+for job in PLAN.rollouts():
+    place = f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl"
+    name, part = job.name, ""
+    if job.parts > 1:
+        place = f"{RESULTS}/episodes/{{benchmark}}/parts/{{agent}}.{{part}}.jsonl"
+        name, part = f"{job.name}.{{part}}", " --part {part}"
 
     rule:
         name:
-            f"rollout_{benchmarks}{'_parts' if parts > 1 else ''}"
+            f"rollout_{job.name}{'_parts' if part else ''}"
         input:
-            tasks=expand(f"{RESULTS}/tasks/{{benchmark}}.jsonl", benchmark=played),
-            models=lambda wildcards, played=played: PLAN.agent_models(
-                wildcards.agent, played
+            tasks=list(
+                dict.fromkeys(PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"))
             ),
-            trajectories=lambda wildcards: PLAN.agent_trajectories(wildcards.agent),
+            models=PLAN.rollout_models(job),
+            trajectories=PLAN.rollout_trajectories(job),
         output:
-            [f"{RESULTS}/episodes/{name}/{folder}{job}.jsonl" for name in played],
+            PLAN.played(job, place),
         log:
-            f"{RESULTS}/logs/rollout/{job}.{benchmarks}.log",
+            f"{RESULTS}/logs/rollout/{name}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/rollout/{job}.{benchmarks}.tsv"
+            f"{RESULTS}/benchmarks/rollout/{name}.tsv"
         wildcard_constraints:
-            agent=among,
             part=r"\d+-of-\d+",
         conda:
             "../../envs/main.yaml"
         # A model gets the machine; scripted agents share it.
-        threads:
-            lambda wildcards: (
-                processors("rollout") if CONFIG.agent_backbones(wildcards.agent) else 1
-            )
+        threads: processors("rollout") if CONFIG.agent_backbones(job.name) else 1
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
-            runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
-            gpu=lambda wildcards: PLAN.rollout_gpus(wildcards.agent),
+            runtime=lambda wildcards, attempt, job=job: PLAN.minutes(
+                "rollout", attempt
+            )
+            * len(job.agents),
+            gpu=PLAN.rollout_gpus(job.name),
         params:
-            settings=lambda wildcards: PLAN.agent_settings(wildcards.agent),
-            models=lambda wildcards, played=played: PLAN.model_arguments(
-                wildcards.agent, played
-            ),
-            trajectories=lambda wildcards, input: " ".join(
-                f"--trajectories {shlex.quote(path)}" for path in input.trajectories
-            ),
-            part=lambda wildcards: (
-                f"--part {wildcards.part}" if hasattr(wildcards, "part") else ""
-            ),
+            settings={agent: PLAN.agent_settings(agent) for agent in job.agents},
+            arguments=PLAN.rollout_arguments(job, place) + part,
         shell:
-            "dllm-agents rollout --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} {params.models} {params.part}"
-            " {params.trajectories} --output {output:q} 2>&1 | tee {log:q}"
+            "dllm-agents rollout --config $DLLM_AGENTS_CONFIG {params.arguments} 2>&1 | tee {log:q}"
 
-    if parts > 1:
+    if job.parts > 1:
 
         rule:
             name:
-                f"merge_{benchmarks}"
+                f"merge_{job.name}"
             input:
-                tasks=expand(f"{RESULTS}/tasks/{{benchmark}}.jsonl", benchmark=played),
+                tasks=list(
+                    dict.fromkeys(
+                        PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl")
+                    )
+                ),
                 parts=[
-                    f"{RESULTS}/episodes/{name}/parts/{{agent}}.{index}-of-{parts}.jsonl"
-                    for name in played
-                    for index in range(1, parts + 1)
+                    whole.replace("{part}", f"{index}-of-{job.parts}")
+                    for whole in PLAN.played(job, place)
+                    for index in range(1, job.parts + 1)
                 ],
             output:
-                [f"{RESULTS}/episodes/{name}/{{agent}}.jsonl" for name in played],
+                PLAN.played(job, f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl"),
             log:
-                f"{RESULTS}/logs/merge/{{agent}}.{benchmarks}.log",
-            wildcard_constraints:
-                agent=among,
+                f"{RESULTS}/logs/merge/{job.name}.log",
             localrule: True
             conda:
                 "../../envs/main.yaml"
+            params:
+                tasks=PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"),
             shell:
-                "dllm-agents merge-episodes --config $DLLM_AGENTS_CONFIG --tasks {input.tasks:q} --parts {input.parts:q}"
+                "dllm-agents merge-episodes --config $DLLM_AGENTS_CONFIG --tasks {params.tasks:q} --parts {input.parts:q}"
                 " --output {output:q} 2>&1 | tee {log:q}"
 
 

@@ -36,7 +36,7 @@ from dllm_agents.provenance import git_revision, hardware, sha256, versions
 from dllm_agents.records import Episode, Task, Trajectory, iter_jsonl, timeless, write_jsonl
 from dllm_agents.serving.checkpoints import not_run
 from dllm_agents.serving.client import Client, ServerFault
-from dllm_agents.serving.launch import running_server
+from dllm_agents.serving.launch import Servers
 from dllm_agents.trajectories import check_tasks
 
 T = TypeVar("T")
@@ -62,28 +62,31 @@ class Shard:
     """(k, n): every n-th task, from the k-th on."""
 
 
-def rollout(config: Config, agent_name: str, shards: Sequence[Shard]) -> None:
-    """Play an agent over its benchmarks and write one episode file each, in task order.
+def rollout(config: Config, plays: Mapping[str, Sequence[Shard]]) -> None:
+    """Play agents over their benchmarks and write one episode file each, in task order.
 
-    Finished episodes are journalled beside the output; a second run redoes only what the journal lacks. The journals go
-    when every output of the job stands, because Snakemake deletes the outputs of a job that it runs again.
+    Agents take turns on each benchmark, so that those with the same backbones use the same servers. Finished episodes are journalled
+    beside the output; a second run redoes only what the journal lacks. The journals go when every output of the job stands, because
+    Snakemake deletes the outputs of a job that it runs again.
     Raises StageError when a server cannot be started or dies for good; what was played until then is kept.
     """
-    with ExitStack() as stack:
-        journals = [_roll_shard(config, agent_name, shard, stack) for shard in shards]
+    order = list(dict.fromkeys(shard.tasks for shards in plays.values() for shard in shards))
+    turns = sorted(((agent, shard) for agent, shards in plays.items() for shard in shards), key=lambda turn: order.index(turn[1].tasks))
+    with ExitStack() as stack, Servers(config) as servers:
+        journals = [_roll_shard(config, agent, shard, stack, servers) for agent, shard in turns]
         for journal in journals:
             if journal is not None:
                 journal.remove()
 
 
-def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) -> Journal | None:
+def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, servers: Servers) -> Journal | None:
     """Play a shard and write its episodes. A role whose checkpoint was not trained leaves a file without episodes: "not run"."""
     reason = next((found for directory in shard.models.values() if (found := not_run(directory)) is not None), None)
     if reason is not None:
         print(f"{shard.output}: not run: {reason}", file=sys.stderr, flush=True)
         write_jsonl(shard.output, [])
         return None
-    tasks, journal = play_shard(config, agent_name, shard, stack)
+    tasks, journal = play_shard(config, agent_name, shard, stack, servers)
     write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
     if shard.replay is not None:
         stored = stored_episodes(shard.replay, agent_name)
@@ -92,7 +95,7 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack)
     return journal
 
 
-def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) -> tuple[list[Task], Journal]:
+def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, servers: Servers) -> tuple[list[Task], Journal]:
     """Play what the shard's journal lacks of its tasks; returns the tasks played and the journal, open for as long as `stack`."""
     tasks, benchmark = load_tasks(config, shard.tasks)
     agent = config.agents[agent_name]
@@ -107,7 +110,7 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack) 
     restarts = RESTARTS if served else 0
     while left := [task for task in tasks if task.id not in journal.episodes]:
         try:
-            with _policy(config, agent_name, benchmark, shard) as play:
+            with _policy(config, agent_name, benchmark, shard, servers) as play:
                 describe = partial(_episode, config, agent_name, benchmark)
                 for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
                     journal.append(episode)
@@ -144,7 +147,7 @@ def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, task
     def describe(task: Task, result: Played | Exception, seconds: float, started: str) -> tuple[str, Played]:
         return task.id, Played(ended="error") if isinstance(result, Exception) else result
 
-    with _policy(config, backbone, benchmark, Shard(Path(), Path())) as play:
+    with Servers(config) as servers, _policy(config, backbone, benchmark, Shard(Path(), Path()), servers) as play:
         waiting: dict[str, Played] = {}
         finished = play_all(tasks, play, describe, config.agents[backbone].concurrency)
         for task in tasks:
@@ -220,8 +223,8 @@ def play_all(
 
 
 @contextmanager
-def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> Iterator[Play]:
-    """The function that plays one task, with the servers it needs running around it: one for every backbone, whatever its roles."""
+def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard, servers: Servers) -> Iterator[Play]:
+    """The function that plays one task, with the servers it needs running: one for every backbone, whatever its roles."""
     agent = config.agents[agent_name]
     seed = config.seed if agent.seed is None else agent.seed
     if agent.policy in SCRIPTED:
@@ -236,11 +239,7 @@ def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard)
     if shard.replay is not None:
         yield partial(_play_again, playing, tuple(config.agent_backbones(agent_name)), stored_episodes(shard.replay, agent_name))
         return
-    with ExitStack() as stack:
-        clients: dict[str, Client] = {}
-        for name in dict.fromkeys(config.agent_backbones(agent_name).values()):
-            server = stack.enter_context(running_server(name, config, shard.models.get(name)))
-            clients[name] = stack.enter_context(Client.for_backbone(server, config.backbones[name]))
+    with servers.clients({name: shard.models.get(name) for name in config.agent_backbones(agent_name).values()}) as clients:
         yield partial(playing, Roles(config, agent_name, benchmark.name, clients))
 
 

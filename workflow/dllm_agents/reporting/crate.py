@@ -93,7 +93,7 @@ def stages(config: Config, results: Path) -> dict[str, dict[str, Any]]:
     plan, found = Plan(config), {}
     for folder in sorted((results / "benchmarks").glob("*")):
         walls = {path.stem: _wall_seconds(path) for path in sorted(folder.glob("*.tsv"))}
-        gpu = sum(seconds * _gpus(plan, folder.name, job.split(".")[0]) for job, seconds in walls.items())
+        gpu = sum(seconds * _gpus(plan, folder.name, job) for job, seconds in walls.items())
         found[folder.name] = {
             "jobs": len(walls),
             "wall_seconds": round(sum(walls.values()), 1),
@@ -103,13 +103,15 @@ def stages(config: Config, results: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _gpus(plan: Plan, stage: str, subject: str) -> int:
-    """GPUs of a timed job, whose file is named after an agent or a backbone."""
-    if stage == "rollout" and subject in plan.config.agents:
-        return plan.rollout_gpus(subject)
-    if stage == "train" and subject in plan.config.backbones:
-        return plan.config.backbones[subject].training_gpus
-    return plan.verification_gpus() if stage == "replay_verifiers" else 0
+def _gpus(plan: Plan, stage: str, job: str) -> int:
+    """GPUs of a timed job, whose file is named after an agent or a backbone, and then what sets it apart: `sdar-8b.3-of-8`."""
+    if stage == "replay_verifiers":
+        return plan.verification_gpus()
+    known = {"rollout": list(plan.config.agents), "train": list(plan.config.backbones)}.get(stage, [])
+    subject = max((name for name in known if f"{job}.".startswith(f"{name}.")), key=len, default=None)
+    if subject is None:
+        return 0
+    return plan.rollout_gpus(subject) if stage == "rollout" else plan.config.backbones[subject].training_gpus
 
 
 def _wall_seconds(path: Path) -> float:

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import httpx
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
 from dllm_agents.serving.checkpoints import resolve_model
-from dllm_agents.serving.client import Endpoint, ServerFault, api_key
+from dllm_agents.serving.client import Client, Endpoint, ServerFault, api_key
 from dllm_agents.serving.server import KEY_VARIABLE
 
 HOST = "127.0.0.1"
@@ -101,6 +101,53 @@ def running_server(backbone_name: str, config: Config, model_dir: Path | None = 
             raise ServerFault(f"{fault}; last lines of the log of {backbone_name}: {_tail(output) or 'none'}") from None
         finally:
             _end(process)
+
+
+class Servers:
+    """The servers of a job: one for each backbone and checkpoint in use, shared by all agents that the job plays."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._running: dict[tuple[str, Path | None], tuple[ExitStack, Client]] = {}
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(list(self._running))
+
+    @contextmanager
+    def clients(self, models: Mapping[str, Path | None]) -> Iterator[dict[str, Client]]:
+        """Clients of backbones, each with the checkpoint trained for it, for the time of the block.
+
+        What runs already is used again; what is not asked for is ended first, since two checkpoints of a backbone may not fit
+        one GPU. An error in the block ends them all, and those asked for next time start afresh. Raises as `running_server` does.
+        """
+        wanted = list(models.items())
+        self._end([key for key in self._running if key not in wanted])
+        try:
+            for key in wanted:
+                if key not in self._running:
+                    self._running[key] = self._start(*key)
+            yield {key[0]: self._running[key][1] for key in wanted}
+        except BaseException:
+            # Each of the contexts sees the error: the one whose server is at fault adds its last words.
+            with ExitStack() as ending:
+                for stack, _ in self._running.values():
+                    ending.push(stack)
+                self._running.clear()
+                raise
+
+    def _start(self, name: str, model: Path | None) -> tuple[ExitStack, Client]:
+        with ExitStack() as starting:
+            endpoint = starting.enter_context(running_server(name, self._config, model))
+            client = starting.enter_context(Client.for_backbone(endpoint, self._config.backbones[name]))
+            return starting.pop_all(), client
+
+    def _end(self, keys: list[tuple[str, Path | None]]) -> None:
+        with ExitStack() as ending:
+            for key in keys:
+                ending.push(self._running.pop(key)[0])
 
 
 def configured_endpoint(name: str, backbone: Backbone) -> Endpoint:
