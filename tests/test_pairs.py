@@ -149,7 +149,8 @@ def test_too_few_pairs_leave_a_reason_that_later_stages_read_as_not_run(base: Pa
     rollout(config, {"vrpo": [Shard(tmp_path / "tasks.jsonl", tmp_path / "episodes.jsonl", {"vrpo": model})]})
     assert (tmp_path / "episodes.jsonl").read_bytes() == b""
     assert score_file(config, tmp_path / "episodes.jsonl", tmp_path / "tasks.jsonl", tmp_path / "scores.parquet") == 0
-    assert classify_file(config, tmp_path / "episodes.jsonl", tmp_path / "scores.parquet", tmp_path / "failures.parquet") == 0
+    files = [tmp_path / name for name in ("episodes.jsonl", "scores.parquet", "tasks.jsonl", "failures.parquet")]
+    assert classify_file(config, *files) == 0
 
 
 def test_pairs_are_sampled_through_the_runner_and_every_query_is_accounted_for(base: Path, tmp_path: Path) -> None:

@@ -151,11 +151,62 @@ def test_a_call_of_a_tool_that_is_not_offered():
     assert argument_failures([Call("area.square", {})], TOOLS) == [("wrong_function", "area.square: not offered")]
 
 
-def test_an_episode_that_holds_the_tools_has_its_calls_checked():
-    bad = episode(EpisodeStep(index=0, completion="[area.circle(radius='x')]", action="[area.circle(radius='x')]"), extra={"tools": TOOLS})
-    assert kinds(classify(bad)) == ["parameter_value"]
-    prose = episode(EpisodeStep(index=0, completion="a circle", action="a circle"), extra={"tools": TOOLS})
-    assert kinds(classify(prose)) == ["schema"]
+@pytest.mark.parametrize(
+    ("kind", "value", "fits"),
+    [
+        *[("dict", {"a": 1}, True), ("dict", [], False), ("tuple", (1, 2), True), ("tuple", [1, 2], True), ("array", (1, 2), False)],
+        *[("float", 2, True), ("float", "2", False), ("float", True, False), ("integer", 2, True), ("integer", 2.0, False)],
+        *[("any", "x", True), ("any", None, True), ("boolean", "True", False), ("String", 3, True)],
+    ],
+)
+def test_bfcls_words_for_types_are_understood_and_an_unknown_one_convicts_nobody(kind, value, fits):
+    tool = {"name": "f", "parameters": {"type": "dict", "properties": {"x": {"type": kind}, "description": {"type": "string"}}}}
+    found = argument_failures([Call("f", {"x": value, "description": "a parameter of that name"})], [tool])
+    assert found == ([] if fits else [("parameter_value", "x: type")])
+
+
+def test_items_of_nested_values_are_checked_and_named():
+    tool = {"name": "f", "parameters": {"type": "dict", "properties": {"x": {"type": "array", "items": {"type": "float"}}}}}
+    assert argument_failures([Call("f", {"x": [1, 2.5, "3"]})], [tool]) == [("parameter_value", "x.2: type")]
+
+
+def answer(*actions: str, **fields) -> Episode:
+    steps = [EpisodeStep(index=index, completion=action, action=action or None) for index, action in enumerate(actions)]
+    return episode(*steps, benchmark="bfcl", **fields)
+
+
+def test_calls_of_a_conversation_are_checked_step_by_step_and_prose_ends_a_turn():
+    played = answer("[area.circle(radius=1)]", "I am done.", "[area.circle(radius='x')]", "[area.circle(radius='y'), f()]")
+    found = classify(played, tools=TOOLS)
+    assert [(f.kind, f.detail, f.source, f.first_step, f.last_step, f.count) for f in found] == [
+        ("parameter_value", "radius: type", "rules", 2, 3, 2),
+        ("wrong_function", "f: not offered", "rules", 3, 3, 1),
+    ]
+    assert found[0].evidence == "[area.circle(radius='x')]"
+    assert kinds(classify(played)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "detail"),
+    [
+        ("[area.circle(radius='x')]", "parameter_value", "radius: type"),
+        ("[area.square(side=2)]", "wrong_function", "area.square: not offered"),
+        ("a circle", "schema", "not a call"),
+    ],
+)
+def test_a_single_answer_is_the_checkers_to_judge_and_our_reading_stands_beside(text, kind, detail):
+    (found,) = classify(answer(text, answer=text, ended="answered"), tools=TOOLS)
+    assert (found.kind, found.detail, found.source, found.evidence) == (kind, detail, "beside checker", text)
+
+
+def test_the_checkers_class_and_our_reading_are_told_apart():
+    text = "[area.circle(radius='x')]"
+    found = classify(answer(text, answer=text, success=False, ended="answered"), "value_error:others", tools=TOOLS)
+    assert sorted((f.source, f.detail) for f in found) == [("beside checker", "radius: type"), ("checker", "value_error:others")]
+
+
+def test_fences_and_missing_brackets_are_forgiven_as_the_official_decoder_does():
+    assert parse_calls("```\n[area.circle(radius=2)]\n```") == parse_calls("area.circle(radius=2)") == [Call("area.circle", {"radius": 2})]
 
 
 def test_the_checkers_verdict_gives_the_figure_4_class():
@@ -166,7 +217,8 @@ def test_the_checkers_verdict_gives_the_figure_4_class():
     assert [(f.kind, f.detail) for f in found] == [("wrong_function", "simple_function_checker:wrong_func_name")]
 
 
-def test_hostile_text_is_only_text():
+def test_hostile_text_is_only_text(recwarn):
     text = "<script>alert(1)</script>\x00" * 5000
-    found = classify(episode(EpisodeStep(index=0, completion=text, action=text), extra={"tools": TOOLS}))
-    assert kinds(found) == ["schema"]
+    assert kinds(classify(answer(text, answer=text), tools=TOOLS)) == ["schema"]
+    name = f"[{'f' * 5000}(x='\\d', y=1if 1else 2)]"
+    assert all(len(failure.detail) <= 200 for failure in classify(answer(name, answer=name), tools=TOOLS)) and not recwarn.list

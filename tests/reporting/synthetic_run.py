@@ -70,7 +70,12 @@ def write_agent(results: Path, config: Config, agent: str) -> None:
                 error = None if success else generator.choice(["schema", "parameter_value", "wrong_function"])
                 row = score(agent, benchmark, category, index, success=success, progress=float(success), error_type=error)
                 if error:
-                    failures.append(failure(row, error))
+                    failures.append(failure(row, error, source="checker"))
+                    # What the rules see of it: no value is wrong to them, and every other schema failure is.
+                    if error == "wrong_function" or (error == "schema" and index % 2):
+                        failures.append(failure(row, error, source="beside checker"))
+                elif index == 0:
+                    failures.append(failure(row, "parameter_value", source="beside checker"))
             scores.append(row)
         write_frame(results / "scores" / benchmark / f"{agent}.parquet", scores, Score)
         write_frame(results / "failures" / benchmark / f"{agent}.parquet", failures, Failure)

@@ -15,6 +15,7 @@ from dllm_agents.records import Score, TableRow
 from dllm_agents.reporting import needs
 from dllm_agents.reporting.inputs import Inputs, check_scores
 from dllm_agents.reporting.layout import Block, Layout, to_csv, to_html, to_latex, to_markdown
+from dllm_agents.reporting.rows import FIGURE4_SETS
 from dllm_agents.reporting.tables import TABLES, tabulate
 
 COLUMNS = ["agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published"]
@@ -183,6 +184,41 @@ def test_loops_are_counted_at_both_thresholds_and_the_hazard_covers_them(made, f
     hazard = [row for row in found if row["agent"] == "tiny-full" and row["metric"] == "first_loop_hazard"]
     events = sum(round(float(row["value"]) * int(row["n"]) / 100) for row in hazard)
     assert events == loops["task_id"].nunique() and [row["category"] for row in hazard] == [f"step {step}" for step in range(3, 9)]
+
+
+def test_agreement_with_the_checkers_is_counted_episode_by_episode(made, finished):
+    found = [row for row in rows(made / "failures.csv") if row["agent"] == "tiny-full" and row["metric"] == "agreement_with_checker"]
+    frame = pd.read_parquet(finished / "failures/bfcl/tiny-full.parquet")
+    frame = frame[frame["category"].isin(FIGURE4_SETS)]
+    checker, ours = (frame[frame["source"] == source].set_index("task_id")["kind"] for source in ("checker", "beside checker"))
+    n = 8 * len(FIGURE4_SETS)
+    same_class = n - len(set(checker.items()) ^ set(ours.items()))
+    malformed = n - (checker == "schema").sum() + (ours == "schema").sum()
+    value = {row["category"]: (int(row["n"]), float(row["value"])) for row in found}
+    assert value["class"] == (n, pytest.approx(100 * same_class / n, rel=1e-5)) and 20 < value["class"][1] < 95
+    assert value["well formed"] == (n, pytest.approx(100 * malformed / n, rel=1e-5))
+    refused = [task in checker.index for task in ours.index]
+    assert value["refused by the rules"] == (len(refused), pytest.approx(100 * sum(refused) / len(refused), rel=1e-5))
+    assert value["refused steps"] == (96, 100.0) and value["outcome"] == (96, 100.0)
+
+
+def test_what_the_rules_alone_see_in_a_judged_answer_is_not_counted_as_a_failure(made, finished):
+    frame = pd.read_parquet(finished / "failures/bfcl/tiny-full.parquet")
+    frame = frame[frame["kind"] == "parameter_value"]
+    wanted = {"agent": "tiny-full", "benchmark": "bfcl", "category": "parameter_value", "metric": "episodes_with_failure"}
+    counted = float(find(rows(made / "failures.csv"), **wanted)["value"])
+    assert counted == pytest.approx(100 * (frame["source"] == "checker").sum() / 136, rel=1e-5) and (frame["source"] != "checker").any()
+
+
+def test_an_episode_the_environment_refused_and_no_rule_explains_is_disagreement(finished, tmp_path):
+    shutil.copytree(finished / "failures", tmp_path / "failures")
+    for benchmark in ("babyai", "bfcl"):
+        frame = pd.read_parquet(finished / f"scores/{benchmark}/tiny-ar.parquet").assign(invalid_steps=1)
+        (tmp_path / f"scores/{benchmark}").mkdir(parents=True)
+        frame.to_parquet(tmp_path / f"scores/{benchmark}/tiny-ar.parquet")
+    tabulate("failures", configuration(), tmp_path, tmp_path / "t")
+    wanted = {"agent": "tiny-ar", "metric": "agreement_with_checker", "category": "refused steps"}
+    assert find(rows(tmp_path / "t.csv"), **wanted)["value"] == "0"
 
 
 def test_a_users_own_backbone_gains_a_row(finished, tmp_path):

@@ -176,8 +176,8 @@ def classify_failures(args: argparse.Namespace) -> None:
     from dllm_agents.analysis.stage import classify_file
 
     config = _config(args)
-    for episodes, scores, output in _together(args.episodes, args.scores, args.output):
-        _say(f"{output}: {classify_file(config, episodes, scores, output)} failures")
+    for episodes, scores, tasks, output in _together(args.episodes, args.scores, args.tasks, args.output):
+        _say(f"{output}: {classify_file(config, episodes, scores, tasks, output)} failures")
 
 
 def tabulate(args: argparse.Namespace) -> None:
@@ -368,6 +368,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(classify_failures, "name the failures in episodes, with evidence")
     sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
     sub.add_argument("--scores", type=Path, nargs="+", required=True, metavar="FILE")
+    sub.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE", help="the tasks, for the tools they offer")
     sub.add_argument("--output", type=Path, nargs="+", required=True, metavar="FILE")
 
     for function, help_text in ((tabulate, "make a table from scores and failures"), (plot, "make a figure from scores and failures")):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dllm_agents.errors import StageError
 
 SpanKind = Literal["context", "thought", "action", "observation"]
+FailureSource = Literal["rules", "checker", "beside checker"]
 Ending = Literal["success", "done", "step_limit", "token_limit", "time_limit", "no_action", "early_exit", "answered", "error"]
 
 
@@ -253,6 +254,11 @@ class Failure(Record):
     agent: str
     kind: str = Field(description="class of dllm_agents.analysis.failures.TAXONOMY")
     detail: str = Field(default="", description="sub-class, e.g. the checker's error type")
+    source: FailureSource = Field(
+        default="rules",
+        description="who found it: the rules, the official checker, or the rules' own reading of an answer that the checker judges, "
+        "which is not counted",
+    )
     first_step: int
     last_step: int
     count: int = 1

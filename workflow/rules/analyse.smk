@@ -44,6 +44,7 @@ for job in PLAN.rollouts():
         input:
             episodes=episodes,
             scores=scores,
+            tasks=list(dict.fromkeys(tasks)),
         output:
             failures,
         log:
@@ -57,9 +58,10 @@ for job in PLAN.rollouts():
             runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
         params:
             loop_length=CONFIG.report.loop_length,
+            tasks=tasks,
         shell:
             "dllm-agents classify-failures --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --scores {input.scores:q}"
-            " --output {output:q} 2>&1 | tee {log:q}"
+            " --tasks {params.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule attention:

@@ -2,21 +2,22 @@
 
 Retry loops follow DiffuAgent section 4.1 ("three or more consecutive repetitive actions"; the caption of Figure 3 says "more than
 3", which is the same record with count > 3). The three classes of Figure 4 come from the official checker's error type through
-`dllm_agents.analysis.bfcl_errors`.
+`dllm_agents.analysis.bfcl_errors`; our own reading of the same calls, by jsonschema against the offered tools, is kept beside it.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import SchemaError, UnknownType, ValidationError
 
-from dllm_agents.records import Episode, EpisodeStep, Failure
+from dllm_agents.records import Episode, EpisodeStep, Failure, FailureSource
 
 TAXONOMY: dict[str, str] = {
     "loop": "the same action three or more times in a row",
@@ -36,6 +37,20 @@ EVIDENCE_CHARACTERS = 200
 # ast.parse may exhaust the interpreter's stack on deep nesting; no honest call comes near this.
 MAX_CALL_CHARACTERS = 20_000
 MAX_NESTING = 50
+BESIDE_CHECKER: FailureSource = "beside checker"
+# BFCL's words for types in its Python sets. As its checker does, an integer passes for a float and never the reverse.
+ToolValidator = validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "any": lambda checker, value: True,
+            "dict": lambda checker, value: isinstance(value, dict),
+            "float": lambda checker, value: checker.is_type(value, "number"),
+            "integer": lambda checker, value: isinstance(value, int) and not isinstance(value, bool),
+            "tuple": lambda checker, value: isinstance(value, list | tuple),
+        }
+    ),
+)
 
 
 class Run(NamedTuple):
@@ -84,11 +99,17 @@ def loops(episode: Episode, loop_length: int = LOOP_LENGTH) -> list[Failure]:
     return found
 
 
-def classify(episode: Episode, error_type: str | None = None, loop_length: int = LOOP_LENGTH) -> list[Failure]:
+def classify(
+    episode: Episode,
+    error_type: str | None = None,
+    loop_length: int = LOOP_LENGTH,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Failure]:
     """All failures of an episode with their evidence, in the order of TAXONOMY; an episode may have several, a good one may have some.
 
-    `error_type` is the official checker's verdict on a single answer (`Score.error_type`); its class decides over the schema check
-    of the call's arguments, which runs where the episode holds the offered tools (`episode.extra["tools"]`).
+    `error_type` is the official checker's verdict (`Score.error_type`). With `tools`, the function documents that were offered, every
+    call's arguments are checked too. A single answer is the official checker's to judge, so there these findings have the source
+    BESIDE_CHECKER and are not counted; in a conversation, where that checker judges what the calls did, they are.
     """
     found = loops(episode, loop_length)
     for kind, rule in _STEP_RULES.items():
@@ -96,16 +117,16 @@ def classify(episode: Episode, error_type: str | None = None, loop_length: int =
         if steps:
             text = steps[0].error or steps[0].completion or steps[0].action or steps[0].observation
             found.append(_failure(episode, kind, _step_detail(kind, steps[0]), steps, text))
-    found += _answer_failures(episode, error_type)
-    found += _ending_failures(episode)
+    found += _judged_failures(episode, error_type) + _call_failures(episode, tools) + _ending_failures(episode)
     order = list(TAXONOMY)
     return sorted(found, key=lambda failure: (order.index(failure.kind), failure.first_step))
 
 
 def parse_calls(text: str) -> list[Call] | None:
     """The tool calls in an answer: BFCL's `[name(argument=value), ...]`, or JSON `{"name": ..., "arguments": {...}}`, bare or in
-    `<tool_call>` tags. None when the text is neither. Nothing is evaluated: values must be literals."""
-    text = text.strip()
+    `<tool_call>` tags. Bare fences and missing outer brackets are forgiven, as BFCL's decoder does. None when the text is neither.
+    Nothing is evaluated: values must be literals."""
+    text = text.strip("` \t\r\n")
     if len(text) > MAX_CALL_CHARACTERS or _nesting(text) > MAX_NESTING:
         return None
     if "<tool_call>" in text:
@@ -119,18 +140,18 @@ def parse_calls(text: str) -> list[Call] | None:
 
 
 def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(kind, detail) of every call that does not fit the offered tools (function documents with name and parameters, BFCL's or
-    OpenAI's), by jsonschema. Parameters that a tool does not declare are refused."""
+    """(kind, detail) of every call that does not fit the offered tools (function documents with name and parameters, OpenAI's or BFCL's
+    of its Python sets), by jsonschema. Parameters that a tool does not declare are refused."""
     offered = {str(tool.get("name", tool.get("function", {}).get("name"))): tool.get("function", tool) for tool in tools}
     found = []
     for call in calls:
         if call.name not in offered:
             found.append(("wrong_function", f"{call.name}: not offered"))
             continue
-        schema = {**_json_schema(offered[call.name].get("parameters", {})), "additionalProperties": False}
+        schema = {**offered[call.name].get("parameters", {}), "additionalProperties": False}
         try:
-            error = next(iter(Draft202012Validator(schema).iter_errors(call.arguments)), None)
-        except (SchemaError, ValidationError, RecursionError):
+            error = next(iter(ToolValidator(schema).iter_errors(call.arguments)), None)
+        except (SchemaError, ValidationError, UnknownType, TypeError, RecursionError):
             continue  # a tool document that is no schema cannot convict a call
         if error is not None:
             where = ".".join(str(part) for part in error.absolute_path) or call.name
@@ -153,24 +174,30 @@ def _step_detail(kind: str, step: EpisodeStep) -> str:
     return ""
 
 
-def _answer_failures(episode: Episode, error_type: str | None) -> list[Failure]:
-    """What is wrong with a single answer: by the checker's class where there is one, by the offered tools' schemas where not."""
-    last = episode.steps[-1:]
-    if error_type is not None:
-        from dllm_agents.analysis.bfcl_errors import error_class
-
-        kind = error_class(error_type)
-        return [] if kind is None else [_failure(episode, kind, error_type, last, episode.answer or "")]
-    tools = episode.extra.get("tools")
-    if not isinstance(tools, list):
+def _judged_failures(episode: Episode, error_type: str | None) -> list[Failure]:
+    """What the official checker found in a single answer, in its Figure 4 class."""
+    if error_type is None:
         return []
+    from dllm_agents.analysis.bfcl_errors import error_class
+
+    kind = error_class(error_type)
+    return [] if kind is None else [_failure(episode, kind, error_type, episode.steps[-1:], episode.answer or "", "checker")]
+
+
+def _call_failures(episode: Episode, tools: Sequence[Mapping[str, Any]] | None) -> list[Failure]:
+    """Calls that do not fit the offered tools. A reply without a call ends a turn of a conversation; as a single answer it is malformed."""
+    if tools is None:
+        return []
+    single = episode.answer is not None
     found: dict[tuple[str, str], list[EpisodeStep]] = {}
     for step in episode.steps:
-        calls = parse_calls(step.action) if step.action else []
-        problems = [("schema", "not a call")] if calls is None else argument_failures(calls, tools)
-        for problem in problems:
+        text = (step.action or "").strip()
+        calls = parse_calls(text) if text else None
+        problems = argument_failures(calls, tools) if calls is not None else [("schema", "not a call")] * single
+        for problem in dict.fromkeys(problems):
             found.setdefault(problem, []).append(step)
-    return [_failure(episode, kind, detail, steps, steps[0].action or "") for (kind, detail), steps in found.items()]
+    source: FailureSource = BESIDE_CHECKER if single else "rules"
+    return [_failure(episode, kind, detail, steps, steps[0].action or "", source) for (kind, detail), steps in found.items()]
 
 
 def _ending_failures(episode: Episode) -> list[Failure]:
@@ -189,14 +216,17 @@ def _ending_failures(episode: Episode) -> list[Failure]:
     return []
 
 
-def _failure(episode: Episode, kind: str, detail: str, steps: Sequence[EpisodeStep], evidence: str) -> Failure:
+def _failure(
+    episode: Episode, kind: str, detail: str, steps: Sequence[EpisodeStep], evidence: str, source: FailureSource = "rules"
+) -> Failure:
     return Failure(
         task_id=episode.task_id,
         benchmark=episode.benchmark,
         category=episode.category,
         agent=episode.agent,
         kind=kind,
-        detail=detail,
+        detail=detail[:EVIDENCE_CHARACTERS],
+        source=source,
         first_step=steps[0].index if steps else -1,
         last_step=steps[-1].index if steps else -1,
         count=max(1, len(steps)),
@@ -217,7 +247,9 @@ def _json_call(text: str) -> Call | None:
 def _python_calls(text: str) -> list[Call] | None:
     source = text if text.startswith("[") else f"[{text}]"
     try:
-        tree = ast.parse(source, mode="eval").body
+        with warnings.catch_warnings():  # the interpreter warns of odd literals, and remembers each
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     if not isinstance(tree, ast.List):
@@ -242,31 +274,3 @@ def _nesting(text: str) -> int:
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
     return deepest
-
-
-_TYPES = {
-    "dict": "object",
-    "float": "number",
-    "tuple": "array",
-    "HashMap": "object",
-    "ArrayList": "array",
-    "Array": "array",
-    "long": "integer",
-}
-
-
-def _json_schema(document: Any) -> Any:
-    """A BFCL parameter document as JSON Schema: its own type names translated, `any` left open."""
-    if isinstance(document, list):
-        return [_json_schema(item) for item in document]
-    if not isinstance(document, Mapping):
-        return document
-    schema = {key: _json_schema(value) for key, value in document.items() if key not in ("default", "description", "optional")}
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        kind = _TYPES.get(kind, kind)
-        if kind in ("object", "array", "string", "integer", "number", "boolean", "null"):
-            schema["type"] = kind
-        else:
-            del schema["type"]
-    return schema

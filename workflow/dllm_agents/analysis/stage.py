@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dllm_agents import benchmarks
 from dllm_agents.analysis.failures import classify
@@ -50,11 +52,29 @@ def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> 
     }
 
 
-def classify_file(config: Config, episodes_path: Path, scores_path: Path, output: Path) -> int:
-    """Classify the failures of an episode file; returns how many were found."""
-    errors = read_frame(scores_path, Score).set_index("task_id")["error_type"].to_dict()
-    loop_length = config.report.loop_length
-    found = (
-        failure for episode in iter_jsonl(episodes_path, Episode) for failure in classify(episode, errors.get(episode.task_id), loop_length)
-    )
-    return write_frame(output, found, Failure)
+def classify_file(config: Config, episodes_path: Path, scores_path: Path, tasks_path: Path, output: Path) -> int:
+    """Classify the failures of an episode file, with what the official checker said (scores) and the tools offered (tasks); returns how
+    many were found. Episodes are read one at a time. Raises StageError when an episode's task is not in the task file."""
+    errors = read_frame(scores_path, Score).set_index(["task_id", "seed"])["error_type"].to_dict()
+    tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
+
+    def found() -> Iterator[Failure]:
+        for episode in iter_jsonl(episodes_path, Episode):
+            if episode.task_id not in tasks:
+                raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
+            tools = offered_tools(tasks[episode.task_id], episode)
+            yield from classify(episode, errors.get((episode.task_id, episode.seed)), config.report.loop_length, tools)
+
+    return write_frame(output, found(), Failure)
+
+
+def offered_tools(task: Task, episode: Episode) -> list[dict[str, Any]] | None:
+    """The function documents an agent could call on a task: those its selector kept of a single answer, all of a conversation's turns.
+    None where calls are not Python's, whose types the documents name, and where a benchmark offers none."""
+    functions = task.data.get("functions")
+    if functions is None or task.data.get("language", "Python") != "Python":
+        return None
+    if episode.answer is None:
+        return [*functions, *(function for held in task.data.get("held_back", {}).values() for function in held)]
+    kept = episode.extra.get("selected_tools")
+    return [function for function in functions if kept is None or function["name"] in kept]

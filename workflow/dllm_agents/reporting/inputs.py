@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from dllm_agents.analysis.failures import BESIDE_CHECKER
 from dllm_agents.analysis.frames import read_frame
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
@@ -33,7 +34,7 @@ class Inputs:
     config: Config
     results: Path
     _scores: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
-    _failures: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _failures: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
     _rows: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
     _tasks: dict[str, dict[str, Task]] = field(default_factory=dict, repr=False)
 
@@ -47,8 +48,17 @@ class Inputs:
 
     def failures(self, benchmark: str) -> pd.DataFrame:
         """The failures of the run's agents on a benchmark, one row per failure."""
+        return self._classified(benchmark)[0]
+
+    def readings(self, benchmark: str) -> pd.DataFrame:
+        """What the rules alone found in single answers, which the official checker judges."""
+        return self._classified(benchmark)[1]
+
+    def _classified(self, benchmark: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         if benchmark not in self._failures:
-            self._failures[benchmark] = self._read("failures", benchmark, Failure)
+            frame = self._read("failures", benchmark, Failure)
+            beside = frame["source"] == BESIDE_CHECKER
+            self._failures[benchmark] = frame[~beside], frame[beside]
         return self._failures[benchmark]
 
     def classified(self, agent: str, benchmark: str) -> bool:

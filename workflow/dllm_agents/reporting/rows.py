@@ -292,6 +292,49 @@ def failure_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     return [rate_row(agent, benchmark, kind, "episodes_with_failure", int(with_failure.get(kind, 0)) if n else 0, n) for kind in TAXONOMY]
 
 
+def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """How far the rules and the benchmark's own checker agree, episode by episode; none for a benchmark without such a checker.
+
+    BFCL, over the single answers of FIGURE4_SETS: whether an answer is well formed; which class its failure has, none among them; and, of
+    the answers that the rules refuse, how many the checker refuses. Rules know no right values, so the class can differ where both are
+    right. Embodied: whether any step was refused, and whether the episode failed, by its environment against by its failure classes.
+    """
+    scores = inputs.rows(agent, benchmark)
+    found = inputs.failures(benchmark)
+    found = found[found["agent"] == agent]
+    n = len(scores) if inputs.classified(agent, benchmark) else 0
+
+    def row(category: str, agreed: pd.Series) -> TableRow:
+        return rate_row(agent, benchmark, category, "agreement_with_checker", int(agreed.sum()) if n else 0, len(agreed) if n else 0)
+
+    if benchmark == "bfcl":
+        tasks = pd.Index(scores[scores["category"].isin(FIGURE4_SETS) & (scores["ended"] == "answered")]["task_id"].unique())
+        ours = _first_class(inputs.readings(benchmark).query("agent == @agent"), tasks)
+        theirs = _first_class(found[found["source"] == "checker"], tasks)
+        refused = ours != ""
+        return [
+            row("well formed", (ours == "schema") == (theirs == "schema")),
+            row("class", ours == theirs),
+            row("refused by the rules", theirs[refused] != ""),
+        ]
+    if benchmark not in EMBODIED:
+        return []
+    refused = scores["task_id"].isin(found[found["kind"].isin(("format", "empty", "invalid_action"))]["task_id"])
+    failed = scores["task_id"].isin(found[found["kind"].isin(("premature_exit", "step_limit", "server"))]["task_id"])
+    return [
+        row("refused steps", refused == (scores["invalid_steps"] > 0)),
+        row("outcome", failed == ~scores["success"].astype(bool)),
+    ]
+
+
+def _first_class(found: pd.DataFrame, tasks: pd.Index) -> pd.Series:
+    """The most basic of FIGURE4_CLASSES found in each task's answer, empty where there is none."""
+    order = {"schema": 0, "wrong_function": 1, "parameter_value": 2}
+    found = found[found["kind"].isin(order)]
+    first = found.loc[found["kind"].map(order).sort_values(kind="stable").index].drop_duplicates("task_id")
+    return first.set_index("task_id")["kind"].reindex(tasks, fill_value="").astype(object)
+
+
 def outcome_rows(inputs: Inputs, agent: str, benchmark: str, twin: Mapping[Key, float]) -> list[TableRow]:
     scores = inputs.rows(agent, benchmark)
     success, progress = (twin.get((benchmark, "", metric)) for metric in ("success_rate", "progress_rate"))

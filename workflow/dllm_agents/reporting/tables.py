@@ -43,6 +43,7 @@ from dllm_agents.reporting.needs import NEEDS
 from dllm_agents.reporting.rows import (
     OURS_BLOCK,
     PUBLISHED_BLOCK,
+    agreement_rows,
     arrange,
     bfcl_rows,
     clock_rows,
@@ -64,6 +65,9 @@ from dllm_agents.reporting.rows import (
     timing_rows,
 )
 from dllm_agents.reporting.training import dllm_agent_masking
+
+AGREEMENT = {"bfcl": "class", **dict.fromkeys(EMBODIED, "refused steps")}
+"""Benchmark -> the measure of agreement with its checker that the table of failures shows; the others are in its CSV."""
 
 
 def diffuagent_table1(inputs: Inputs) -> Table:
@@ -147,7 +151,8 @@ def comparisons(inputs: Inputs) -> Table:
 
 def failures(inputs: Inputs) -> Table:
     """Share of episodes with each failure class, per agent and benchmark; retry loops at both thresholds, loops per episode, loops with
-    unchanged observation, first-loop hazard per step; the three Figure 4 classes over 440 and 340 single-turn entries."""
+    unchanged observation, first-loop hazard per step; the three Figure 4 classes over 440 and 340 single-turn entries; agreement with the
+    benchmarks' own checkers."""
     rows = published_failures()
     for agent in inputs.players(*inputs.config.run.benchmarks):
         twins = {
@@ -157,7 +162,7 @@ def failures(inputs: Inputs) -> Table:
             if value.agent == published.published_name(inputs.config, agent)
         }
         for benchmark in [name for name in inputs.config.run.benchmarks if agent in inputs.players(name)]:
-            rows += failure_rows(inputs, agent, benchmark)
+            rows += failure_rows(inputs, agent, benchmark) + agreement_rows(inputs, agent, benchmark)
             if benchmark in EMBODIED:
                 rows += loop_rows(inputs, agent, benchmark, twins)
             if benchmark == "bfcl":
@@ -171,16 +176,18 @@ def failures(inputs: Inputs) -> Table:
                 row.category: row for row in rows if (row.agent, row.benchmark, row.metric) == (agent, benchmark, "episodes_with_failure")
             }
             n = next(iter(by_kind.values())).n or 0
-            lines.append(
-                (agent, [str(n), *(NOT_RUN if by_kind[kind].value is None else number(by_kind[kind].value or 0.0) for kind in kinds)])
-            )
+            shown = [by_kind[kind] for kind in kinds]
+            shown += [row for row in rows if (row.agent, row.benchmark, row.category) == (agent, benchmark, AGREEMENT.get(benchmark))]
+            cells = [NOT_RUN if row.value is None else number(row.value) for row in shown]
+            lines.append((agent, [str(n), *cells, *[""] * (len(kinds) + 1 - len(cells))]))
         blocks.append(Block(display_name(benchmark), lines))
-    columns = [("", "n"), *(("", kind.replace("_", " ")) for kind in kinds)]
-    return Table(
-        rows,
-        Layout("Agent", columns, blocks),
-        notes="Classes: " + "; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in TAXONOMY.items()) + ".",
+    columns = [("", "n"), *(("", kind.replace("_", " ")) for kind in kinds), ("", "agreement")]
+    classes = "; ".join(f"{kind.replace('_', ' ')}: {meaning}" for kind, meaning in TAXONOMY.items())
+    notes = (
+        f"Classes: {classes}. Agreement: share of episodes in which the rules alone and the benchmark's own checker name the "
+        "same class (BFCL's single Python answers, no failure among the classes), or both or neither see a refused step (embodied)."
     )
+    return Table(rows, Layout("Agent", columns, blocks), notes=notes)
 
 
 def trajectory_filter(inputs: Inputs) -> Table:

@@ -1,0 +1,64 @@
+"""The classify-failures stage on BFCL's own tasks: tools come from the task record."""
+
+import pytest
+
+from dllm_agents import benchmarks
+from dllm_agents.analysis.frames import read_frame
+from dllm_agents.analysis.stage import classify_file, offered_tools, score_file
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.records import Episode, EpisodeStep, Failure, Task, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    categories = ["simple", "java", "multi_turn_miss_func"]
+    return Config.model_validate({"scale": "test", "benchmarks": {"bfcl": {"per_category": 2, "categories": categories}}})
+
+
+@pytest.fixture(scope="module")
+def tasks(config) -> list[Task]:
+    return benchmarks.load("bfcl", config).tasks("test")
+
+
+def answered(task: Task, text: str) -> Episode:
+    step = EpisodeStep(index=0, completion=text, action=text)
+    fields = {"benchmark": "bfcl", "category": task.category, "goal": "g", "agent": "a", "seed": 1, "max_steps": 1}
+    return Episode(task_id=task.id, steps=[step], answer=text, ended="answered", **fields)
+
+
+def test_the_rules_read_answers_with_the_tools_of_the_task_beside_the_official_verdict(config, tasks, tmp_path):
+    python, java = (next(task for task in tasks if task.category == category) for category in ("simple", "java"))
+    name = python.data["functions"][0]["name"]
+    write_jsonl(tmp_path / "t.jsonl", tasks)
+    write_jsonl(tmp_path / "e.jsonl", [answered(python, f"[{name}(no_such_parameter=1)]"), answered(java, "[f(x=5L)]")])
+    files = [tmp_path / name for name in ("e.jsonl", "s.parquet", "t.jsonl", "f.parquet")]
+    score_file(config, files[0], files[2], files[1])
+    classify_file(config, *files)
+    found = read_frame(files[3], Failure)
+    of_python = {row["source"]: row for _, row in found[found["category"] == "simple"].iterrows()}
+    assert (of_python["checker"]["kind"], of_python["beside checker"]["kind"]) == ("parameter_value", "parameter_value")
+    assert of_python["checker"]["detail"].startswith("simple_function_checker:")
+    assert of_python["beside checker"]["detail"] in (f"{name}: required", f"{name}: additionalProperties")
+    assert set(found[found["category"] == "java"]["source"]) == {"checker"}  # its values are not Python's
+
+
+def test_tools_are_those_kept_by_the_selector_and_in_a_conversation_those_held_back_too(tasks):
+    single = next(task for task in tasks if task.category == "simple")
+    (name,) = (function["name"] for function in single.data["functions"])
+    assert [tool["name"] for tool in offered_tools(single, answered(single, "")) or []] == [name]
+    assert offered_tools(single, answered(single, "").model_copy(update={"extra": {"selected_tools": []}})) == []
+    talk = next(task for task in tasks if task.category == "multi_turn_miss_func")
+    held = {function["name"] for functions in talk.data["held_back"].values() for function in functions}
+    offered = {tool["name"] for tool in offered_tools(talk, answered(talk, "").model_copy(update={"answer": None})) or []}
+    assert held and held < offered
+    assert offered_tools(single.model_copy(update={"data": {}}), answered(single, "")) is None
+
+
+def test_an_episode_of_a_task_that_is_not_there_is_named(config, tasks, tmp_path):
+    write_jsonl(tmp_path / "t.jsonl", tasks[1:])
+    write_jsonl(tmp_path / "all.jsonl", tasks)
+    write_jsonl(tmp_path / "e.jsonl", [answered(tasks[0], "")])
+    score_file(config, tmp_path / "e.jsonl", tmp_path / "all.jsonl", tmp_path / "s.parquet")
+    with pytest.raises(StageError, match=f"task {tasks[0].id} is not in .*t.jsonl; run the rollout again"):
+        classify_file(config, tmp_path / "e.jsonl", tmp_path / "s.parquet", tmp_path / "t.jsonl", tmp_path / "f.parquet")
