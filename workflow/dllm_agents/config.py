@@ -253,11 +253,15 @@ class Training(Section):
 
 
 class Resources(Section):
-    """What a job of a stage asks of a scheduler; local runs ignore it. Memory and time grow with every retry."""
+    """What a job of a stage asks of a scheduler; a local run heeds only `cpus`. Memory and time grow with every retry."""
 
     mem_mb: int = Field(default=4000, ge=100, description="memory of the first try; the n-th asks n times as much")
     minutes: int = Field(default=60, ge=1, description="wall time of the first try; the n-th asks n times as much")
-    cpus: int = Field(default=2, ge=1, description="processors of a job that has work for several")
+    cpus: int | None = Field(
+        default=None,
+        ge=1,
+        description="processors of a job that has work for several; left out, two on a cluster, on one machine all that Snakemake has",
+    )
 
 
 # Stage -> what its jobs ask for where the configuration says nothing. The light ones travel in groups, which ask for the sum.

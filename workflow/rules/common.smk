@@ -23,9 +23,9 @@ wildcard_constraints:
 
 
 def processors(stage):
-    """Threads of a job that wants the machine: all that Snakemake may use here, and on a cluster what `resources` asks for."""
+    """Threads of a job that has work for several: what `resources` says, or all that Snakemake may use here, or two on a cluster."""
     on_cluster = workflow.remote_exec or workflow.resource_settings.cores is None
-    return PLAN.resources(stage).cpus if on_cluster else workflow.cores
+    return PLAN.resources(stage).cpus or (2 if on_cluster else workflow.cores)
 
 
 def per_agent(kind, ending):

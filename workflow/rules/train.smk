@@ -43,9 +43,10 @@ rule train:
         f"{RESULTS}/logs/train/{{backbone}}.{{benchmark}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{backbone}}.{{benchmark}}.tsv"
+    priority: 1
     conda:
         "../../envs/main.yaml"
-    # A training beside another busy process takes many times as long, so it gets the machine.
+    # On more threads than one, a training beside another busy process takes many times as long: it has the machine, or one thread.
     threads: processors("train")
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("train", attempt),
