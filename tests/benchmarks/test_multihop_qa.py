@@ -146,6 +146,19 @@ def test_training_worlds_share_names_but_no_fact_with_the_evaluated_world(benchm
     assert not {task.id for task in train} & {task.id for task in test_tasks}
 
 
+def test_few_names_and_chosen_hops_make_worlds_of_their_own():
+    small = benchmarks.load("multihop_qa", {"tasks": 20, "train_tasks": 50, "names": 12, "hops": [2]})
+    tasks = small.tasks("test")
+    assert {len(task.data["hops"]) for task in tasks} == {2} and "names 12" in tasks[0].version
+    known = {name for names in multihop_corpus.ENTITIES.values() for name in names[:12]}
+    assert {task.data["answers"][0] for task in tasks} <= known
+    assert len(multihop_corpus.paragraphs(42, 0, 12)) == 12 * len(multihop_corpus.RELATIONS)
+    evaluated = {hop["text"] for task in tasks for hop in task.data["hops"]}
+    assert not evaluated & {hop["text"] for task in small.tasks("train") for hop in task.data["hops"]}
+    with pytest.raises(StageError, match=r"multihop_qa\.names: .*12 \(got 4\)"):
+        benchmarks.load("multihop_qa", {"names": 4})
+
+
 def test_names_are_single_words_that_no_stemmer_confuses():
     import Stemmer
 

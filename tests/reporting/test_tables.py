@@ -311,6 +311,9 @@ def test_agents_with_modules_stand_in_the_module_tables(finished, tmp_path):
     assert memory["category"] == "memory=tiny-block" and float(memory["value"]) > 0
     modules = find(rows(tmp_path / "t6.csv"), agent="helped", category="editor=tiny-full;multi_turn")
     assert float(modules["value"]) > 0
+    # The agent without modules stands beside it, and single-turn entries have columns of their own.
+    assert find(rows(tmp_path / "t6.csv"), agent="tiny-ar", category="non_live")["value"]
+    assert "| tiny-ar, w/o |" in (tmp_path / "t6.md").read_text() and "Single-Turn Live" in (tmp_path / "t6.md").read_text()
 
 
 def test_efficiency_is_a_ratio_of_totals_and_rounds_are_compared_where_both_solve(made, finished):

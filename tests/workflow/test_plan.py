@@ -58,7 +58,7 @@ def test_one_gpu_for_each_server_and_two_where_two_models_collaborate(paper: Con
 def test_agents_with_the_same_backbones_share_jobs() -> None:
     demo = load([PAPER.with_name("demo.yaml")], {})
     jobs = {tuple(job.agents) for job in Plan(demo).rollouts()}
-    assert ("tiny-full", "full-p-react", "full-p-react-bias1", "full-team") in jobs and ("tiny-block", "block-memory-block") in jobs
+    assert ("tiny-full", "full-react", "full-p-react", "full-p-react-bias1") in jobs and ("tiny-block", "block-memory-block") in jobs
     assert {("random",), ("empty",), ("teacher",)} <= jobs
     assert sorted(agent for job in jobs for agent in job) == sorted(demo.run.agents)
     alone = load([PAPER.with_name("demo.yaml")], {"run": {"agents_per_job": 1}})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -142,6 +142,12 @@ class MultiHopQAOptions(BenchmarkOptions):
     second_judge_model: str | None = None
     thoughts: Literal["short", "long"] = Field(
         default="short", description="the oracle's thoughts on generated questions: about 12 tokens, or 48 to 64 for P-ReAct"
+    )
+    names: int | None = Field(
+        default=None, ge=12, description="names of each kind that generated worlds draw on; null for all. Fewer are learnt sooner"
+    )
+    hops: list[Annotated[int, Field(ge=2, le=4)]] = Field(
+        default=[2, 3, 4], min_length=1, description="hops of generated questions, in turn"
     )
     cache: str | None = Field(default=None, description="folder of the dense encoder's passage vectors; null for the user's cache folder")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -96,38 +96,41 @@ class Question(NamedTuple):
 
 
 @cache
-def facts(seed: int, world: int) -> dict[tuple[str, str], Fact]:
-    """All facts of a world by (subject, relation). Same seed and world, same facts; no fact of a world > 0 is in world 0."""
+def facts(seed: int, world: int, names: int | None = None) -> dict[tuple[str, str], Fact]:
+    """All facts of a world by (subject, relation), over the first `names` names of each kind (None: all, 3 at least). Same seed and
+    world, same facts; no fact of a world > 0 is in world 0."""
     generator = random.Random(f"{GENERATOR_VERSION}/{seed}/{world}")
-    evaluated = facts(seed, TEST_WORLD) if world != TEST_WORLD else {}
+    evaluated = facts(seed, TEST_WORLD, names) if world != TEST_WORLD else {}
     made: dict[tuple[str, str], Fact] = {}
     for relation, (subject_type, object_type) in RELATIONS.items():
-        for subject in ENTITIES[subject_type]:
+        for subject in ENTITIES[subject_type][:names]:
             barred = {subject, evaluated[subject, relation].object} if evaluated else {subject}
-            chosen = generator.choice([name for name in ENTITIES[object_type] if name not in barred])
+            chosen = generator.choice([name for name in ENTITIES[object_type][:names] if name not in barred])
             made[subject, relation] = Fact(subject, relation, chosen)
     return made
 
 
-def paragraphs(seed: int, world: int) -> list[tuple[str, str]]:
+def paragraphs(seed: int, world: int, names: int | None = None) -> list[tuple[str, str]]:
     """The world's corpus as (title, text), one fact a paragraph, in an order that says nothing."""
-    corpus = [(fact.subject, fact.text) for fact in facts(seed, world).values()]
+    corpus = [(fact.subject, fact.text) for fact in facts(seed, world, names).values()]
     random.Random(f"{GENERATOR_VERSION}/order/{seed}/{world}").shuffle(corpus)
     return corpus
 
 
-def questions(seed: int, world: int, count: int, search: Callable[[str], list[str]]) -> list[Question]:
-    """`count` distinct questions of a world, 2, 3 and 4 hops in turn.
+def questions(
+    seed: int, world: int, count: int, search: Callable[[str], list[str]], names: int | None = None, hops: Sequence[int] = HOPS
+) -> list[Question]:
+    """`count` distinct questions of a world, each number of `hops` in turn.
 
     `search` gives the texts that a query finds. A question is kept only if no set of searches written from its own words finds
     every hop, so that the bridges have to be found one after the other. Raises ValueError when the world holds fewer questions.
     """
     made: dict[tuple[Fact, ...], Question] = {}
-    candidates = _candidates(facts(seed, world), random.Random(f"{GENERATOR_VERSION}/questions/{seed}/{world}"))
+    candidates = _candidates(facts(seed, world, names), random.Random(f"{GENERATOR_VERSION}/questions/{seed}/{world}"), hops)
     for question in itertools.islice(candidates, 50 * count + 1000):
         if len(made) == count:
             break
-        wanted = HOPS[len(made) % len(HOPS)]
+        wanted = hops[len(made) % len(hops)]
         if len(question.hops) == wanted and question.hops not in made and not found_at_once(question, search):
             made[question.hops] = question
     if len(made) < count:
@@ -149,10 +152,10 @@ def found_at_once(question: Question, search: Callable[[str], list[str]]) -> boo
     return not missing
 
 
-def _candidates(world: dict[tuple[str, str], Fact], generator: random.Random) -> Iterator[Question]:
+def _candidates(world: dict[tuple[str, str], Fact], generator: random.Random, hops: Sequence[int]) -> Iterator[Question]:
     """Random chains in which no entity and no relation comes twice."""
     starts = sorted({subject for subject, _ in world})
-    for length in itertools.cycle(HOPS):
+    for length in itertools.cycle(hops):
         chain: list[Fact] = []
         entity = generator.choice(starts)
         while len(chain) < length:

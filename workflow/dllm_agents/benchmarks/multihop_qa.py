@@ -174,7 +174,8 @@ class MultiHopQA(Benchmark):
         paths = {**self.options.sets, **train, "corpus": self.options.corpus}
         parts = [f"{name} {qa_files.fingerprint(path)}" for name, path in paths.items() if path]
         if GENERATED in self.options.sets:
-            parts.append(f"{GENERATOR_VERSION} seed {self.seed}")
+            names = f" names {self.options.names}" if self.options.names else ""
+            parts.append(f"{GENERATOR_VERSION} seed {self.seed}{names}")
         engine = self.options.search if self.options.search == "web" else f"{self.options.search} bm25s {_bm25s_version()}"
         return "; ".join([*parts, f"{engine} top {self.options.top_k}"])
 
@@ -247,12 +248,12 @@ class MultiHopQA(Benchmark):
             return [passage.text for passage in engine.search(query, GENERATION_TOP_K)]
 
         try:
-            return multihop_corpus.questions(self.seed, world, count, search)
+            return multihop_corpus.questions(self.seed, world, count, search, self.options.names, self.options.hops)
         except ValueError as error:
             raise StageError(f"benchmarks.multihop_qa.tasks: {error}; ask for fewer") from None
 
     def _world(self, world: int) -> list[Passage]:
-        return [Passage(*paragraph) for paragraph in multihop_corpus.paragraphs(self.seed, world)]
+        return [Passage(*paragraph) for paragraph in multihop_corpus.paragraphs(self.seed, world, self.options.names)]
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str], list[QuestionRow]]:

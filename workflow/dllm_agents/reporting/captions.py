@@ -17,7 +17,7 @@ TITLES = {
     "trajectory_filter": "Teacher trajectories accepted for training, and rejected with the reason.",
     "serving": "Serving probe: kept tokens per second, latency, forward evaluations (NFE) per token. Wall-clock values.",
     "diffuagent_table3": "Embodied agents with a memory module: success and progress rate (%), after Table 3 of DiffuAgent.",
-    "diffuagent_table6": "BFCL-v3 multi-turn with a tool selector and a tool-call editor: success rate (%), after Table 6 of DiffuAgent.",
+    "diffuagent_table6": "BFCL-v3 with a tool selector and a tool-call editor: success rate (%), after Table 6 of DiffuAgent (multi-turn).",
     "searcher_table1": "Multi-hop questions: accuracy (%) by containment (ACC_R) and by LLM judge (ACC_L), after Table 1 of DLLM-Searcher.",
     "dllm_agent_efficiency": "What episodes cost: forward evaluations (NFE), tokens, rounds, time; matched pairs on the tasks both solve.",
     "dllm_agent_tool_errors": "Tool calls on BFCL-v3: share of entries (%) that are well formed, call the right functions, are correct.",

@@ -489,7 +489,7 @@ def solved_by_both(inputs: Inputs, first: str, second: str, benchmark: str) -> t
 
 def published_modules(name: str, columns: Sequence[tuple[str, str]]) -> tuple[list[TableRow], list[Block]]:
     """A published table of agents with modules: its tidy rows, and a block per agent with one line per choice of modules. `columns` are
-    (benchmark, metric), or (benchmark, last part of the category)."""
+    (benchmark, metric), or (benchmark, last part of the category); what is not published stays empty."""
     table = published_rows(name)
     lines: dict[str, dict[str, dict[tuple[str, str], str]]] = {}
     for row in table:
@@ -498,7 +498,8 @@ def published_modules(name: str, columns: Sequence[tuple[str, str]]) -> tuple[li
         lines.setdefault(row.agent, {}).setdefault(modules or last, {})[key] = cell(row)
     return table, [
         Block(
-            f"Published: {agent}", [(modules.replace(";", ", "), [cells[key] for key in columns]) for modules, cells in by_module.items()]
+            f"Published: {agent}",
+            [(modules.replace(";", ", "), [cells.get(key, "") for key in columns]) for modules, cells in by_module.items()],
         )
         for agent, by_module in lines.items()
     ]

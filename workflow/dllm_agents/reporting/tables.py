@@ -299,19 +299,28 @@ def diffuagent_table3(inputs: Inputs) -> Table:
 
 
 def diffuagent_table6(inputs: Inputs) -> Table:
-    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module."""
-    names = ("multi_turn_standard", "multi_turn_challenge", "multi_turn")
-    table, lines = published_modules("diffuagent_table6", [("bfcl", name) for name in names])
+    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module, and without one. The single-turn columns are not the paper's: they
+    are what a run without multi-turn entries has."""
+    columns = {
+        "multi_turn_standard": ("BFCL Multi-Turn", "Standard"),
+        "multi_turn_challenge": ("BFCL Multi-Turn", "Challenge"),
+        "multi_turn": ("BFCL Multi-Turn", "Avg."),
+        "non_live": ("Single-Turn", "Non-Live"),
+        "live": ("Single-Turn", "Live"),
+    }
+    table, lines = published_modules("diffuagent_table6", [("bfcl", name) for name in columns])
+    roles = {agent: inputs.config.agent_backbones(agent) for agent in inputs.players("bfcl")}
+    helped = [agent for agent in roles if {"selector", "editor"} & set(roles[agent])]
+    policies = {roles[agent]["policy"] for agent in helped}
     ours = []
-    for agent in inputs.agents:
-        backbones = inputs.config.agent_backbones(agent)
-        modules = [f"{role}={backbones[role]}" for role in ("selector", "editor") if role in backbones]
-        if modules:
-            found = bfcl_rows(inputs, agent, names, {})
-            ours.append((f"{agent} ({backbones['policy']}, {', '.join(modules)})", [cell(row) for row in found]))
-            table += [row.model_copy(update={"category": ";".join([*modules, row.category])}) for row in found]
-    heads = [("BFCL Multi-Turn", label) for label in ("Standard", "Challenge", "Avg.")]
-    return Table(table, Layout("Agent + modules", heads, [*lines, own_block(ours, len(heads))]))
+    for agent in roles:
+        if agent not in helped and not (inputs.alone(agent) and roles[agent].get("policy") in policies):
+            continue
+        modules = [f"{role}={roles[agent][role]}" for role in ("selector", "editor") if role in roles[agent]]
+        found = bfcl_rows(inputs, agent, list(columns), {})
+        ours.append((f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o", list(map(cell, found))))
+        table += [row.model_copy(update={"category": ";".join([*modules, row.category])}) for row in found]
+    return Table(table, Layout("Agent + modules", list(columns.values()), [*lines, own_block(ours, len(columns))]))
 
 
 def searcher_table1(inputs: Inputs) -> Table:
