@@ -1,11 +1,12 @@
 """Claims: each verdict by an example, and one clear line for a bad file."""
 
 import pytest
+from pydantic import ValidationError
 from synthetic_run import LEVELS, configuration, failure, score
 
 from dllm_agents.analysis.frames import write_frame
 from dllm_agents.errors import StageError
-from dllm_agents.records import Failure, Score
+from dllm_agents.records import Exit, Failure, Score
 from dllm_agents.reporting.claims import Claim, evaluate, load_claims
 from dllm_agents.reporting.inputs import Inputs
 
@@ -48,6 +49,29 @@ def test_same_and_not_less_use_the_margin(tmp_path):
     assert verdict(equal, expect="same") == verdict(equal, expect="not_less") == "holds"
     worse = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 0.0})
     assert verdict(worse, expect="same") == verdict(worse, expect="not_less") == "does not hold"
+
+
+def test_replayed_verifiers_are_compared_on_the_same_stored_episodes(tmp_path):
+    tests = {"metric": "exit.steps", "of": {"role": "verifier", **DIFFUSION}, "against": {"role": "verifier", **AR}, "expect": "more"}
+    inputs = Inputs(configuration(), tmp_path)
+    assert evaluate(claim(**tests), inputs)[1][0].why == "the run replays no such verifiers"
+    rows = [
+        Exit(
+            **{"task_id": f"babyai/{seed}", "benchmark": "babyai", "category": "GoToObj", "agent": "tiny-ar", "verifier": verifier},
+            **{"prompt": "strict", "every": 5, "steps": 30, "exit_step": left, "success": False, "success_at_exit": False, "progress": 0.5},
+            **{"progress_lost": lost, "redundant_steps": 20, "redundant_steps_saved": 30 - (left or 30), "calls": 2},
+        )
+        for seed in range(24)
+        # The diffusion verifier leaves at 20 or never, the other at 5, and gives progress away.
+        for verifier, left, lost in (("tiny-block", 20 if seed % 2 else None, 0.0), ("tiny-ar", 5, 0.25))
+    ]
+    write_frame(tmp_path / "exits/babyai.parquet", rows, Exit)
+    verdict, (finding,) = evaluate(claim(**tests), Inputs(configuration(), tmp_path))
+    assert (verdict, finding.n, finding.value) == ("holds", 24, 20.0)
+    lost = evaluate(claim(**tests | {"metric": "exit.progress_lost", "expect": "less"}), Inputs(configuration(), tmp_path))
+    assert lost[0] == "holds" and lost[1][0].value == -25.0
+    with pytest.raises(ValidationError, match="compares two groups of role verifier"):
+        claim(**tests | {"of": DIFFUSION})
 
 
 def test_levels_are_held_against_their_bound(tmp_path):

@@ -15,6 +15,7 @@ from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
 from dllm_agents.config import EMBODIED, Section
 from dllm_agents.errors import StageError
+from dllm_agents.records import Exit
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.rows import clusters
 
@@ -22,6 +23,8 @@ CLAIMS = Path(__file__).resolve().parents[3] / "config" / "claims.yaml"
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 COLUMNS = {"success": 100.0, "progress": 100.0, "steps": 1.0, "seconds": 1.0, "completion_tokens": 1.0, "forwards": 1.0}
 """Metrics that are columns of the scores, with the factor to the unit they are reported in."""
+REPLAYED = ("exit.steps", "exit.progress_lost")
+"""Metrics of verifiers that are replayed on stored episodes: the step they leave at, and the progress (points) that costs."""
 BOUNDED = ("at_most", "at_least", "ratio_at_most")
 
 
@@ -56,9 +59,11 @@ class Test(Section):
         if (self.against is None) != (self.expect in ("at_most", "at_least")):
             raise ValueError(f"expect {self.expect}: {'needs a' if self.against is None else 'takes no'} group to compare against")
         for metric in filter(None, (self.metric, self.against.metric if self.against else None)):
-            known = metric in COLUMNS or metric == "early_exit" or metric.removeprefix("failure.") in TAXONOMY
+            known = metric in (*COLUMNS, *REPLAYED, "early_exit") or metric.removeprefix("failure.") in TAXONOMY
             if not known:
-                raise ValueError(f"unknown metric {metric!r}; allowed: {', '.join(COLUMNS)}, early_exit, failure.<class>")
+                raise ValueError(f"unknown metric {metric!r}; allowed: {', '.join((*COLUMNS, *REPLAYED))}, early_exit, failure.<class>")
+        if self.metric in REPLAYED and (self.against is None or {self.of.role, self.against.role} != {"verifier"}):
+            raise ValueError(f"metric {self.metric!r}: compares two groups of role verifier")
         return self
 
     @property
@@ -121,6 +126,8 @@ def evaluate(claim: Claim, inputs: Inputs, name: str = "claim") -> tuple[Verdict
 
 def _examine(test: Test, inputs: Inputs) -> Finding:
     """One test. Groups of trained and of ready-made backbones are not mixed: those trained on the same data are compared first."""
+    if test.metric in REPLAYED:
+        return _replayed(test, inputs)
     chosen = _choose(test, inputs)
     if chosen is None:
         return Finding(test, "cannot tell", why="the run has no such agents")
@@ -135,6 +142,25 @@ def _examine(test: Test, inputs: Inputs) -> Finding:
     if len(both) < 2:
         return Finding(test, "cannot tell", len(both), why="no two tasks that both have")
     return _ratio(test, both, inputs.config.seed) if test.expect == "ratio_at_most" else _difference(test, both, inputs)
+
+
+def _replayed(test: Test, inputs: Inputs) -> Finding:
+    """A test on what replayed verifiers would have done, on the same stored episodes under the same prompts."""
+    exits = pd.concat([inputs.exits(name) for name in _benchmarks(test, inputs)] or [pd.DataFrame(columns=list(Exit.model_fields))])
+    paradigms = exits["verifier"].map(lambda name: inputs.config.backbones[name].paradigm)
+    left = exits["exit_step"].fillna(exits["steps"]).astype(float)
+    exits = exits.assign(value=left if test.metric == "exit.steps" else 100 * exits["progress_lost"].astype(float))
+    sides = []
+    for group in (test.of, test.against):
+        assert group is not None
+        part = exits if group.paradigm is None else exits[paradigms == group.paradigm]
+        sides.append(part.groupby(["agent", "prompt", "task_id"], sort=True)["value"].mean())
+    if not all(map(len, sides)):
+        return Finding(test, "cannot tell", why="the run replays no such verifiers")
+    both = pd.concat(sides, axis=1, join="inner", keys=["value", "value_other"])
+    if len(both) < 2:
+        return Finding(test, "cannot tell", len(both), why="no two stored episodes that both saw")
+    return _difference(test, both.assign(cluster=both.index.get_level_values("task_id")), inputs)
 
 
 def _choose(test: Test, inputs: Inputs) -> tuple[list[str], list[str]] | None:

@@ -4,7 +4,7 @@ TABLE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
     "diffuagent_table1": (("scores", "embodied"),),
     "diffuagent_table2": (("scores", "bfcl"),),
     "comparisons": (("scores", "all"),),
-    "claims": (("failures", "all"), ("scores", "all")),
+    "claims": (("failures", "all"), ("scores", "all"), ("exits", "embodied")),
     "failures": (("failures", "all"), ("scores", "all")),
     "trajectory_filter": (("trajectories", "all"),),
     "serving": (("serving", "all"),),
