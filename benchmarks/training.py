@@ -23,6 +23,7 @@ from dllm_agents.training import objectives, preference
 from dllm_agents.training.loop import fit
 from dllm_agents.training.objectives import Batch, Example
 from dllm_agents.training.optimiser import make_optimisers, rate_fraction
+from dllm_agents.training.stage import attention_form
 
 PAD, END, MASK, WORDS = 0, 1, 2, 400
 SETTINGS = {"learning_rate": 5e-3, "muon_learning_rate": 0.02, "warmup": 0.1, "clip": 1.0}
@@ -35,9 +36,10 @@ def new_model(hidden: int = 128, layers: int = 4, words: int = WORDS):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    heads = {"num_attention_heads": max(4, hidden // 64), "num_key_value_heads": max(4, hidden // 64)}
+    heads = max(4, hidden // 64)
     sizes = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers, "vocab_size": words}
-    return LlamaForCausalLM(LlamaConfig(**sizes, **heads, tie_word_embeddings=True, attn_implementation="sdpa"))
+    sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
+    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation=attention_form(hidden // heads)))
 
 
 def example(index: int, prompt: int = 110, reply: int = 16) -> Example:

@@ -17,7 +17,8 @@ BASE = {"objective": "block_diffusion", **SMALL}
 VRPO = {"objective": "agentic_vrpo", "base": "sft", "learning_rate": 1e-2, "muon_learning_rate": None}
 
 
-def configuration(**preference: object) -> Config:
+def configuration(objective: str = "agentic_vrpo", **preference: object) -> Config:
+    learner = {"paradigm": "diffusion", "prompt": "compact", "training": {**VRPO, "objective": objective, "preference": preference}}
     return Config.model_validate(
         {
             "benchmarks": {
@@ -35,7 +36,7 @@ def configuration(**preference: object) -> Config:
                     "training": BASE,
                     "decoding": {"strategy": "sdar", "block_length": 8, "max_new_tokens": 24},
                 },
-                "vrpo": {"paradigm": "diffusion", "prompt": "compact", "training": {**VRPO, "preference": preference}},
+                "vrpo": learner,
             },
             "agents": {"vrpo": {"policy": "vrpo"}},
             "run": {"benchmarks": ["babyai"], "agents": ["vrpo"]},
@@ -127,12 +128,21 @@ def test_training_on_pairs_lowers_the_loss_and_repeats_to_the_byte(base: Path, t
 
 def test_rollouts_are_hot_and_may_be_p_react() -> None:
     config = configuration(temperature=0.7, acting="p_react", queries=5)
-    preference = config.backbones["vrpo"].training.preference
-    rolled = pairs.rolled_out(config, "sft", preference, 9)
+    rolled = pairs.rolled_out(config, "sft", config.backbones["vrpo"].training, 9)
     decoding = rolled.decoding("sft", "policy", "babyai")
     assert decoding.temperature == 0.7 and decoding.tool_prefill is not None and decoding.tool_prefill.rule == "predicted"
     assert (rolled.agents["sft"].acting, rolled.agents["sft"].seed, rolled.backbones["sft"].tasks["babyai"]) == ("p_react", 9, 5)
     assert config.backbones["sft"].tasks == {}, "the run's own configuration stays"
+
+
+def test_just_grpo_learns_from_groups_that_were_rolled_out_from_left_to_right(base: Path, tmp_path: Path) -> None:
+    config = configuration("just_grpo", epochs=4, batch_size=4)
+    decoding = pairs.rolled_out(config, "sft", config.backbones["vrpo"].training, 9).decoding("sft", "policy", "babyai")
+    assert decoding.remasking == "sequential" and decoding.threshold is None
+    report = train(config, "vrpo", "babyai", some_pairs(tmp_path / "pairs.jsonl", 12), tmp_path / "model", base / "model")
+    curve = [loss for _, loss in report.loss_curve]
+    assert curve[0] == pytest.approx(0, abs=1e-5) and curve[-1] < -0.01, "it begins where policy and old policy agree"
+    assert json.loads((tmp_path / "model/config.json").read_text())["dllm"]["attention"] == "block_causal"
 
 
 def test_too_few_pairs_leave_a_reason_that_later_stages_read_as_not_run(base: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_next_token_is_the_sum_over_the_response_and_its_end():
 def test_padding_carries_no_loss_and_is_seen_by_nobody():
     batch = causal(Example.exchange([5, 6, 7], [8, END]), Example.exchange([5], [END]))
     assert batch.supervised == 3
-    padding = batch.attention[1, 0][:, 1:]
+    padding = seen(batch)[1, 0][:, 1:]
     assert padding.nonzero().tolist() == [[1, 0], [2, 1], [3, 2]], "each padded key is seen by itself alone"
 
 
@@ -56,7 +56,7 @@ def test_full_diffusion_has_one_drawn_and_one_fully_masked_copy():
         scored = batch.targets[row] != IGNORE
         assert not (scored & ~masked).any() and (batch.targets[row][scored] == clean[scored]).all()
     assert (batch.targets[1, 2:7] == clean[2:7]).all(), "the words and the first two end tokens are always scored"
-    assert batch.attention.all(), "everything sees everything"
+    assert seen(batch).all(), "everything sees everything"
 
 
 def test_the_llada_elbo_is_the_weighted_sum_over_masked_tokens():
@@ -228,29 +228,77 @@ def test_a_budget_is_met_to_the_token():
 
 
 def test_causal_mask_sees_the_past():
-    assert masks.causal(torch.zeros(1, 3, dtype=torch.long))[0, 0].tolist() == torch.ones(3, 3).tril().bool().tolist()
+    segment = torch.zeros(1, 3, dtype=torch.long)
+    found = masks.dense(masks.causal(segment), segment.shape, segment.device)
+    assert found[0, 0].tolist() == torch.ones(3, 3).tril().bool().tolist()
+
+
+@pytest.mark.parametrize("kind", ["causal", "full", "block_causal"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_and_the_dense_mask_give_the_same_logits(kind, monkeypatch):
+    """The whole way through the model; torch's flex_attention uncompiled, as it runs on a CPU."""
+    from torch.nn.attention.flex_attention import flex_attention
+    from transformers.integrations import flex_attention as integration
+
+    monkeypatch.setattr(integration, "compile_friendly_flex_attention", lambda *given, training, **named: flex_attention(*given, **named))
+    batch, found = packed_and_padded(kind), {}
+    for form in ("sdpa", "flex_attention"):
+        model = tiny_model()
+        model.config._attn_implementation = form
+        with torch.no_grad():
+            found[form] = objectives.logits_of(model, batch)
+    assert torch.allclose(found["sdpa"], found["flex_attention"], atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex_attention has a backward pass on a GPU alone")
+@pytest.mark.parametrize("kind", ["causal", "full", "block_causal"])
+def test_flex_attention_on_a_gpu_trains_as_the_dense_mask_does(kind):
+    batch, found = packed_and_padded(kind).to(torch.device("cuda")), {}
+    for form in ("sdpa", "flex_attention"):
+        model = tiny_model(hidden=64).cuda()
+        model.config._attn_implementation = form
+        loss = batch.loss(model)
+        loss.backward()
+        found[form] = (loss.item(), model.model.layers[0].self_attn.q_proj.weight.grad)
+    assert found["sdpa"][0] == pytest.approx(found["flex_attention"][0], rel=1e-4)
+    assert torch.allclose(found["sdpa"][1], found["flex_attention"][1], rtol=1e-2, atol=1e-4)
+
+
+def packed_and_padded(kind):
+    examples = [REPLY, TURNS, REPLY, Example.exchange([7], [8, END])]
+    if kind == "block_causal":
+        rows = [objectives.block_diffusion(example, MASK, END, 4, generator(1)) for example in examples]
+    else:
+        rows = [objectives.next_token(example) for example in examples]
+    batch = objectives.collate(rows, kind, PAD, packed_length=48 if kind == "block_causal" else 20)
+    assert len(batch.input_ids) < len(rows) and (batch.segment < 0).any()
+    return batch
 
 
 def loss(all_logits, batch):
     return objectives.token_losses(all_logits[batch.targets != IGNORE], batch).sum().item()
 
 
+def seen(batch):
+    return masks.dense(batch.rule, batch.input_ids.shape, batch.input_ids.device)
+
+
 def sees(batch, place):
-    return batch.attention[0, 0, place].nonzero().flatten().tolist()
+    return seen(batch)[0, 0, place].nonzero().flatten().tolist()
 
 
-def tiny_model():
+def tiny_model(hidden=16):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
-    config = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=32, **heads)
+    config = LlamaConfig(vocab_size=40, hidden_size=hidden, intermediate_size=32, **heads)
     return LlamaForCausalLM(config).eval()
 
 
 @torch.no_grad()
 def logits(model, batch):
-    return model(input_ids=batch.input_ids, attention_mask=batch.attention, position_ids=batch.position_ids).logits[0]
+    return model(input_ids=batch.input_ids, attention_mask=seen(batch), position_ids=batch.position_ids).logits[0]
 
 
 @torch.no_grad()

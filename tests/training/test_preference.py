@@ -91,18 +91,60 @@ def test_one_gradient_step_prefers_the_winner():
     assert all(parameter.grad is None for parameter in reference.parameters())
 
 
-def test_sequential_rows_show_each_token_what_left_to_right_decoding_shows():
-    rows = preference.sequential_rows(WINNER, MASK, END, 4)
-    assert len(rows) == 5
-    assert rows[0].ids.tolist() == [10, 11, 12, MASK]
-    assert rows[2].ids.tolist() == [10, 11, 12, 20, 21, MASK, MASK, MASK]
-    assert [row.targets[row.targets != objectives.IGNORE].tolist() for row in rows] == [[20], [21], [22], [23], [END]]
+def test_a_sequential_row_shows_each_token_what_left_to_right_decoding_shows():
+    row = preference.sequential(WINNER, MASK, 4)
+    shown = [row.ids[row.copy == copy].tolist() for copy in range(6)]
+    assert shown[0] == [10, 11, 12, 20], "what lies before the last block, clean"
+    assert shown[1] == [10, 11, 12, MASK] and shown[2] == [MASK] * 4
+    assert shown[4] == [21, 22, MASK, MASK]
+    assert row.targets[row.targets != objectives.IGNORE].tolist() == WINNER.ids[3:]
+
+
+@pytest.mark.parametrize("align", ["position", "turn"])
+def test_sequential_likelihoods_are_those_of_plain_forwards(align):
+    """Each token's logits against one block-causal forward over what a left-to-right decoder has by then, masks behind it."""
+    model = tiny_model()
+    for example in (WINNER, TURNS):
+        row = preference.sequential(example, MASK, 4, align=align)
+        batch = objectives.collate([row], "block_causal", PAD)
+        generated = torch.tensor(example.generated)
+        block = objectives.block_numbers(generated, 4, align)
+        with torch.no_grad():
+            found = objectives.logits_of(model, batch)
+            for at, logits in zip(generated.nonzero().flatten().tolist(), found, strict=True):
+                start = int((block == block[at]).nonzero()[0])
+                ids = torch.tensor([[*example.ids[:at], *[MASK] * (start + 4 - at)]])
+                numbers = torch.cat([block[:start], block[at].expand(4)])
+                seen = (numbers[:, None] >= numbers[None, :])[None, None]
+                places = torch.arange(start + 4)[None]
+                plain = model(input_ids=ids, attention_mask=seen, position_ids=places).logits[0, at]
+                assert torch.allclose(logits, plain, atol=1e-5)
+
+
+def test_a_shifted_base_is_read_one_place_to_the_left():
+    row = preference.sequential(WINNER, MASK, 4, shift=True)
+    asked = row.targets != objectives.IGNORE
+    assert sorted(row.targets[asked].tolist()) == sorted(WINNER.ids[3:])
+    assert (row.position[asked] + 1).sort().values.tolist() == [3, 4, 5, 6, 7]
 
 
 def test_grpo_pushes_towards_the_better_half_of_its_group():
     log_probs = torch.zeros(4, requires_grad=True)
     owner = torch.tensor([0, 0, 1, 1])
-    preference.grpo_loss(log_probs, torch.zeros(4), torch.tensor([1.0, 0.0]), owner).backward()
+    preference.grpo_loss(log_probs, torch.zeros(4), torch.tensor([[1.0, 0.0]]), owner).backward()
     assert (log_probs.grad[:2] < 0).all() and (log_probs.grad[2:] > 0).all()
-    even = preference.grpo_loss(torch.zeros(4), torch.zeros(4), torch.tensor([1.0, 1.0]), owner)
+    even = preference.grpo_loss(torch.zeros(4), torch.zeros(4), torch.tensor([[1.0, 1.0]]), owner)
     assert even.item() == pytest.approx(0.0)
+
+
+def test_grpo_is_the_clipped_objective_written_out():
+    """Two groups of two, one token more in the first rollout; a ratio beyond the clip on the side that would gain is cut."""
+    old = torch.log(torch.tensor([0.5, 0.4, 0.2, 0.3, 0.6]))
+    ratios = [1.5, 1.0, 0.9, 1.1, 0.5]
+    rewards, owner = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 2, 3])
+    advantages = [1, 1, -1, -1, 1]
+    gains = [min(r * a, max(0.8, min(1.2, r)) * a) for r, a in zip(ratios, advantages, strict=True)]
+    assert gains == pytest.approx([1.2, 1.0, -0.9, -1.1, 0.5])
+    by_hand = -((gains[0] + gains[1]) / 2 + gains[2] + gains[3] + gains[4]) / 4
+    value = preference.grpo_loss(old + torch.log(torch.tensor(ratios)), old, rewards, owner)
+    assert value.item() == pytest.approx(by_hand, rel=1e-4)

@@ -262,6 +262,62 @@ def test_masks_of_trajectories_can_be_aligned_or_naive(tmp_path):
     assert losses["aligned"] != losses["naive"]
 
 
+def asking(weight: float, objective: str):
+    """(tokenizer, scored tokens, their weights) of a batch of a question's replies."""
+    from dllm_agents import benchmarks
+    from dllm_agents.training.objectives import IGNORE
+    from dllm_agents.training.stage import build_tokenizer, objective_of
+
+    found = data.exchanges(benchmarks.load("multihop_qa", conversational()), question(7), "compact")
+    words = build_tokenizer(found, 1024)
+    settings = Training.model_validate({"objective": objective, "call_weight": weight, **SMALL})
+    budget = conversational().benchmarks["multihop_qa"].training
+    batch = objective_of(settings, budget, words)(data.encode(words, found), generator=torch.Generator().manual_seed(0))
+    asked = batch.targets != IGNORE
+    return words, batch.targets[asked], batch.weights[asked]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_calls_can_be_left_out_of_the_loss(objective):
+    words, scored, _ = asking(0, objective)
+    said = words.decode(scored)
+    assert "I need the birthplace." in said and "<answer>" in said and "<eos>" in said
+    assert "tool_call" not in said and "search" not in said
+    assert "search" in words.decode(asking(1, objective)[1])
+
+
+def test_calls_can_weigh_more():
+    words, scored, plain = asking(1, "ar")
+    _, same, heavy = asking(4, "ar")
+    assert torch.equal(scored, same)
+    factor = heavy / heavy.min()
+    opened, closed = (scored.tolist().index(words.convert_tokens_to_ids(tag)) for tag in ("<tool_call>", "</tool_call>"))
+    by_hand = torch.ones(len(scored))
+    by_hand[opened : closed + 1] = 4
+    assert torch.allclose(factor, by_hand) and (plain == plain[0]).all()
+
+
+def test_a_planner_and_a_writer_are_taught_only_where_a_team_plays(tmp_path):
+    from dllm_agents import benchmarks
+    from dllm_agents.trajectories import collect
+
+    config = conversational()
+    config.benchmarks["multihop_qa"].train_tasks = 3
+    accepted = list(collect(config, "multihop_qa", benchmarks.load("multihop_qa", config).tasks("train")))
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, accepted)
+    taught = {}
+    for team in (False, True):
+        entry = {"prompt": "compact", "training": {"objective": "ar", **SMALL}}
+        agents = {"alone": {"policy": "m"}, "team": {"policy": "m", "workflow": "planner"}}
+        run = {"benchmarks": ["multihop_qa"], "agents": ["team" if team else "alone"]}
+        budget = {"supervised_tokens": 100, "max_prompt_tokens": 400, "response_tokens": 200, "batch_size": 2}
+        options = {"multihop_qa": {"train_tasks": 3, "training": budget}}
+        whole = Config.model_validate({"benchmarks": options, "backbones": {"m": entry}, "agents": agents, "run": run})
+        taught[team] = train(whole, "m", "multihop_qa", path, tmp_path / str(team)).examples
+    assert taught[False] == sum(len(trajectory.steps) for trajectory in accepted) < taught[True]
+
+
 def test_spans_that_do_not_fit_their_tokens_are_refused(accepted, tmp_path):
     from dllm_agents.training import objectives
 

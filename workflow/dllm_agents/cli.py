@@ -296,7 +296,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--benchmark", required=True)
     source = sub.add_mutually_exclusive_group(required=True)
     source.add_argument("--trajectories", type=Path, metavar="FILE")
-    source.add_argument("--pairs", type=Path, metavar="FILE", help="pairs to learn preferences from (vrpo, agentic_vrpo)")
+    source.add_argument("--pairs", type=Path, metavar="FILE", help="pairs to learn preferences from (vrpo, agentic_vrpo, just_grpo)")
     sub.add_argument("--base", type=Path, metavar="DIR", help="the checkpoint of the backbone that training.base names")
     sub.add_argument("--tensorboard", type=Path, metavar="DIR", help="where scalars for TensorBoard go")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR")

@@ -173,7 +173,8 @@ BENCHMARK_OPTIONS: dict[str, type[BenchmarkOptions]] = {
 
 
 class Preference(Section):
-    """How a backbone learns from pairs of its own rollouts (VRPO, arXiv 2505.19223; DLLM-Searcher section 4.3)."""
+    """How a backbone learns from pairs of its own rollouts (VRPO, arXiv 2505.19223; DLLM-Searcher section 4.3). For just_grpo a pair is
+    a group of two; what speaks of an ELBO is VRPO's alone."""
 
     queries: int = Field(default=200, ge=1, description="training tasks of each benchmark, at even distances, each rolled out twice")
     seeds: tuple[int, int] = Field(default=(1, 2), description="seeds of the two rollouts")
@@ -187,7 +188,7 @@ class Preference(Section):
     length_normalised: bool = Field(default=False, description="divide each ELBO by its generated tokens (DLLM-Searcher's code)")
 
 
-PREFERENCE = ("vrpo", "agentic_vrpo")
+PREFERENCE = ("vrpo", "agentic_vrpo", "just_grpo")
 
 
 class Lora(Section):
@@ -204,9 +205,10 @@ class Lora(Section):
 class Training(Section):
     """How a tiny or small backbone is trained on the accepted trajectories."""
 
-    objective: Literal["ar", "full_diffusion", "block_diffusion", "vrpo", "agentic_vrpo"] = Field(
+    objective: Literal["ar", "full_diffusion", "block_diffusion", "vrpo", "agentic_vrpo", "just_grpo"] = Field(
         description="supervised fine-tuning of a paradigm; or preference optimisation of the `base` on pairs of its own rollouts, with "
-        "tool responses masked where a decoder does not have them yet (agentic_vrpo) or left visible (vrpo)"
+        "tool responses masked where a decoder does not have them yet (agentic_vrpo) or left visible (vrpo), or by the policy gradient of "
+        "groups of two rollouts in left-to-right order (just_grpo)"
     )
     base: str | None = Field(
         default=None, description="checkpoint directory, or backbone trained here, to start from; null trains from scratch"
@@ -226,6 +228,9 @@ class Training(Section):
         default="aligned", description="mask tool responses that share a block with the call before them, or leave them visible (ablation)"
     )
     logit_shift: bool = Field(default=False, description="a token is predicted where the token before it stands (Fast-dLLM v2)")
+    call_weight: float = Field(
+        default=1.0, ge=0, description="weight of search calls in the loss; 0 trains on thoughts and answers alone (ablation)"
+    )
     layout: Literal["exchange", "trajectory"] = Field(
         default="exchange",
         description="an example is one reply, or a whole trajectory with tool responses in between (prompts with turns)",
@@ -245,12 +250,16 @@ class Training(Section):
     )
     nodes: int = Field(default=1, ge=1, description="machines of a launched training, each with `training_gpus` processes")
     seed: int | None = Field(default=None, description="null takes the run's seed")
-    preference: Preference | None = Field(default=None, description="settings of vrpo and agentic_vrpo; null takes their defaults")
+    preference: Preference | None = Field(
+        default=None, description="settings of vrpo, agentic_vrpo and just_grpo; null takes their defaults"
+    )
 
     @model_validator(mode="after")
     def _preference_has_a_base(self) -> Training:
         if self.packed_length is not None and self.objective == "block_diffusion" and self.packed_length % self.block_length:
             raise ValueError(f"block_length {self.block_length} does not divide packed_length {self.packed_length}")
+        if self.call_weight != 1 and (self.layout == "trajectory" or self.objective in PREFERENCE):
+            raise ValueError("call_weight needs layout exchange and a supervised objective")
         if self.objective in PREFERENCE:
             if self.base is None:
                 raise ValueError(f"objective {self.objective} needs `base`, the backbone whose rollouts it learns from")
@@ -503,6 +512,10 @@ class Config(Section):
             if benchmark in (agent.benchmarks or self.run.benchmarks)
             and (backbone is None or benchmark in (backbone.benchmarks or self.run.benchmarks))
         ]
+
+    def plays_in_teams(self, benchmark: str) -> bool:
+        """Whether an agent of the run plays a benchmark with a planner and a writer, which trained backbones are then taught to be."""
+        return any(self.agents[name].workflow == "planner" and benchmark in self.agent_benchmarks(name) for name in self.run.agents)
 
     def agent_backbones(self, name: str) -> dict[str, str]:
         """Role -> backbone of an agent; empty for the scripted ones."""

@@ -15,7 +15,7 @@ from typing import Any
 from dllm_agents import benchmarks
 from dllm_agents.agents.runner import Shard, play_shard
 from dllm_agents.benchmarks.base import Benchmark
-from dllm_agents.config import PREFERENCE, Agent, Config, Preference
+from dllm_agents.config import PREFERENCE, Agent, Config, Training
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Pair, Task, Trajectory, write_jsonl
 from dllm_agents.serving.launch import Servers
@@ -48,7 +48,7 @@ def sample_pairs(config: Config, backbone: str, tasks: Sequence[Path], models: S
             rollouts: list[list[Episode]] = []
             for seed in preference.seeds:
                 journal_of = output.with_name(f"{output.name}.{path.stem}.{seed}")
-                settings = rolled_out(config, base, preference, seed)
+                settings = rolled_out(config, base, training, seed)
                 queries, journal = play_shard(settings, base, Shard(path, journal_of, {base: model}), stack, servers)
                 rollouts.append([journal.episodes[task.id] for task in queries])
                 journals.append(journal)
@@ -60,11 +60,16 @@ def sample_pairs(config: Config, backbone: str, tasks: Sequence[Path], models: S
     return counts
 
 
-def rolled_out(config: Config, base: str, preference: Preference, seed: int) -> Config:
-    """The configuration with an agent named like the base that plays it at the rollouts' temperature and seed."""
+def rolled_out(config: Config, base: str, training: Training, seed: int) -> Config:
+    """The configuration with an agent named like the base that plays it at the rollouts' temperature and seed; for JustGRPO token by
+    token from left to right, the order whose likelihood it takes."""
+    preference = training.preference
+    assert preference is not None
     decoding: dict[str, Any] = {"temperature": preference.temperature}
     if preference.acting == "p_react":
         decoding["tool_prefill"] = {"rule": "predicted"}
+    if training.objective == "just_grpo":
+        decoding |= {"remasking": "sequential", "threshold": None, "steps": None}
     agent = Agent(policy=base, acting=preference.acting, seed=seed, decoding=decoding)
     entry = config.backbones[base].model_copy(update={"tasks": dict.fromkeys(config.run.benchmarks, preference.queries)})
     return config.model_copy(update={"backbones": config.backbones | {base: entry}, "agents": config.agents | {base: agent}})

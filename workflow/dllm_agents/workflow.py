@@ -189,7 +189,8 @@ class Plan:
         training, base = self.config.backbones[backbone].training, self.config.trained_base(backbone)
         assert training is not None and training.preference is not None and base is not None
         settings = training.preference.model_dump(mode="json", include={"queries", "seeds", "temperature", "acting"})
-        return settings | {"base": self._served(base), "seed": self.config.seed}
+        order = {"order": "sequential"} if training.objective == "just_grpo" else {}
+        return settings | order | {"base": self._served(base), "seed": self.config.seed}
 
     def pair_gpus(self, backbone: str) -> int:
         """GPUs of a pair-sampling job: those of the base's server."""
@@ -279,12 +280,16 @@ class Plan:
         """What a checkpoint depends on beside its trajectories."""
         entry = self.config.backbones[backbone]
         assert entry.training is not None
-        return entry.training.model_dump(mode="json") | {
-            "budget": self.config.benchmark_options(benchmark).training.model_dump(mode="json"),
-            "prompt": style_sha256(entry.prompt),
-            "run_seed": self.config.seed,
-            "dtype": entry.dtype,
-        }
+        return (
+            entry.training.model_dump(mode="json")
+            | {
+                "budget": self.config.benchmark_options(benchmark).training.model_dump(mode="json"),
+                "prompt": style_sha256(entry.prompt),
+                "run_seed": self.config.seed,
+                "dtype": entry.dtype,
+            }
+            | ({"team": True} if self.config.plays_in_teams(benchmark) else {})
+        )
 
     def probe_settings(self, backbone: str) -> dict[str, Any]:
         """What a probe depends on."""

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dllm_agents.analysis import statistics
 from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
+from dllm_agents.config import PREFERENCE
 from dllm_agents.records import Episode, EpisodeStep, TableRow, Task
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.rows import compare, mean_row, pair_up, rate_row
@@ -287,7 +288,7 @@ def training_stages(inputs: Inputs) -> tuple[list[tuple[str, str, str, tuple[str
     trained: list[tuple[str, str, str, tuple[str, ...]]] = []
     for backbone, agent in alone.items():
         training = config.backbones[backbone].training
-        base = alone.get(training.base or "") if training is not None and training.objective.endswith("vrpo") else None
+        base = alone.get(training.base or "") if training is not None and training.objective in PREFERENCE else None
         if base is not None:
             shared = tuple(name for name in config.agent_benchmarks(agent) if name in config.agent_benchmarks(base))
             trained += [("SFT", base, "", shared), ("SFT + VRPO", agent, base, shared)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dllm_agents.config import PREFERENCE
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, TrainingReport
 from dllm_agents.reporting import style
@@ -38,7 +39,7 @@ def training_curves(inputs: Inputs, figure: Figure) -> None:
     looks = style.backbone_looks(inputs.config)
     panels: dict[str, list[TrainingReport]] = {}
     for (_, benchmark), report in found.items():
-        kind = "preference loss" if report.objective.endswith("vrpo") else "loss"
+        kind = "preference loss" if report.objective in PREFERENCE else "loss"
         panels.setdefault(f"{display_name(benchmark)}, {kind}", []).append(report)
     axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
     if not panels:

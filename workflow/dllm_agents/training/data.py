@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 
 class Exchange(NamedTuple):
-    """One reply of the teacher as text. `said` are the strings of the environment and the teacher alone, without the prompt around them."""
+    """One reply of the teacher as text. `said` are the strings of the environment and the teacher alone, without the prompt around them;
+    `call` is the tool call that the reply ends in, if it does."""
 
     task: str
     messages: list[dict[str, str]]
     reply: str
     said: tuple[str, ...]
+    call: str = ""
 
 
 def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
@@ -39,14 +41,16 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[
     for index, step in enumerate(trajectory.steps):
         if step.action is None:
             continue
+        call = ""
         seen = history[index - 1].observation if index else trajectory.initial_observation
         if benchmark.workflow == "search":
             messages = prompts.search_messages(style, task.goal, history[:index], benchmark.max_steps)
             reply, said = reply_text(step.thought or "", step.action), step.action
+            call = step.action if step.action.startswith("<tool_call>") else ""
         else:
             messages = prompts.embodied_messages(style, task.benchmark, task.goal, trajectory.initial_observation, history[:index])
             reply = said = prompts.react_completion(step.thought or "", step.action)
-        found.append(Exchange(task.id, messages, reply, (task.goal, seen, said)))
+        found.append(Exchange(task.id, messages, reply, (task.goal, seen, said), call))
     return found
 
 
@@ -80,7 +84,8 @@ def as_executed(step: EpisodeStep) -> EpisodeStep:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[Example]:
-    """Exchanges as token ids, the reply closed by the end token. Raises StageError naming a task whose text holds a control token."""
+    """Exchanges as token ids, the reply closed by the end token. Raises StageError naming a task whose text holds a control token, or
+    whose reply has tokens that are half a tool call and half what is before it."""
     for exchange in found:
         text = exchange.reply + "".join(message["content"] for message in exchange.messages)
         for token in CONTROL_TOKENS:
@@ -89,8 +94,21 @@ def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> lis
     rendered = tokenizer.apply_chat_template([exchange.messages for exchange in found], add_generation_prompt=True, tokenize=False)
     prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(list(rendered), add_special_tokens=False)
     reply_ids = tokenizer.backend_tokenizer.encode_batch_fast([exchange.reply for exchange in found], add_special_tokens=False)
+    heads = tokenizer.backend_tokenizer.encode_batch_fast([_before_call(exchange) for exchange in found], add_special_tokens=False)
     end = tokenizer.eos_token_id
-    return [Example.exchange(prompt.ids, [*reply.ids, end]) for prompt, reply in zip(prompt_ids, reply_ids, strict=True)]
+    examples = []
+    for exchange, prompt, reply, head in zip(found, prompt_ids, reply_ids, heads, strict=True):
+        if reply.ids[: len(head.ids)] != head.ids:
+            raise StageError(f"task {exchange.task}: its spans do not fit its tokens, one of which is half in a tool call")
+        example = Example.exchange(prompt.ids, [*reply.ids, end])
+        begins = len(prompt.ids) + len(head.ids)
+        calls = [bool(exchange.call) and begins <= at < len(example.ids) - 1 for at in range(len(example.ids))]
+        examples.append(example._replace(calls=calls))
+    return examples
+
+
+def _before_call(exchange: Exchange) -> str:
+    return exchange.reply.removesuffix(exchange.call)
 
 
 def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[tuple[str, Example]]:

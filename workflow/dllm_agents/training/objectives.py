@@ -33,10 +33,12 @@ KEPT_PADDING = 0.15
 
 
 class Example(NamedTuple):
-    """Token ids, and which of them the model is to generate: thoughts, actions, end tokens. Context and tool responses are not."""
+    """Token ids, and which of them the model is to generate: thoughts, actions, end tokens. Context and tool responses are not. `calls`
+    marks those of tool calls, where that matters."""
 
     ids: Sequence[int]
     generated: Sequence[bool]
+    calls: Sequence[bool] = ()
 
     @classmethod
     def exchange(cls, prompt: Sequence[int], response: Sequence[int]) -> Example:
@@ -58,14 +60,24 @@ class Row(NamedTuple):
 
 @dataclass
 class Batch:
-    """What the model reads and what it is asked, [batch, length] each (`attention` [batch, 1, length, length]). The loss is the
-    weighted sum of cross-entropies over the places whose target is not IGNORE."""
+    """What the model reads, who sees whom, and what is asked, [batch, length] each. The loss is the weighted sum of cross-entropies over
+    the places whose target is not IGNORE."""
 
     input_ids: Tensor
     position_ids: Tensor
-    attention: Tensor
+    block: Tensor
+    copy: Tensor
+    segment: Tensor
     targets: Tensor
     weights: Tensor
+    kind: Attention
+
+    @property
+    def rule(self) -> masks.Rule:
+        """Who sees whom."""
+        if self.kind == "block_causal":
+            return masks.block_diffusion(self.block, self.copy, self.segment)
+        return masks.causal(self.segment) if self.kind == "causal" else masks.full(self.segment)
 
     @property
     def supervised(self) -> int:
@@ -95,10 +107,11 @@ class Batch:
 
 
 def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    """The logits [supervised, vocabulary] of the places that carry loss, in row order."""
-    hidden = model.model(
-        input_ids=batch.input_ids, attention_mask=batch.attention, position_ids=batch.position_ids, use_cache=False
-    ).last_hidden_state
+    """The logits [supervised, vocabulary] of the places that carry loss, in row order. The attention implementation of the model's
+    configuration decides in which form it is given the mask."""
+    form = masks.blocks if model.config._attn_implementation == "flex_attention" else masks.dense
+    seen: Any = form(batch.rule, batch.input_ids.shape, batch.input_ids.device)
+    hidden = model.model(input_ids=batch.input_ids, attention_mask=seen, position_ids=batch.position_ids, use_cache=False).last_hidden_state
     return model.lm_head(hidden[batch.targets != IGNORE])
 
 
@@ -138,7 +151,7 @@ def full_diffusion(
         Row(torch.where(noise.masked, mask, ids), place, zeros, zeros, torch.where(noise.masked & asked, ids, IGNORE), noise.weight)
         for noise in copies(rule, generated, ids == end, None, generator)
     ]
-    return [_shifted(row) for row in rows] if shift else rows
+    return [shifted(row) for row in rows] if shift else rows
 
 
 def block_diffusion(
@@ -176,7 +189,7 @@ def block_diffusion(
         ids = torch.where(noise.masked | hidden, mask, noisy.ids)
         parts.append(Row(ids, noisy.place, noisy.block, torch.full_like(ids, number), targets, noise.weight / samples))
     row = Row(*(torch.cat([part[field] for part in parts]) for field in range(len(Row._fields))))
-    return _shifted(row) if shift else row
+    return shifted(row) if shift else row
 
 
 def copies(rule: NoiseRule, generated: Tensor, end: Tensor, block: Tensor | None, generator: torch.Generator) -> list[Noise]:
@@ -209,11 +222,7 @@ def collate(rows: Sequence[Row], attention: Attention, pad: int, packed_length: 
     for at, line in enumerate(lines):
         sizes = torch.tensor([len(row.ids) for row in line])
         segment[at, : int(sizes.sum())] = torch.arange(len(line)).repeat_interleave(sizes)
-    if attention == "block_causal":
-        seen = masks.block_diffusion(block, copy, segment)
-    else:
-        seen = masks.causal(segment) if attention == "causal" else masks.full(segment)
-    return Batch(ids, position, seen, targets, weights)
+    return Batch(ids, position, block, copy, segment, targets, weights, attention)
 
 
 class _Part(NamedTuple):
@@ -228,7 +237,7 @@ def _layout(example: Example, end: int, block_length: int, align: str) -> tuple[
     """The clean tokens, and those of the blocks that hold generated tokens, filled up with end tokens."""
     ids, generated = torch.tensor(example.ids), torch.tensor(example.generated)
     place = torch.arange(len(ids))
-    block = place // block_length if align == "position" else _turn_blocks(generated, block_length)
+    block = block_numbers(generated, block_length, align)
     clean = _Part(ids, place, block, generated, torch.zeros_like(generated))
     wanted = block[generated].unique()
     pieces = []
@@ -249,8 +258,10 @@ def _layout(example: Example, end: int, block_length: int, align: str) -> tuple[
     return clean, _Part(*(torch.cat([piece[field] for piece in pieces]) for field in range(len(_Part._fields))))
 
 
-def _turn_blocks(generated: Tensor, block_length: int) -> Tensor:
-    """Block numbers that begin anew wherever generated text begins or ends."""
+def block_numbers(generated: Tensor, block_length: int, align: str) -> Tensor:
+    """The block of each token: counted from position 0, or begun anew wherever generated text begins or ends (`align` turn)."""
+    if align == "position":
+        return torch.arange(len(generated)) // block_length
     numbers, number, inside = [], -1, block_length
     for at, flag in enumerate(generated.tolist()):
         if inside == block_length or (at and flag != generated[at - 1]):
@@ -278,7 +289,16 @@ def _last_run(example: Example) -> int:
     return at
 
 
-def _shifted(row: Row) -> Row:
+def weighted_calls(row: Row, example: Example, weight: float, ahead: int) -> Row:
+    """The row with the loss of tool-call tokens times `weight`; of weight 0 they are not supervised at all. A target is the token
+    `ahead` places after the one it is scored at."""
+    at = row.position + ahead
+    call = torch.tensor(example.calls)[at.clamp(max=len(example.ids) - 1)] & (at < len(example.ids))
+    targets = row.targets.masked_fill(call, IGNORE) if weight == 0 else row.targets
+    return row._replace(targets=targets, weights=torch.where(call, weight * row.weights, row.weights))
+
+
+def shifted(row: Row) -> Row:
     """Each target moved to the place that holds the token before: in its own copy and block, else among the clean tokens."""
     targets, weights = torch.full_like(row.targets, IGNORE), torch.zeros_like(row.weights)
     places = list(zip(row.copy.tolist(), row.block.tolist(), row.position.tolist(), strict=True))

@@ -85,12 +85,9 @@ def pair_batch(
     normalise: bool,
 ) -> PairBatch:
     """Pairs as one batch. Each is (winner, loser), a trajectory being its examples; `draw` makes the noise that both models see."""
-    sides = [side for pair in pairs for side in pair]
-    batch = objectives.collate([draw(example) for side in sides for example in side], "block_causal", pad)
-    owner = torch.tensor([at for at, side in enumerate(sides) for _ in side])
+    batch, owner, sides = _collated(pairs, draw, pad)
     lengths = torch.tensor([float(generated(side)) for side in sides]).view(-1, 2)
-    scored = owner.repeat_interleave((batch.targets != IGNORE).sum(1))
-    return PairBatch(**vars(batch), owner=scored, lengths=lengths, reference=reference, beta=beta, normalise=normalise)
+    return PairBatch(**vars(batch), owner=owner, lengths=lengths, reference=reference, beta=beta, normalise=normalise)
 
 
 def generated(side: Sequence[Example]) -> int:
@@ -111,37 +108,78 @@ def vrpo_loss(policy: Tensor, reference: Tensor, beta: float, lengths: Tensor | 
     return -functional.logsigmoid(beta * (advantage[:, 0] - advantage[:, 1])).mean()
 
 
-def sequential_rows(example: Example, mask: int, end: int, block_length: int) -> list[Row]:
-    """One block-diffusion row per generated token, with all before it revealed and all after it masked: summed, their losses are the
-    exact log-likelihood of the tokens in left-to-right order (JustGRPO: AR order for the policy gradient, parallel decoding kept)."""
+def sequential(example: Example, mask: int, block_length: int, shift: bool = False, align: Literal["position", "turn"] = "position") -> Row:
+    """A block-diffusion row with one noisy copy per generated token, of its block, in which all before it is revealed and all after it
+    masked: summed, their losses are the exact log-likelihood of the tokens in left-to-right order (JustGRPO, arXiv 2601.15165: AR order
+    for the policy gradient, parallel decoding kept)."""
     ids, generated = torch.tensor(example.ids), torch.tensor(example.generated)
-    rows = []
-    for place in generated.nonzero().flatten().tolist():
-        start = place // block_length * block_length
-        stop = min(start + block_length, len(ids)) if not generated[-1] else start + block_length
-        inside = torch.arange(start, stop)
-        noisy = torch.where(inside < place, ids[inside.clamp(max=len(ids) - 1)], mask)
-        clean = torch.arange(start)
-        zeros = torch.zeros(start, dtype=torch.long)
-        rows.append(
-            Row(
-                ids=torch.cat([ids[:start], noisy]),
-                position=torch.cat([clean, inside]),
-                block=torch.cat([clean, inside]) // block_length,
-                copy=torch.cat([zeros, torch.ones(len(inside), dtype=torch.long)]),
-                targets=torch.cat([zeros + IGNORE, torch.where(inside == place, ids[place], IGNORE)]),
-                weights=torch.ones(stop),
-            )
+    place, block = torch.arange(len(ids)), objectives.block_numbers(generated, block_length, align)
+    scored = place[generated].tolist()
+    clean = block < block[scored[-1]]
+    zeros = torch.zeros_like(place[clean])
+    parts = [Row(ids[clean], place[clean], block[clean], zeros, zeros + IGNORE, zeros.float())]
+    for number, at in enumerate(scored, 1):
+        inside = int(place[block == block[at]][0]) + torch.arange(block_length)
+        shown = torch.where(inside < at, ids[inside.clamp(max=at)], mask)
+        target = torch.where(inside == at, ids[at], IGNORE)
+        parts.append(
+            Row(shown, inside, torch.full_like(inside, int(block[at])), torch.full_like(inside, number), target, torch.ones(block_length))
         )
-    return rows
+    row = Row(*(torch.cat([part[field] for part in parts]) for field in range(len(Row._fields))))
+    return objectives.shifted(row) if shift else row
+
+
+@dataclass
+class GroupBatch(Batch):
+    """Groups of rollouts of one query each, on the rows of `sequential`. `owner` [scored tokens] is the rollout of each token, `rewards`
+    [groups, rollouts of a group] what each earned; `old` is the model that made the rollouts."""
+
+    owner: Tensor
+    rewards: Tensor
+    old: LlamaForCausalLM
+
+    @property
+    def supervised(self) -> int:
+        """Groups: what the budget of preference training counts."""
+        return len(self.rewards)
+
+    def keep(self, count: int) -> None:
+        """A group is not cut."""
+
+    def loss(self, model: LlamaForCausalLM) -> Tensor:
+        """The clipped policy gradient against the model that made the rollouts."""
+        with torch.no_grad():
+            old = -token_losses(logits_of(self.old, self), self)
+        return grpo_loss(-token_losses(logits_of(model, self), self), old, self.rewards, self.owner)
+
+
+def group_batch(
+    pairs: Sequence[Sequence[Sequence[Example]]], draw: Callable[[Example], Row], pad: int, old: LlamaForCausalLM
+) -> GroupBatch:
+    """Pairs as groups of two rollouts, of which the first earned 1 and the second 0. `draw` makes the rows of `sequential`."""
+    batch, owner, sides = _collated(pairs, draw, pad)
+    rewards = torch.tensor([1.0, 0.0]).expand(len(sides) // 2, 2).contiguous()
+    return GroupBatch(**vars(batch), owner=owner, rewards=rewards, old=old)
 
 
 def grpo_loss(log_probs: Tensor, old_log_probs: Tensor, rewards: Tensor, owner: Tensor, clip: float = 0.2) -> Tensor:
-    """GRPO over one group of rollouts: the clipped policy gradient with rewards normalised inside the group, averaged over each
-    rollout's tokens, then over rollouts. `log_probs` and `old_log_probs` are [tokens], `owner` [tokens] the rollout of each, `rewards`
-    [rollouts]. A group whose rewards are equal teaches nothing and costs nothing."""
-    advantage = (rewards - rewards.mean()) / (rewards.std(unbiased=False) + 1e-6)
+    """GRPO: the clipped policy gradient with rewards normalised inside each group, averaged over each rollout's tokens, then over
+    rollouts. `log_probs` and `old_log_probs` are [tokens], `owner` [tokens] the rollout of each, `rewards` [groups, rollouts of a
+    group]. A group whose rewards are equal teaches nothing and costs nothing."""
+    centred = rewards - rewards.mean(1, keepdim=True)
+    advantage = (centred / (rewards.std(1, keepdim=True, unbiased=False) + 1e-6)).flatten()
     ratio = (log_probs - old_log_probs).exp()
     gain = torch.minimum(ratio * advantage[owner], ratio.clamp(1 - clip, 1 + clip) * advantage[owner])
-    tokens = torch.zeros(len(rewards)).index_add(0, owner, torch.ones(len(owner))).clamp(min=1)
-    return -(torch.zeros(len(rewards)).index_add(0, owner, gain) / tokens).mean()
+    nothing = torch.zeros_like(advantage)
+    tokens = nothing.index_add(0, owner, torch.ones_like(log_probs)).clamp(min=1)
+    return -(nothing.index_add(0, owner, gain) / tokens).mean()
+
+
+def _collated(
+    pairs: Sequence[Sequence[Sequence[Example]]], draw: Callable[[Example], Row], pad: int
+) -> tuple[Batch, Tensor, list[Sequence[Example]]]:
+    """The rows of pairs as one batch, the side that each scored token is of, and the sides, winner before loser."""
+    sides = [side for pair in pairs for side in pair]
+    batch = objectives.collate([draw(example) for side in sides for example in side], "block_causal", pad)
+    owner = torch.tensor([at for at, side in enumerate(sides) for _ in side])
+    return batch, owner.repeat_interleave((batch.targets != IGNORE).sum(1)), sides

@@ -211,12 +211,20 @@ def _preferences(request: Request) -> TrainingReport | None:
     kept, held = data.split(len(pairs), settings.validation_share, [pair.task_id for pair in pairs], request.seed)
     pad, mask, end = int(words.pad_token_id), int(words.mask_token_id), int(words.eos_token_id)
 
+    shift, align = settings.logit_shift, settings.align
+
     def batch(sides: Sequence[Sequence[Sequence[Example]]], generator: torch.Generator) -> Batch:
         def draw(example: Example) -> Row:
-            naive, shift = settings.objective == "vrpo", settings.logit_shift
-            return preference.draw(example, mask, end, block_length, chosen.samples, generator, naive, shift, settings.align)
+            naive = settings.objective == "vrpo"
+            return preference.draw(example, mask, end, block_length, chosen.samples, generator, naive, shift, align)
 
-        return preference.pair_batch(sides, draw, pad, frozen[0].requires_grad_(False).eval(), chosen.beta, chosen.length_normalised)
+        def in_order(example: Example) -> Row:
+            return preference.sequential(example, mask, block_length, shift, align)
+
+        reference = frozen[0].requires_grad_(False).eval()
+        if settings.objective == "just_grpo":
+            return preference.group_batch(sides, in_order, pad, reference)
+        return preference.pair_batch(sides, draw, pad, reference, chosen.beta, chosen.length_normalised)
 
     learnt = [sides[i] for i in kept]
     lengths = [sum(len(example.ids) for side in pair for example in side) for pair in learnt]
@@ -254,9 +262,15 @@ def new_model(settings: Training, words: PreTrainedTokenizerFast) -> LlamaForCau
             bos_token_id=None,
             eos_token_id=words.eos_token_id,
             pad_token_id=words.pad_token_id,
-            attn_implementation="sdpa",
+            attn_implementation=attention_form(settings.hidden_size // settings.heads),
         )
     )
+
+
+def attention_form(head_size: int) -> str:
+    """transformers' name of the attention to train with: flex_attention where its kernels run, which is on a GPU from 16 numbers a head
+    on, and the dense mask with the same rule elsewhere."""
+    return "flex_attention" if PartialState().device.type == "cuda" and head_size >= 16 else "sdpa"
 
 
 def base_tokenizer(directory: Path, mask_id: int | None) -> tuple[PreTrainedTokenizerFast, bool]:
@@ -284,7 +298,8 @@ def base_model(loaded: models.Model, words: PreTrainedTokenizerFast, added: bool
     """The network of a checkpoint of any family, ready to be trained; its embeddings grown, and the row of a mask token that
     `base_tokenizer` `added` set to the mean of the others, which is where an unknown word stands."""
     model: Network = loaded.network  # type: ignore[assignment]
-    model.config._attn_implementation = "sdpa"
+    head_size = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    model.config._attn_implementation = attention_form(head_size)
     model.requires_grad_(True)
     if len(words) > model.config.vocab_size:
         model.resize_token_embeddings(len(words), mean_resizing=False)
@@ -301,20 +316,24 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
     # The published rules are unbiased only over all generated tokens; the weights of the others sum to what they score.
     estimates = settings.noise in ("independent", "middle", "end_masked", "fixed_count") and settings.objective != "ar"
 
+    naive, shift = settings.context_mask == "naive", settings.logit_shift
+
     def rows(example: Example, generator: torch.Generator) -> list[Row]:
         if settings.objective == "ar":
             return [objectives.next_token(example)]
         if settings.objective == "full_diffusion":
-            return objectives.full_diffusion(example, mask, end, budget.response_tokens, generator, settings.noise, settings.logit_shift)
-        naive, shift = settings.context_mask == "naive", settings.logit_shift
-        return [
-            objectives.block_diffusion(
-                example, mask, end, settings.block_length, generator, settings.noise, align=settings.align, naive=naive, shift=shift
-            )
-        ]
+            return objectives.full_diffusion(example, mask, end, budget.response_tokens, generator, settings.noise, shift)
+        length, align = settings.block_length, settings.align
+        return [objectives.block_diffusion(example, mask, end, length, generator, settings.noise, align, naive, shift)]
+
+    def weighted(example: Example, generator: torch.Generator) -> list[Row]:
+        if settings.call_weight == 1:
+            return rows(example, generator)
+        ahead = int(settings.objective == "ar" or shift)
+        return [objectives.weighted_calls(row, example, settings.call_weight, ahead) for row in rows(example, generator)]
 
     def batch(examples: Sequence[Example], generator: torch.Generator) -> Batch:
-        found = [row for example in examples for row in rows(example, generator)]
+        found = [row for example in examples for row in weighted(example, generator)]
         tokens = sum(sum(example.generated) for example in examples) if estimates else None
         return objectives.collate(found, ATTENTION[settings.objective], pad, settings.packed_length).normalised(tokens)
 
@@ -334,7 +353,8 @@ def _exchanges(request: Request) -> list[data.Exchange]:
     style = request.config.backbones[request.backbone].prompt
     accepted = read_jsonl(request.source, Trajectory)
     # A planner's and a writer's replies stand outside of the conversation that a trajectory is.
-    kinds = (data.exchanges,) if request.settings.layout == "trajectory" else (data.exchanges, data.team_exchanges)
+    team = request.settings.layout == "exchange" and request.config.plays_in_teams(request.benchmark)
+    kinds = (data.exchanges, data.team_exchanges) if team else (data.exchanges,)
     found = [exchange for trajectory in accepted for kind in kinds for exchange in kind(source, trajectory, style)]
     if not found:
         where = f"benchmarks.{request.benchmark}.train_tasks"
