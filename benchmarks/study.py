@@ -45,7 +45,7 @@ QUESTIONS = {
     "train_tasks": 2000,
     "thoughts": "short",
     "tool_delay": 0.0,
-    "training": {"supervised_tokens": 150_000, "batch_size": 8, "max_prompt_tokens": 80, "response_tokens": 28},
+    "training": {"supervised_tokens": 200_000, "batch_size": 8, "max_prompt_tokens": 80, "response_tokens": 28},
 }
 CHANCE = ("random", "constant")
 PREFERENCE = {"queries": 120, "temperature": 1.0, "epochs": 3, "batch_size": 4}
@@ -192,13 +192,14 @@ def _table(frame: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cores", default="1", help="cores of the workflow; the result does not depend on it, but for rounding")
+    parser.add_argument("--cores", default="1", help="cores of the workflow; the result does not depend on it")
     cores = parser.parse_args().cores
     RESULTS.mkdir(parents=True, exist_ok=True)
     settings = RESULTS / "study.yaml"
     settings.write_text(yaml.safe_dump(study_config(), sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "scores", "--snakefile", str(ROOT / "Snakefile"), "--cores", cores, "--directory", "."]
-    subprocess.run([*command, "--configfile", str(settings)], check=True)
+    # One thread a training: on several cores they run side by side, and what they compute does not depend on how many there are.
+    subprocess.run([*command, "--set-threads", "train=1", "sample_pairs=1", "--configfile", str(settings)], check=True)
     rates, comparisons = pd.DataFrame(rate_rows()), pd.DataFrame(comparison_rows())
     pd.concat([rates, comparisons]).to_csv(ROOT / "benchmarks" / "study.csv", index=False, float_format="%.6g")
     (ROOT / "benchmarks" / "study.md").write_text(markdown(rates.drop(columns="against"), comparisons))
