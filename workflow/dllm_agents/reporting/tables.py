@@ -29,6 +29,7 @@ from dllm_agents.reporting.episode_rows import (
     calling_steps,
     canvas_at,
     format_failure_rows,
+    measured,
     planning_rows,
     settled_rows,
     shown_episode,
@@ -54,6 +55,7 @@ from dllm_agents.reporting.rows import (
     figure4_rows,
     loop_rows,
     matched_pairs,
+    mean_row,
     outcome_rows,
     own_block,
     published_failures,
@@ -299,8 +301,8 @@ def diffuagent_table3(inputs: Inputs) -> Table:
 
 
 def diffuagent_table6(inputs: Inputs) -> Table:
-    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module, and without one. The single-turn columns are not the paper's: they
-    are what a run without multi-turn entries has."""
+    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module, and without one. Not the paper's are the single-turn columns, for runs
+    without multi-turn entries, and the calls of its backbone that a selector with a tool graph saved per entry."""
     columns = {
         "multi_turn_standard": ("BFCL Multi-Turn", "Standard"),
         "multi_turn_challenge": ("BFCL Multi-Turn", "Challenge"),
@@ -318,9 +320,16 @@ def diffuagent_table6(inputs: Inputs) -> Table:
             continue
         modules = [f"{role}={roles[agent][role]}" for role in ("selector", "editor") if role in roles[agent]]
         found = bfcl_rows(inputs, agent, list(columns), {})
-        ours.append((f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o", list(map(cell, found))))
+        saved = pd.Series(measured(inputs.rows(agent, "bfcl"), "selector_saved_calls")).dropna().to_numpy()
+        if "selector" in roles[agent]:
+            found.append(mean_row(agent, "bfcl", "", "selector_saved_calls", saved, inputs.config.seed))
+        name = f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o"
+        cells = [cell(row) for row in found]
+        ours.append((name, cells + [""] * (len(columns) + 1 - len(cells))))
         table += [row.model_copy(update={"category": ";".join([*modules, row.category])}) for row in found]
-    return Table(table, Layout("Agent + modules", list(columns.values()), [*lines, own_block(ours, len(columns))]))
+    lines = [Block(block.title, [(name, [*cells, ""]) for name, cells in block.rows]) for block in lines]
+    heads = [*columns.values(), ("Selector", "Calls saved")]
+    return Table(table, Layout("Agent + modules", heads, [*lines, own_block(ours, len(heads))]))
 
 
 def searcher_table1(inputs: Inputs) -> Table:
