@@ -137,7 +137,7 @@ lock: $(VENV)/.installed-dev
 	  grep -Ev "$(TORCHS)|^#" build/main.txt; } > envs/requirements.txt
 	{ echo "# What tests and linting need beside requirements.txt, pinned by \`make lock\`."; \
 	  grep -Ev "$(TORCHS)|^#" build/dev.txt | grep -vxFf envs/requirements.txt; } > envs/requirements-dev.txt
-	for name in cluster sglang vllm; do $(COMPILE) envs/$$name.txt --output-file envs/locks/$$name.txt || echo "envs/$$name.txt: not locked"; done
+	for name in cluster kubernetes sglang vllm; do $(COMPILE) envs/$$name.txt --output-file envs/locks/$$name.txt || echo "envs/$$name.txt: not locked"; done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -48,6 +48,27 @@ def test_a_stage_ends_with_what_started_it(victim: str, tmp_path: Path) -> None:
     assert not alive and cleaned.exists()
 
 
+# What starts a Snakemake inside a job: a shell that waits for it.
+INNER = """
+    import signal, time
+    from dllm_agents import lifeline
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would wait for its stage
+    lifeline.follow_parent()
+    print("follows", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_snakemake_inside_a_job_ends_with_what_started_it() -> None:
+    shell = subprocess.Popen(["sh", "-c", '"$0" -c "$1"; true', sys.executable, textwrap.dedent(INNER)], stdout=subprocess.PIPE, text=True)
+    assert shell.stdout is not None and shell.stdout.readline() == "follows\n"
+    (inner,) = psutil.Process(shell.pid).children()
+    shell.kill()
+    _, alive = psutil.wait_procs([inner], timeout=10)
+    shell.wait(10)
+    assert not alive
+
+
 def test_a_stage_started_by_hand_follows_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(lifeline.VARIABLE, raising=False)
     lifeline.follow()

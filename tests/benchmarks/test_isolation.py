@@ -91,6 +91,19 @@ def test_a_worker_killed_from_outside_is_replaced(worker):
     assert worker.call(["result = 2"]) == "2"
 
 
+def test_a_worker_killed_while_it_starts_is_started_once_more(worker, monkeypatch):
+    read, killed = worker._read, []
+
+    def kill_first(seconds):
+        if not killed:
+            killed.append(worker._process.pid)
+            os.kill(worker._process.pid, signal.SIGKILL)
+        return read(seconds)
+
+    monkeypatch.setattr(worker, "_read", kill_first)
+    assert worker.call(["result = 1"]) == "1" and killed != [worker._process.pid]
+
+
 def test_output_that_is_no_reply_is_a_crash(worker):
     with pytest.raises(WorkerLost, match="crashed"):
         worker.call(["os.write(1, b'not json\\n')"])

@@ -6,6 +6,7 @@ episode once, and no process or port left behind. The table of outcomes is print
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -16,9 +17,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from dllm_agents.provenance import hardware
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faults import PATIENCE, Run, listening, port_of
@@ -27,7 +31,7 @@ RANDOM_KILLS = 20
 RUN_SECONDS = 40.0  # about what an undisturbed run takes
 GRACE = 30.0
 README = Path(__file__).parent / "README.md"
-outcomes: dict[str, tuple[str, int, int]] = {}  # fault -> what is done, tries, recovered
+outcomes: dict[str, tuple[str, int, int]] = {}  # fault -> what is done, tries, recovered, in this session
 
 
 def killed_workflow(run: Run) -> None:
@@ -53,11 +57,11 @@ def killed_rollout(run: Run) -> None:
 
 
 def killed_server(run: Run) -> None:
-    """SIGKILL of a server: its rollout stops with one line and keeps what was played"""
+    """SIGKILL of a server: it is started again, the episodes in flight are played anew"""
     running = run.start()
     run.wait_for(run.journals, running)
     run.kill(run.wait_for(run.servers, running)[0])  # type: ignore[index]
-    running.wait(PATIENCE)
+    assert running.wait(PATIENCE) == 0, run.log()[-3000:]
     run.finish()
 
 
@@ -65,7 +69,7 @@ def killed_simulator(run: Run) -> None:
     """SIGKILL of the isolated checker of tool calls: it is started again, nothing else stops"""
     running = run.start()
     run.kill(run.wait_for(run.simulators, running)[0])  # type: ignore[index]
-    running.wait(PATIENCE)
+    assert running.wait(PATIENCE) == 0, run.log()[-3000:]
     run.finish()
 
 
@@ -133,18 +137,40 @@ def corrupted_episodes(run: Run) -> None:
     run.finish()
 
 
-def clock_back(run: Run) -> None:
-    """The clock jumps back an hour after a kill: all that was made until then lies in the future"""
+def clock_behind(run: Run) -> None:
+    """The clock is an hour behind after a kill: all that was made until then lies in the future"""
     running = run.start()
     run.wait_for(run.journals, running)
     run.kill(running)
     running.wait()
     run.nothing_is_left()
-    for path in run.workdir.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            later = path.stat().st_mtime + 3600
-            os.utime(path, (later, later))
+    leave_an_hour_ahead(run)
     run.finish(unlock=True)
+
+
+def clock_jumps_back(run: Run) -> None:
+    """The clock of every process jumps back an hour while episodes are played, and stays there"""
+    compiler, library, clock = shutil.which("cc"), run.workdir / "clock.so", run.workdir / "clock"
+    if compiler is None:
+        pytest.skip("no C compiler for the library that moves a clock")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, Path(__file__).parent / "clock.c"], check=True)
+    clock.write_text("0")
+    run.environment |= {"LD_PRELOAD": str(library), "DLLM_AGENTS_CLOCK": str(clock)}
+    running = run.start()
+    run.wait_for(run.journals, running)
+    leave_an_hour_ahead(run)
+    clock.write_text("-3600")
+    assert running.wait(PATIENCE) == 0, run.log()[-3000:]
+    run.finish()
+
+
+def leave_an_hour_ahead(run: Run) -> None:
+    """What the run has made so far lies an hour ahead of what it makes next."""
+    for path in run.workdir.rglob("*"):
+        with suppress(FileNotFoundError):  # a run that goes on renames what it has written
+            if path.is_file() and not path.is_symlink():
+                later = path.stat().st_mtime + 3600
+                os.utime(path, (later, later))
 
 
 def port_taken(run: Run) -> None:
@@ -198,7 +224,8 @@ FAULTS: list[Callable[[Run], None]] = [
     read_only_results,
     corrupted_journal,
     corrupted_episodes,
-    clock_back,
+    clock_behind,
+    clock_jumps_back,
     port_taken,
     two_workflows,
 ]
@@ -209,19 +236,26 @@ def named(faults: list[Callable[[Run], None]]) -> list[object]:
     return [pytest.param(fault, id=f"{'quick-' if fault in QUICK else ''}{fault.__name__}") for fault in faults]
 
 
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Iterator[Run]:
+    run = Run(finished_run, tmp_path / "run")
+    yield run
+    run.end()
+    shutil.rmtree(run.workdir)
+
+
 @pytest.mark.parametrize("fault", named(FAULTS))
-def test_a_run_recovers(fault: Callable[[Run], None], finished_run: Path, tmp_path: Path) -> None:
+def test_a_run_recovers(fault: Callable[[Run], None], run: Run) -> None:
     what = " ".join(str(fault.__doc__).split())
     outcomes[fault.__name__] = (what, 1, 0)
-    fault(Run(finished_run, tmp_path / "run"))
+    fault(run)
     outcomes[fault.__name__] = (what, 1, 1)
 
 
 @pytest.mark.parametrize("seed", [pytest.param(seed, id=f"{'quick-' if seed == 0 else ''}{seed}") for seed in range(RANDOM_KILLS)])
-def test_a_run_recovers_from_a_kill_at_a_random_moment(seed: int, finished_run: Path, tmp_path: Path) -> None:
+def test_a_run_recovers_from_a_kill_at_a_random_moment(seed: int, run: Run) -> None:
     what, tries, recovered = outcomes.get("random_kill", ("SIGKILL of Snakemake at a random moment (seeded)", 0, 0))
     outcomes["random_kill"] = (what, tries + 1, recovered)
-    run = Run(finished_run, tmp_path / "run")
     running = run.start()
     with suppress(subprocess.TimeoutExpired):
         running.wait(random.Random(seed).uniform(0, RUN_SECONDS))
@@ -229,18 +263,23 @@ def test_a_run_recovers_from_a_kill_at_a_random_moment(seed: int, finished_run: 
     running.wait()
     run.nothing_is_left()
     run.finish(unlock=True)
-    shutil.rmtree(run.workdir)
     outcomes["random_kill"] = (what, tries + 1, recovered + 1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def report() -> Iterator[None]:
+def report(finished_run: Path) -> Iterator[None]:
+    """Prints the table; what earlier sessions saw of this state of the source counts, so that the whole may be run in parts."""
+    seen = finished_run.with_name(f"{finished_run.name}.faults.json")
     yield
-    rows = [f"| {name.replace('_', ' ')} | {what} | {tries} | {recovered} |" for name, (what, tries, recovered) in outcomes.items()]
+    before = json.loads(seen.read_text()) if seen.is_file() else {}
+    known = before | {name: [what, tries, recovered] for name, (what, tries, recovered) in outcomes.items()}
+    seen.write_text(json.dumps(known))
+    rows = [f"| {name.replace('_', ' ')} | {what} | {tries} | {recovered} |" for name, (what, tries, recovered) in known.items()]
     table = "\n".join(["| fault | what is done | tries | recovered |", "|---|---|---|---|", *rows])
     print(f"\n{table}")
-    if len(outcomes) == len(FAULTS) + 1:
-        README.write_text(f"# Faults\n\n{HEAD}\n\n{table}\n")
+    if len(known) == len(FAULTS) + 1 and known["random_kill"][1] == RANDOM_KILLS:
+        where = f"{datetime.now(UTC):%Y-%m-%d}, {hardware()}, load {os.getloadavg()[2]:.1f} at the end."
+        README.write_text(f"# Faults\n\n{HEAD}\n\n{where}\n\n{table}\n")
 
 
 HEAD = """Written by `make test-faults`. Each fault hurts the real pipeline at scale `test` while episodes are played. Recovered means: the

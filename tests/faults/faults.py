@@ -19,7 +19,7 @@ from pipeline import snakemake_command, tables
 
 MARK = "DLLM_AGENTS_FAULT_RUN"  # an environment variable that everything a run starts inherits
 PLAYED = ("tiny-ar", "tiny-block")
-PATIENCE = 600.0
+PATIENCE = 1200.0
 SECONDS_TO_LEAVE = 5.0
 # Of a machine shared with others, five seconds of waiting are not five seconds of running.
 SLACK = 15.0
@@ -32,7 +32,10 @@ class Run:
         self.workdir = workdir
         self.results = workdir / "results" / "test"
         self.mark = secrets.token_hex(8)
+        # Isolated simulators inherit no variables; their home is a temporary folder, which is put below this run.
+        self.environment = {MARK: self.mark, "TMPDIR": str(workdir / "tmp")}
         shutil.copytree(finished, workdir, dirs_exist_ok=True, symlinks=True)
+        (workdir / "tmp").mkdir()
         for kind in ("episodes", "scores", "failures"):
             for path in (self.results / kind).rglob("*"):
                 if path.is_file() and path.stem in PLAYED:
@@ -45,7 +48,7 @@ class Run:
         command = snakemake_command(self.workdir, "--cores", "2", "tables", *arguments)
         with open(self.workdir / "run.log", "ab") as log:
             return subprocess.Popen(
-                command, cwd=self.workdir, stdout=log, stderr=log, env=os.environ | {MARK: self.mark}, start_new_session=True
+                command, cwd=self.workdir, stdout=log, stderr=log, env=os.environ | self.environment, start_new_session=True
             )
 
     def processes(self, *words: str) -> list[psutil.Process]:
@@ -55,7 +58,9 @@ class Run:
     def _all(self) -> Iterator[tuple[psutil.Process, list[str]]]:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                environment = process.environ()
+                ours = environment.get(MARK) == self.mark or environment.get("HOME", "").startswith(f"{self.workdir}/")
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     yield process, process.cmdline()
 
     def rollouts(self) -> list[psutil.Process]:
@@ -88,14 +93,17 @@ class Run:
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
             os.kill(process.pid, number)
 
+    def end(self) -> None:
+        """Leave no process of a run whose test failed."""
+        for process in self.processes():
+            self.kill(process)
+
     def nothing_is_left(self, seconds: float = SECONDS_TO_LEAVE + SLACK) -> None:
         """Raises AssertionError when a process of this run, or a port it listens on, is still there after `seconds`."""
         deadline = time.monotonic() + seconds
         while left := self.processes():
             if time.monotonic() > deadline:
                 names = [" ".join(process.cmdline())[:200] for process in left]
-                for process in left:
-                    self.kill(process)
                 raise AssertionError(f"still there after {seconds:.0f} s: {names}")
             time.sleep(0.1)
 

@@ -25,7 +25,7 @@ def planned(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE
     """Rule -> number of jobs a dry run would start."""
     text = snakemake(workdir, "--dry-run", *arguments, config=config)
     table = text.partition("Job stats:")[2].partition("\n\n")[0]
-    jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if name != "total"}
+    jobs = {name: int(count) for name, count in re.findall(r"^([\w.-]+) +(\d+)$", table, re.MULTILINE) if name != "total"}
     return {name: count for name, count in jobs.items() if name != "report"}
 
 

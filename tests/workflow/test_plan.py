@@ -33,6 +33,19 @@ def test_the_papers_scale_is_planned(tmp_path: Path) -> None:
     assert re.search(r"rollout +\d+ jobs +[\d,.]+ GPU-hours", done.stderr)
 
 
+@pytest.mark.workflow
+def test_the_kubernetes_profile_is_planned_over_a_shared_volume(tmp_path: Path) -> None:
+    for plugin in ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"):
+        if find_spec(plugin) is None:
+            pytest.skip(f"{plugin} is not installed (envs/kubernetes.txt)")
+    volume = ["--default-storage-prefix", str(tmp_path / "volume"), "--kubernetes-persistent-volumes", f"claim:{tmp_path / 'volume'}"]
+    command = snakemake_command(tmp_path, "--dry-run", "--workflow-profile", str(ROOT / "profiles/kubernetes"), *volume)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{tmp_path}/volume/results/test/tables/diffuagent_table1.csv (send to storage)" in done.stdout
+    assert "gpu_manufacturer=nvidia" in done.stdout
+
+
 def test_every_published_backbone_and_module_plays(paper: Config) -> None:
     agents = {name: paper.agent_backbones(name) for name in paper.run.agents}
     assert {backbones.get("policy") for backbones in agents.values()} >= PUBLISHED | {"sdar-8b"}
@@ -65,6 +78,12 @@ def test_agents_with_the_same_backbones_share_jobs() -> None:
     assert all(len(job.agents) == 1 for job in Plan(alone).rollouts())
     shared, each = (Plan(load([PAPER], {"run": {"agents_per_job": count}})).gpu_hours()["rollout"] for count in (4, 1))
     assert shared[0] < each[0] and shared[1] == each[1]  # fewer jobs that ask for more time
+
+
+def test_the_estimate_counts_the_gpus_that_pairs_are_sampled_on() -> None:
+    gpus = {"backbones": {name: {"gpus": 2, "training_gpus": 1} for name in ("tiny-ar", "tiny-block", "tiny-block-vrpo")}}
+    hours = Plan(load([ROOT / "config" / "test.yaml"], gpus | {"resources": {"rollout": {"minutes": 90}}})).gpu_hours()
+    assert hours["pairs"] == (1, 3.0) and hours["train"] == (5, 5.0)
 
 
 def test_an_endpoint_takes_no_gpu_and_replays_nothing(paper: Config) -> None:

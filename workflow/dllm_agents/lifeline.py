@@ -2,7 +2,7 @@
 
 Snakemake starts a stage through a shell and cannot clean up after SIGKILL. So the workflow names itself in an environment variable,
 and a stage watches that process and its own shell: when either is gone it ends itself as SIGTERM would. Servers and simulators
-follow their job by the kernel's parent-death signal.
+follow their job by the kernel's parent-death signal. A Snakemake inside a cluster's job watches what started it in the same way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 VARIABLE = "DLLM_AGENTS_WORKFLOW"
 CLEAN_UP_SECONDS = 3.0
@@ -37,21 +38,37 @@ def follow() -> None:
             _leave()
         except OSError:  # forbidden here
             return
-    threading.Thread(target=_watch, args=(watched,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_watch, args=(watched, _leave), name="lifeline", daemon=True).start()
 
 
-def _watch(descriptors: list[int]) -> None:
+def follow_parent() -> None:
+    """End this Snakemake, which runs inside a job, once the process that started it is gone: its node was lost, or its job was sent
+    elsewhere. At once: asked to end it would wait for its stage, and nobody reads its result any more."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        parent = os.pidfd_open(os.getppid())
+    except OSError:  # forbidden here, or a parent outside this process namespace
+        return
+    threading.Thread(target=_watch, args=([parent], _end), name="lifeline", daemon=True).start()
+
+
+def _watch(descriptors: list[int], then: Callable[[], None]) -> None:
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
     poll.poll()
-    _leave()
+    then()
 
 
 def _leave() -> None:
     """End this process as if it were asked to, and by force when it has not ended by itself soon after."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(CLEAN_UP_SECONDS)
+    _end()
+
+
+def _end() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 

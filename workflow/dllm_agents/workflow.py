@@ -32,6 +32,7 @@ REPORTING = Path(__file__).parent / "reporting"
 CHECKOUT = Path(__file__).resolve().parents[2]
 PUBLISHED = CHECKOUT / "paper" / "published"
 CLAIMS = CHECKOUT / "config" / "claims.yaml"
+MANUSCRIPT = CHECKOUT / "paper" / "paper.typ"
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,19 @@ class Plan:
         self.config = config
 
     @staticmethod
-    def configure(files: Sequence[str], overrides: Mapping[str, Any]) -> Config:
+    def configure(files: Sequence[str], overrides: Mapping[str, Any], inside_job: bool = False) -> Config:
         """The checked configuration. Stages are given a copy of it by the environment variable DLLM_AGENTS_CONFIG: not by a
         parameter of their rules, since each of those reruns what changes with it, and under a name made of its content, since
-        another call on the same scale must not change the settings of a run. Ends Snakemake with one line on a mistake."""
+        another call on the same scale must not change the settings of a run. A Snakemake `inside_job` ends with what started it.
+        Ends Snakemake with one line on a mistake."""
         try:
             config = load(files or [DEFAULT_CONFIG], overrides)
         except StageError as error:
             raise SystemExit(f"dllm-agents: {error}") from None
         # Rules call the stages by name: those of the environment that runs Snakemake, wherever it was started from.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        text = "# The configuration of a run, files merged and defaults filled in. Generated; edit config/ instead.\n" + yaml.safe_dump(
-            config.model_dump(mode="json"), sort_keys=False, width=120
+        text = "# The configuration of a run, files merged and defaults filled in. Generated; edit config/ instead.\n" + yaml.dump(
+            config.model_dump(mode="json"), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, width=120
         )
         folder = Path(config.results)
         frozen = folder / ".config" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml"
@@ -75,6 +77,8 @@ class Plan:
                     handle.write(text)
         os.environ[CONFIG_VARIABLE] = str(frozen)
         lifeline.announce()
+        if inside_job:
+            lifeline.follow_parent()
         return config
 
     def trained(self) -> list[tuple[str, str]]:
@@ -321,10 +325,14 @@ class Plan:
         files: list[str] = []
         for kind, group in NEEDS[result]:
             files += self._files(kind, self._benchmarks(group))
-        files += [str(path) for path in sorted(PUBLISHED.glob("*.csv")) if path.stem in (result, "models")]
-        if result == "claims":
-            files.append(str(CLAIMS))
         return list(dict.fromkeys(files))
+
+    def own_files(self, result: str) -> dict[str, str]:
+        """Name -> hash of the files of this checkout that a table, figure or the paper is made from: published values, claims, the text.
+        They are no inputs, since a pod has its own checkout, and since git gives them new dates."""
+        own = [CLAIMS] * (result == "claims") + [MANUSCRIPT] * (result == "paper")
+        paths = [path for path in _published() if path.stem in (result, "models")] + own
+        return {path.name: _hash(path) for path in paths}
 
     def _benchmarks(self, group: str) -> list[str]:
         chosen = {"embodied": EMBODIED, "all": self.config.run.benchmarks}.get(group, (group,))
@@ -379,11 +387,18 @@ class Plan:
         """Stage -> (jobs, GPU-hours), if every job takes the time it asks for at its first try: an upper estimate."""
         jobs = {
             "train": [self.config.backbones[backbone].training_gpus for backbone, _ in self.trained()],
+            "pairs": [self.pair_gpus(backbone) for backbone in self._paired()],
             "probe": [self.config.backbones[backbone].gpus for backbone in self.config.used_backbones()],
             "rollout": [self.rollout_gpus(job.agents[0]) * len(job.agents) for job in self.rollouts() for _ in range(job.parts)]
             + [self.verification_gpus() for _ in self.verified_benchmarks()],
         }
-        return {stage: (len(gpus), sum(gpus) * self.minutes(stage, 1) / 60) for stage, gpus in jobs.items()}
+        minutes = {stage: self.minutes("rollout" if stage == "pairs" else stage, 1) for stage in jobs}
+        return {stage: (len(gpus), sum(gpus) * minutes[stage] / 60) for stage, gpus in jobs.items()}
+
+    def _paired(self) -> list[str]:
+        """The backbones that learn from pairs."""
+        learning = {name: self.config.backbones[name].training for name, _ in self.trained()}
+        return [name for name, training in learning.items() if training is not None and training.objective in PREFERENCE]
 
     def estimate(self) -> str:
         """What the whole run asks of GPUs, one line per stage; empty where nothing takes one."""
@@ -426,14 +441,25 @@ def _model_argument(models: Sequence[tuple[str, str]]) -> str:
 
 
 @cache
+def _published() -> list[Path]:
+    return sorted(PUBLISHED.glob("*.csv"))
+
+
+@cache
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+@cache
 def _functions() -> dict[str, str]:
     """Result name -> hash of the source of the function of that name in reporting/."""
     found: dict[str, str] = {}
     for path in (REPORTING / "tables.py", REPORTING / "figures.py", REPORTING / "training.py"):
         source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef) and node.name in NEEDS:
-                segment = ast.get_source_segment(source, node) or ""
+                segment = "\n".join(lines[node.lineno - 1 : node.end_lineno])
                 # A table and a figure may share a name.
                 found[node.name] = hashlib.sha256((found.get(node.name, "") + segment).encode()).hexdigest()[:16]
     return found

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from dllm_agents.workflow import Plan
 
-CONFIG = Plan.configure(workflow.configfiles, config)
+CONFIG = Plan.configure(
+    workflow.configfiles, config, inside_job=not workflow.is_main_process
+)
 PLAN = Plan(CONFIG)
 RESULTS = CONFIG.results
 

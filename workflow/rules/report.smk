@@ -29,6 +29,7 @@ rule table:
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
         settings=lambda wildcards: PLAN.report_settings(wildcards.name),
         code=lambda wildcards: PLAN.code(wildcards.name),
+        own_files=lambda wildcards: PLAN.own_files(wildcards.name),
         caption=lambda wildcards: PLAN.caption(wildcards.name),
         base=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
     shell:
@@ -58,6 +59,7 @@ rule figure:
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
         settings=lambda wildcards: PLAN.report_settings(wildcards.name),
         code=lambda wildcards: PLAN.code(wildcards.name),
+        own_files=lambda wildcards: PLAN.own_files(wildcards.name),
         caption=lambda wildcards: PLAN.caption(wildcards.name),
         base=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
     shell:
@@ -95,7 +97,6 @@ rule manuscript:
     input:
         table_files(),
         figure_files(),
-        source=Path(workflow.basedir) / "paper" / "paper.typ",
     output:
         f"{RESULTS}/paper/paper.pdf",
     log:
@@ -107,5 +108,6 @@ rule manuscript:
         runtime=lambda wildcards, attempt: PLAN.minutes("report", attempt),
     params:
         results=lambda wildcards, output: str(Path(output[0]).parents[1]),
+        source=PLAN.own_files("paper"),
     shell:
         "dllm-agents paper --config $DLLM_AGENTS_CONFIG --results {params.results:q} --output {output:q} 2>&1 | tee {log:q}"

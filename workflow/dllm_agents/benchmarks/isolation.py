@@ -280,7 +280,7 @@ class Worker:
             if self._home is not None:
                 self._home.cleanup()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, again: bool = True) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._stop()
@@ -302,7 +302,10 @@ class Worker:
         try:
             self.ready = self._read(START_SECONDS)
         except WorkerLost as loss:
+            killed = again and self._process.poll() == -signal.SIGKILL  # from outside, such as to free memory
             self._process.kill()
+            if killed:
+                return self._start(again=False)
             reason = (self._process.communicate()[1] or b"").decode(errors="replace").strip().splitlines()
             raise StageError(
                 f"{self.module}: the isolated process did not start ({loss}); {reason[-1] if reason else 'no message'}"
