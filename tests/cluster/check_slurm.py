@@ -137,7 +137,7 @@ def of(seen: Seen, rule: str) -> list[dict[str, str]]:
 
 def test_jobs_ask_for_what_their_stage_needs(seen: Seen) -> None:
     asked = {
-        (rule_of(job).partition("_")[0], job["TimeLimit"], job["MinMemoryNode"]) for job in seen.jobs if "_wildcards_" in job["Comment"]
+        (rule_of(job).partition("_")[0], job["TimeLimit"], job["MinMemoryNode"]) for job in seen.jobs if job["Comment"].startswith("rule_")
     }
     assert ("train", "01:00:00", "4000M") in asked and ("rollout", "00:20:00", "3000M") in asked
     assert {job["CPUs/Task"] for job in of(seen, "train")} == {"2"}
