@@ -301,8 +301,8 @@ def diffuagent_table3(inputs: Inputs) -> Table:
 
 
 def diffuagent_table6(inputs: Inputs) -> Table:
-    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module, and without one. Not the paper's are the single-turn columns, for runs
-    without multi-turn entries, and the calls of its backbone that a selector with a tool graph saved per entry."""
+    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module, and without one. Not the paper's are the single-turn columns, for
+    runs without multi-turn entries, and the calls of its backbone that a selector with a tool graph saved per entry."""
     columns = {
         "multi_turn_standard": ("BFCL Multi-Turn", "Standard"),
         "multi_turn_challenge": ("BFCL Multi-Turn", "Challenge"),
@@ -320,8 +320,8 @@ def diffuagent_table6(inputs: Inputs) -> Table:
             continue
         modules = [f"{role}={roles[agent][role]}" for role in ("selector", "editor") if role in roles[agent]]
         found = bfcl_rows(inputs, agent, list(columns), {})
-        saved = pd.Series(measured(inputs.rows(agent, "bfcl"), "selector_saved_calls")).dropna().to_numpy()
         if "selector" in roles[agent]:
+            saved = pd.Series(measured(inputs.rows(agent, "bfcl"), "selector_saved_calls")).dropna().tolist()
             found.append(mean_row(agent, "bfcl", "", "selector_saved_calls", saved, inputs.config.seed))
         name = f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o"
         cells = [cell(row) for row in found]
