@@ -43,6 +43,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
 QUESTIONS = {
     "tasks": 90,
     "train_tasks": 2000,
+    "names": None,
+    "hops": [2, 3, 4],
     "thoughts": "short",
     "tool_delay": 0.0,
     "training": {"supervised_tokens": 200_000, "batch_size": 8, "max_prompt_tokens": 80, "response_tokens": 28},
