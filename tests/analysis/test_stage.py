@@ -3,11 +3,11 @@
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.analysis.frames import read_frame
+from dllm_agents.analysis.frames import read_frame, write_frame
 from dllm_agents.analysis.stage import classify_file, offered_tools, score_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, EpisodeStep, Failure, Task, write_jsonl
+from dllm_agents.records import Call, Episode, EpisodeStep, Failure, SpokenEpisode, Task, iter_jsonl, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +62,23 @@ def test_an_episode_of_a_task_that_is_not_there_is_named(config, tasks, tmp_path
     score_file(config, tmp_path / "e.jsonl", tmp_path / "all.jsonl", tmp_path / "s.parquet")
     with pytest.raises(StageError, match=f"task {tasks[0].id} is not in .*t.jsonl; run the rollout again"):
         classify_file(config, tmp_path / "e.jsonl", tmp_path / "s.parquet", tmp_path / "t.jsonl", tmp_path / "f.parquet")
+
+
+def test_readers_of_what_was_said_skip_traces_and_answers_kept_for_replay(tasks, tmp_path):
+    step = EpisodeStep(index=0, completion="c", action="a", trace=[0, 1], trace_tokens=["x", "y"], trace_confidence=[0.5, 1.0], forwards=2)
+    full = answered(tasks[0], "a").model_copy(update={"steps": [step], "calls": [Call(role="policy", seed=1, text="c")]})
+    write_jsonl(tmp_path / "e.jsonl", [full])
+    (read,) = iter_jsonl(tmp_path / "e.jsonl", SpokenEpisode)
+    bare = step.model_copy(update={"trace": None, "trace_tokens": None, "trace_confidence": None})
+    assert read.model_dump() == full.model_copy(update={"steps": [bare], "calls": []}).model_dump()
+    (tmp_path / "bad.jsonl").write_text((tmp_path / "e.jsonl").read_text()[:-30])
+    with pytest.raises(StageError, match=r"bad.jsonl:1: not a SpokenEpisode record"):
+        list(iter_jsonl(tmp_path / "bad.jsonl", SpokenEpisode))
+
+
+def test_frames_are_written_as_rows_come(tmp_path, monkeypatch):
+    monkeypatch.setattr("dllm_agents.analysis.frames.ROWS_AT_ONCE", 3)
+    base = {"benchmark": "b", "category": "c", "agent": "a", "kind": "loop", "first_step": 0, "last_step": 1}
+    written = [Failure(task_id=str(index), **base) for index in range(7)]
+    assert write_frame(tmp_path / "f.parquet", iter(written), Failure) == 7
+    assert [Failure.model_validate(row) for row in read_frame(tmp_path / "f.parquet", Failure).to_dict("records")] == written

@@ -43,11 +43,31 @@ def test_bootstrap_covers_the_mean_and_repeats():
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(300), rel=0.1)
 
 
+def test_many_values_are_drawn_in_batches_that_change_nothing(monkeypatch):
+    values = np.random.default_rng(0).normal(size=1500)
+    clusters = [index // 3 for index in range(1500)]
+    whole = [statistics.bootstrap_means(values, way, seed=1, resamples=50) for way in (None, clusters)]
+    monkeypatch.setattr(statistics, "DRAWS_AT_ONCE", 4000)
+    for way, found in zip((None, clusters), whole, strict=True):
+        assert np.array_equal(statistics.bootstrap_means(values, way, seed=1, resamples=50), found)
+    assert whole[0].std() == pytest.approx(1 / np.sqrt(1500), rel=0.3)
+
+
 def test_clusters_that_move_together_widen_the_interval():
     values = [1.0] * 20 + [0.0] * 20
     alone = statistics.bootstrap_interval(values, seed=1)
     together = statistics.bootstrap_interval(values, [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10, seed=1)
     assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+def test_models_of_one_seed_move_together_and_the_interval_holds_both_ways_of_drawing():
+    values = [1.0] * 30 + [0.0] * 30 + [0.5] * 30
+    tasks = [*range(30)] * 3
+    by_task = statistics.bootstrap_interval(values, tasks, seed=1)
+    by_both = statistics.bootstrap_interval(values, tasks, seed=1, training_seeds=[42] * 30 + [43] * 30 + [44] * 30)
+    assert by_both.low < by_task.low and by_both.high > by_task.high
+    assert (by_both.low, by_both.high) == (0.0, 1.0)  # three seeds drawn alike
+    assert statistics.bootstrap_interval(values, tasks, seed=1, training_seeds=[42] * 90) == by_task
 
 
 def test_paired_bootstrap_uses_the_pairs():

@@ -100,6 +100,20 @@ def test_the_diffusion_group_is_the_mean_of_its_agents_per_task(tmp_path):
     assert (finding.n, finding.value) == (96, 0.0)
 
 
+def test_groups_of_the_same_training_seeds_are_compared_seed_by_seed(tmp_path):
+    inputs = run(tmp_path, {"tiny-ar": 0.0, "tiny-block": 1.0, "smollm2-135m": 1.0, "tiny-full": 1.0})
+    backbones = inputs.config.backbones
+    trained = backbones["tiny-ar"].training
+    backbones["smollm2-135m"] = backbones["tiny-ar"].model_copy(update={"training": trained.model_copy(update={"seed": 7})})
+    backbones["tiny-full"].training.seed = 7
+    # At seed 42 diffusion solves all and AR none, at seed 7 both solve all: two seeds do not tell, however many tasks they have.
+    overall, (finding,) = evaluate(claim(expect="more"), inputs)
+    assert (overall, finding.n, finding.value, finding.low, finding.high) == ("cannot tell", 192, 50.0, 0.0, 100.0)
+    backbones["smollm2-135m"].training.seed = 8  # other seeds: agents are averaged task by task
+    overall, (mixed,) = evaluate(claim(expect="more"), inputs)
+    assert (overall, mixed.n, mixed.value) == ("holds", 96, 50.0)
+
+
 def test_trained_agents_are_not_compared_with_ready_made_ones(tmp_path):
     inputs = run(tmp_path, {"smollm2-135m": 0.0, "tiny-block": 1.0})
     inputs.config.backbones["smollm2-135m"].benchmarks = None

@@ -33,9 +33,22 @@ def test_figures_are_300_dpi_png_and_vector_pdf_without_dates(made, name):
     assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
 
 
-def test_equal_inputs_give_equal_bytes(made, finished, tmp_path):
-    for path in plot("diffuagent_figure3", configuration(), finished, tmp_path / "diffuagent_figure3"):
+@pytest.mark.parametrize("name", BASE)
+def test_equal_inputs_give_equal_bytes(made, finished, tmp_path, name):
+    for path in plot(name, configuration(), finished, tmp_path / name):
         assert path.read_bytes() == (made / path.name).read_bytes()
+
+
+def test_figure_1_shows_ours_over_the_embodied_benchmarks_that_our_backbones_play(finished):
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    style.theme()
+    figure = Figure(figsize=SIZES["diffuagent_figure1"])
+    FIGURES["diffuagent_figure1"](Inputs(configuration(), finished), figure)
+    texts = [text.get_text() for text in figure.axes[0].findobj(Text)]
+    assert "Embodied agents (ours: BabyAI)" in texts and {"tiny-ar", "tiny-block", "tiny-full"} <= set(texts)
+    assert not any("not run" in text for text in texts)  # smollm2-135m does not play them, and is not missed
 
 
 @pytest.mark.parametrize("name", BASE)

@@ -4,6 +4,7 @@ import csv
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from dllm_agents.records import Score, TableRow
 from dllm_agents.reporting import needs
 from dllm_agents.reporting.inputs import Inputs, check_scores
 from dllm_agents.reporting.layout import Block, Layout, to_csv, to_html, to_latex, to_markdown
-from dllm_agents.reporting.rows import FIGURE4_SETS
+from dllm_agents.reporting.rows import FIGURE4_SETS, family_name, seed_families
 from dllm_agents.reporting.tables import TABLES, tabulate
 
 COLUMNS = ["agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published"]
@@ -108,7 +109,7 @@ def test_an_unbroken_row_of_zeros_still_has_an_interval(made):
     assert (float(row["value"]), float(row["low"])) == (0, 0) and float(row["high"]) > 1
 
 
-@pytest.mark.parametrize("name", ["diffuagent_table1", "diffuagent_table2", "failures"])
+@pytest.mark.parametrize("name", ["diffuagent_table1", "diffuagent_table2", "failures", "dllm_agent_efficiency", "dllm_agent_tool_errors"])
 def test_missing_scores_make_exactly_their_cells_not_run(made, finished, tmp_path, name):
     results = tmp_path / "results"
     shutil.copytree(finished, results)
@@ -122,6 +123,15 @@ def test_missing_scores_make_exactly_their_cells_not_run(made, finished, tmp_pat
         k: v for k, v in before.items() if k[0] != "tiny-block"
     }
     assert {value for key, value in after.items() if key[0] == "tiny-block"} == {"not run"}
+
+
+def test_a_missing_probe_makes_exactly_its_cells_not_run(made, finished, tmp_path):
+    shutil.copytree(finished / "serving", tmp_path / "serving")
+    (tmp_path / "serving/tiny-block.json").unlink()
+    tabulate("serving", configuration(), tmp_path, tmp_path / "t")
+    before, after = ([row for row in rows(path) if row["agent"] != "tiny-block"] for path in (made / "serving.csv", tmp_path / "t.csv"))
+    assert before == after
+    assert [row["value"] for row in rows(tmp_path / "t.csv") if row["agent"] == "tiny-block"] == ["not run"]
 
 
 def test_a_run_without_any_score_has_published_rows_and_not_run(tmp_path):
@@ -172,6 +182,48 @@ def test_comparisons_are_paired_exact_and_corrected(made, finished):
     pairs = {(row["agent"], row["category"]) for row in found}
     assert ("tiny-block", "against tiny-ar") in pairs
     assert ("tiny-block", "against smollm2-135m") not in pairs  # not matched: one is trained here, the other comes ready
+
+
+def seeds_config():
+    """AR and block diffusion at three seeds each; full diffusion at one."""
+    config = configuration()
+    config.backbones["tiny-full"].training.objective = "full_diffusion"
+    for name in ("tiny-ar", "tiny-block"):
+        backbone, agent = config.backbones.pop(name), config.agents.pop(name)
+        config.run.agents.remove(name)
+        for seed in (42, 43, 44):
+            settings = backbone.training.model_copy(update={"seed": seed})
+            config.backbones[f"{name}-{seed}"] = backbone.model_copy(update={"training": settings})
+            config.agents[f"{name}-{seed}"] = agent.model_copy(update={"policy": f"{name}-{seed}"})
+            config.run.agents.append(f"{name}-{seed}")
+    return config
+
+
+def test_agents_that_differ_by_training_seed_are_compared_together_with_seeds_as_clusters(tmp_path):
+    config = seeds_config()
+    for name, shares in {"tiny-ar": (0.5, 0.5, 0.5), "tiny-block": (0.25, 0.75, 1.0)}.items():
+        for seed, share in zip((42, 43, 44), shares, strict=True):
+            rows_ = [score(f"{name}-{seed}", "babyai", level, i, success=i < 24 * share) for level in LEVELS for i in range(24)]
+            write_frame(tmp_path / f"scores/babyai/{name}-{seed}.parquet", rows_, Score)
+    tabulate("comparisons", config, tmp_path, tmp_path / "t")
+    wanted = {"agent": "tiny-block (3 seeds)", "category": "against tiny-ar (3 seeds)", "benchmark": "babyai"}
+    together = find(rows(tmp_path / "t.csv"), **wanted, metric="success_difference")
+    assert (int(together["n"]), float(together["value"])) == (288, pytest.approx(100 / 6, rel=1e-5))
+    assert (float(together["low"]), float(together["high"])) == (-25.0, 50.0)  # three seeds: their extremes
+    single = [row for row in rows(tmp_path / "t.csv") if row["agent"] == "tiny-block-44" and row["metric"] == "mcnemar_p"]
+    largest = find(rows(tmp_path / "t.csv"), **wanted, metric="mcnemar_p")
+    assert float(largest["value"]) >= max(float(row["value"]) for row in single if row["category"] == "against tiny-ar-44")
+    assert not any("seeds" in row["agent"] and "tiny-full" in row["agent"] for row in rows(tmp_path / "t.csv"))
+
+
+def test_agents_of_several_seeds_that_also_differ_otherwise_are_no_family():
+    config = seeds_config()
+    assert seed_families(Inputs(config, Path("none"))) == [[f"tiny-{kind}-{seed}" for seed in (42, 43, 44)] for kind in ("ar", "block")]
+    config.agents["tiny-block-43"].attempts = 1
+    config.backbones["tiny-ar-44"].training.layers = 2
+    kinds = [["tiny-ar-42", "tiny-ar-43"], ["tiny-block-42", "tiny-block-44"]]
+    assert seed_families(Inputs(config, Path("none"))) == kinds
+    assert [family_name(kind) for kind in kinds] == ["tiny-ar (2 seeds)", "tiny-block (2 seeds)"]
 
 
 def test_loops_are_counted_at_both_thresholds_and_the_hazard_covers_them(made, finished):

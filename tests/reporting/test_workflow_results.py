@@ -49,6 +49,14 @@ def test_example_trajectories_come_from_an_episode_of_the_run(made):
     assert one(made / "diffuagent_table4.csv", agent="this run", benchmark="babyai")["value"] == str(QUESTIONS)
 
 
+def test_examples_link_to_their_very_episode(made):
+    link = "../episodes.html#task=babyai%2FGoToObj%2F0&amp;agent=ar&amp;benchmark=babyai"
+    row = next(line for line in (made / "diffuagent_table4.html").read_text().splitlines() if "<td>BabyAI</td>" in line)
+    assert row.count(f'<a href="{link}">') == 2 and f"<td>{QUESTIONS}</td>" in row  # agent and trajectory, not the number of tasks
+    calls = (made / "diffuagent_table5.html").read_text()
+    assert 'href="../episodes.html#task=bfcl%2Flive_parallel%2F0&amp;agent=ar&amp;benchmark=bfcl"' in calls
+
+
 def test_bfcl_make_up_counts_its_entries_and_shows_a_solved_call(made):
     row = one(made / "diffuagent_table5.csv", agent="this run", category="live_parallel")
     assert (row["n"], row["value"], row["published"]) == ("16", "3", "16")

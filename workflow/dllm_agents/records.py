@@ -165,6 +165,24 @@ class Episode(Record):
     extra: dict[str, Any] = Field(default_factory=dict, description="what a workflow adds: plans, selected tools, overlap, ...")
 
 
+class SpokenStep(EpisodeStep):
+    """A step without the traces of its tokens."""
+
+    model_config = ConfigDict(extra="ignore")
+    trace: None = Field(default=None, validation_alias="-")
+    trace_tokens: None = Field(default=None, validation_alias="-")
+    trace_confidence: None = Field(default=None, validation_alias="-")
+
+
+class SpokenEpisode(Episode):
+    """An episode as most readers need it: without the answers kept for replay and without traces, which are most of a file and are
+    skipped while it is read."""
+
+    model_config = ConfigDict(extra="ignore")
+    steps: list[SpokenStep] = Field(default_factory=list)  # type: ignore[assignment]
+    calls: list[Call] = Field(default_factory=list, validation_alias="-")
+
+
 class Score(Record):
     """The outcome of one episode, one row of scores/<benchmark>/<agent>.parquet."""
 

@@ -269,6 +269,8 @@ def _python_call(node: ast.expr) -> Call | None:
 
 
 def _nesting(text: str) -> int:
+    if sum(map(text.count, "([{")) <= MAX_NESTING:
+        return 0  # too few brackets to be deep
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _ARROW: dict[Any, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
+ROWS_AT_ONCE = 20_000
+
 
 def arrow_schema(record: type[Record]) -> pa.Schema:
     """The Parquet schema of a flat record; optional fields and literals take their plain type, mappings hold numbers by name."""
@@ -25,13 +27,15 @@ def arrow_schema(record: type[Record]) -> pa.Schema:
 
 
 def write_frame(path: str | Path, records: Iterable[Record], record: type[Record]) -> int:
-    """Write flat records as Parquet, aside and then renamed; returns how many. No records make a file with columns and no rows."""
-    rows = [item.model_dump() for item in records]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, arrow_schema(record)), buffer)
-    with write_aside(path, "wb") as handle:
-        handle.write(buffer.getvalue())
-    return len(rows)
+    """Write flat records as Parquet as they come, aside and then renamed; returns how many. No records make a file with columns and no
+    rows."""
+    schema, count, waiting = arrow_schema(record), 0, iter(records)
+    with write_aside(path, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
+        while rows := list(islice(waiting, ROWS_AT_ONCE)):
+            columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            count += len(rows)
+    return count
 
 
 def read_frame(path: str | Path, record: type[Record]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.benchmarks.multihop_qa import judges
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, Failure, Score, Task, iter_jsonl, read_jsonl
+from dllm_agents.records import Episode, Failure, Score, SpokenEpisode, Task, iter_jsonl, read_jsonl
 
 
 def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Path) -> int:
@@ -59,7 +59,7 @@ def classify_file(config: Config, episodes_path: Path, scores_path: Path, tasks_
     tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
 
     def found() -> Iterator[Failure]:
-        for episode in iter_jsonl(episodes_path, Episode):
+        for episode in iter_jsonl(episodes_path, SpokenEpisode):
             if episode.task_id not in tasks:
                 raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
             tools = offered_tools(tasks[episode.task_id], episode)

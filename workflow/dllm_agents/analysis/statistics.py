@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+FEW_DISTINCT = 1000
+DRAWS_AT_ONCE = 2_000_000  # bounds the memory of a bootstrap, whatever the number of tasks
 Floats = npt.NDArray[np.float64]
 
 
@@ -54,17 +56,19 @@ def bootstrap_interval(
     clusters: Sequence[Hashable] | None = None,
     *,
     seed: int,
+    training_seeds: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
 ) -> Interval:
     """Percentile bootstrap interval of a mean. With `clusters` whole clusters are drawn too, so that tasks of one level or one set of ids
-    move together (Davison & Hinkley 1997, section 3.8), and the hull of both intervals is given: a handful of clusters alone can look
-    more certain than their tasks are. Raises ValueError for no values or values that are not finite."""
-    alone = percentile_interval(bootstrap_means(values, seed=seed, resamples=resamples), confidence)
-    if clusters is None:
-        return alone
-    together = percentile_interval(bootstrap_means(values, clusters, seed=seed, resamples=resamples), confidence)
-    return Interval(min(alone.low, together.low), max(alone.high, together.high))
+    move together (Davison & Hinkley 1997, section 3.8), with `training_seeds` all values of one trained model, and the hull of the
+    intervals is given: a handful of clusters alone can look more certain than their tasks are. Raises ValueError for no values or values
+    that are not finite."""
+    found = [
+        percentile_interval(bootstrap_means(values, way, seed=seed, resamples=resamples), confidence)
+        for way in [None, *(way for way in (clusters, training_seeds) if way is not None)]
+    ]
+    return Interval(min(interval.low for interval in found), max(interval.high for interval in found))
 
 
 def bootstrap_means(
@@ -96,11 +100,10 @@ def paired_bootstrap(
     clusters: Sequence[Hashable] | None = None,
     *,
     seed: int,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
+    training_seeds: Sequence[Hashable] | None = None,
 ) -> Interval:
     """Percentile bootstrap interval of the mean of first - second, both given task by task in the same order."""
-    return bootstrap_interval(_differences(first, second), clusters, seed=seed, confidence=confidence, resamples=resamples)
+    return bootstrap_interval(_differences(first, second), clusters, seed=seed, training_seeds=training_seeds)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
@@ -123,6 +126,7 @@ def equivalence(
     clusters: Sequence[Hashable] | None = None,
     *,
     seed: int,
+    training_seeds: Sequence[Hashable] | None = None,
     significance: float = 0.05,
 ) -> Equivalence:
     """Whether the mean of first - second lies within +-margin, by two one-sided tests (Schuirmann 1987) through the paired bootstrap.
@@ -130,7 +134,7 @@ def equivalence(
     When no pair differs the bootstrap interval has no width; then the rule of three bounds the unseen differences instead.
     """
     differences = _differences(first, second)
-    interval = bootstrap_interval(differences, clusters, seed=seed, confidence=1 - 2 * significance)
+    interval = bootstrap_interval(differences, clusters, seed=seed, training_seeds=training_seeds, confidence=1 - 2 * significance)
     if interval.low == interval.high:
         unseen = -np.log(significance) / len(differences)
         interval = Interval(interval.low - unseen, interval.high + unseen)
@@ -157,7 +161,7 @@ def ratio_interval(numerator: Sequence[float] | Floats, denominator: Sequence[fl
     """Bootstrap interval of sum(numerator) / sum(denominator), pairs drawn together (tokens per second, NFE per token)."""
     top, bottom = _finite(numerator), _finite(denominator)
     generator = np.random.default_rng(seed)
-    batch = max(1, 2_000_000 // len(top))
+    batch = max(1, DRAWS_AT_ONCE // len(top))
     ratios = []
     for start in range(0, RESAMPLES, batch):
         draws = generator.integers(0, len(top), (min(batch, RESAMPLES - start), len(top)))
@@ -169,18 +173,25 @@ def ratio_interval(numerator: Sequence[float] | Floats, denominator: Sequence[fl
 def _bootstrap_means(values: Floats, clusters: Sequence[Hashable] | None, seed: int, resamples: int) -> Floats:
     """Means of `resamples` draws with replacement, of values or of whole clusters; shape [resamples]."""
     generator = np.random.default_rng(seed)
+    sums, sizes = values, np.ones(len(values))
     if clusters is None:
-        # Draws with replacement are multinomial counts of the distinct values: as cheap for 100,000 tasks as for 100.
+        # Draws with replacement are multinomial counts of the distinct values: of outcomes as cheap for 100,000 tasks as for 100.
         distinct, counts = np.unique(values, return_counts=True)
-        drawn = generator.multinomial(len(values), counts / len(values), size=resamples)
-        return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
-    if len(clusters) != len(values):
-        raise ValueError(f"{len(clusters)} clusters for {len(values)} values")
-    names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
-    member = np.fromiter((names[name] for name in clusters), dtype=np.int64, count=len(values))
-    sums, sizes = np.bincount(member, weights=values), np.bincount(member)
-    draws = generator.integers(0, len(names), (resamples, len(names)))
-    return np.asarray(sums[draws].sum(1) / sizes[draws].sum(1), dtype=np.float64)
+        if len(distinct) <= FEW_DISTINCT:
+            drawn = generator.multinomial(len(values), counts / len(values), size=resamples)
+            return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
+    else:
+        if len(clusters) != len(values):
+            raise ValueError(f"{len(clusters)} clusters for {len(values)} values")
+        names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
+        member = np.fromiter((names[name] for name in clusters), dtype=np.int64, count=len(values))
+        sums, sizes = np.bincount(member, weights=values).astype(np.float64), np.bincount(member).astype(np.float64)
+    means = np.empty(resamples)
+    batch = max(1, DRAWS_AT_ONCE // len(sums))
+    for start in range(0, resamples, batch):
+        draws = generator.integers(0, len(sums), (min(batch, resamples - start), len(sums)))
+        means[start : start + batch] = sums[draws].sum(1) / sizes[draws].sum(1)
+    return means
 
 
 def _differences(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> Floats:

@@ -125,18 +125,22 @@ def evaluate(claim: Claim, inputs: Inputs, name: str = "claim") -> tuple[Verdict
 
 
 def _examine(test: Test, inputs: Inputs) -> Finding:
-    """One test. Groups of trained and of ready-made backbones are not mixed: those trained on the same data are compared first."""
+    """One test. Groups of trained and of ready-made backbones are not mixed: those trained on the same data are compared first. Where both
+    groups were trained at the same seeds, they are compared seed by seed, and the interval draws whole seeds too."""
     if test.metric in REPLAYED:
         return _replayed(test, inputs)
     chosen = _choose(test, inputs)
     if chosen is None:
         return Finding(test, "cannot tell", why="the run has no such agents")
-    of, against = chosen
-    first = _per_task(test, test.metric, of, inputs)
+    of, against = _by_seed(*chosen, inputs)
+    first = [_per_task(test, test.metric, agents, inputs) for agents in of]
     if test.against is None:
-        return _level(test, first, inputs.config.seed)
-    second = _per_task(test, test.against.metric or test.metric, against, inputs)
-    both = first.join(second[["value", "solved"]], rsuffix="_other", how="inner")
+        return _level(test, pd.concat(first), inputs.config.seed)
+    second = [_per_task(test, test.against.metric or test.metric, agents, inputs) for agents in against]
+    both = pd.concat(
+        one.join(other[["value", "solved"]], rsuffix="_other", how="inner").assign(trained=index)
+        for index, (one, other) in enumerate(zip(first, second, strict=True))
+    )
     if test.tasks == "both_solve":
         both = both[both["solved"] & both["solved_other"]]
     if len(both) < 2:
@@ -160,7 +164,7 @@ def _replayed(test: Test, inputs: Inputs) -> Finding:
     both = pd.concat(sides, axis=1, join="inner", keys=["value", "value_other"])
     if len(both) < 2:
         return Finding(test, "cannot tell", len(both), why="no two stored episodes that both saw")
-    return _difference(test, both.assign(cluster=both.index.get_level_values("task_id")), inputs)
+    return _difference(test, both.assign(cluster=both.index.get_level_values("task_id"), trained=0), inputs)
 
 
 def _choose(test: Test, inputs: Inputs) -> tuple[list[str], list[str]] | None:
@@ -175,6 +179,20 @@ def _choose(test: Test, inputs: Inputs) -> tuple[list[str], list[str]] | None:
         if of and against:
             return of, against
     return None
+
+
+def _by_seed(of: list[str], against: list[str], inputs: Inputs) -> tuple[list[list[str]], list[list[str]]]:
+    """Both groups apart by training seed, where they hold the same two or more; else each as it is."""
+    apart = []
+    for agents in (of, against):
+        seeds: dict[int | None, list[str]] = {}
+        for agent in agents:
+            seeds.setdefault(inputs.training_seed(agent), []).append(agent)
+        apart.append(seeds)
+    shared = sorted(seed for seed in apart[0] if seed is not None)
+    if len(shared) < 2 or set(apart[0]) != set(apart[1]) or None in apart[0]:
+        return [of], [against]
+    return [apart[0][seed] for seed in shared], [apart[1][seed] for seed in shared]
 
 
 def _members(group: Group, inputs: Inputs) -> list[str]:
@@ -246,11 +264,12 @@ def _difference(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
     first, second = both["value"].to_numpy(dtype=float), both["value_other"].to_numpy(dtype=float)
     margin = inputs.config.report.margin
     groups, seed, n = both["cluster"].tolist(), inputs.config.seed, len(both)
+    trained = both["trained"].tolist() if both["trained"].nunique() > 1 else None
     if test.expect == "same":
-        result = statistics.equivalence(first / 100, second / 100, margin / 100, groups, seed=seed)
+        result = statistics.equivalence(first / 100, second / 100, margin / 100, groups, seed=seed, training_seeds=trained)
         low, high = 100 * result.low, 100 * result.high
         return Finding(test, _verdict(result.holds, low > margin or high < -margin), n, 100 * result.difference, low, high)
-    low, high = statistics.paired_bootstrap(first, second, groups, seed=seed)
+    low, high = statistics.paired_bootstrap(first, second, groups, seed=seed, training_seeds=trained)
     inside, outside = {
         "more": (low > 0, high < 0),
         "less": (high < 0, low > 0),

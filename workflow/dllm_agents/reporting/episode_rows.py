@@ -205,7 +205,7 @@ def canvas_at(step: EpisodeStep, region: Region, forward: int) -> str:
 
 def calling_steps(inputs: Inputs, agent: str) -> Iterator[tuple[Episode, EpisodeStep, dict[str, Region]]]:
     """The first turns of an agent's search episodes that make a call, with their thought and call regions, where they are traced."""
-    for episode in inputs.episodes(agent, SEARCH):
+    for episode in inputs.episodes(agent, SEARCH, traced=True):
         if episode.steps:
             parts = {region.kind: region for region in regions(episode.steps[0])}
             if "tool_call" in parts:
@@ -301,7 +301,7 @@ def stage_row(inputs: Inputs, agent: str, base: str, benchmark: str) -> TableRow
     scores = inputs.rows(agent, benchmark)
     if not base:
         return rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores))
-    return compare(inputs, agent, base, benchmark).get("success_difference") or TableRow(
+    return compare(inputs, [agent], [base], benchmark).get("success_difference") or TableRow(
         agent=agent, benchmark=benchmark, metric="success_difference", n=0
     )
 
@@ -311,7 +311,8 @@ def _one_line(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
-ATTENTION_SPANS = ("question", "plan", "results", "format", "own")
+ATTENTION_SPANS = {"question": "Question", "plan": "Plan", "results": "Results", "format": "Rest of prompt", "own": "Reply"}
+"""What a reply can look at: column of the attention records -> its name to a reader."""
 
 
 def attention_rows(inputs: Inputs) -> list[TableRow]:

@@ -235,7 +235,7 @@ def _scored(inputs: Inputs, agent: str, benchmark: str) -> Iterator[Episode]:
     """An agent's episodes with the outcomes of their scores, which know what only a checker can tell."""
     scores = inputs.rows(agent, benchmark)
     known = {(row.task_id, row.seed): row for row in scores.itertuples()}
-    for episode in inputs.episodes(agent, benchmark):
+    for episode in inputs.episodes(agent, benchmark, traced=True):
         row: Any = known.get((episode.task_id, episode.seed))
         yield episode if row is None else episode.model_copy(update={"success": bool(row.success), "progress": float(row.progress)})
 

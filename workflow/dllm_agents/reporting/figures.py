@@ -56,11 +56,11 @@ def diffuagent_figure1(inputs: Inputs, figure: Figure) -> None:
         for value in published.values("diffuagent_table1")
         if (value.benchmark, value.metric) == ("average", "success_rate")
     }
-    played = [name for name in EMBODIED if name in inputs.config.run.benchmarks]
+    agents = [agent for agent in inputs.agents if inputs.alone(agent)]
+    played = [name for name in EMBODIED if any(name in inputs.config.agent_benchmarks(agent) for agent in agents)]
     names = ", ".join(map(display_name, played)) or "none"
     whole = set(BFCL_MULTI_TURN) <= set(inputs.config.benchmark_options("bfcl").categories)
     averaged = ("overall",) if whole else ("non_live", "live")
-    agents = [agent for agent in inputs.agents if inputs.alone(agent)]
     tools = {agent: _mean(_published_bfcl(agent, name) for name in averaged) for agent in speeds}
     panels: list[tuple[str, str, str, dict[str, float], dict[str, TableRow | None]]] = [
         (
@@ -68,14 +68,18 @@ def diffuagent_figure1(inputs: Inputs, figure: Figure) -> None:
             f"ours: {names}",
             "Mean success rate (%)",
             embodied,
-            {a: rows.macro_row(inputs, a, played, "success", "success_rate") for a in agents},
+            {
+                a: rows.macro_row(inputs, a, played, "success", "success_rate")
+                for a in agents
+                if set(played) & set(inputs.config.agent_benchmarks(a))
+            },
         ),
         (
             "Tool-calling agents",
             "ours: BFCL-v3, sampled",
             "BFCL overall (%)" if whole else "BFCL, mean of Non-Live and Live (%)",
             tools,
-            {agent: rows.bfcl_mean(inputs, agent, averaged) for agent in agents},
+            {a: rows.bfcl_mean(inputs, a, averaged) for a in agents if "bfcl" in inputs.config.agent_benchmarks(a)},
         ),
     ]
     axes = figure.subplots(1, 2)
@@ -89,9 +93,9 @@ def diffuagent_figure1(inputs: Inputs, figure: Figure) -> None:
         _scatter(axis, points, style.looks(inputs.config))
         axis.set(xlabel="Tokens per second (log scale)", ylabel=label)
         axis.set_title(f"{title} ({subtitle})", fontsize=style.FONT)
-        absent = [agent for agent in agents if agent not in {point.label for point in points}]
-        if absent:
-            text = f"{NOT_RUN}: {', '.join(absent)}"
+        absent = [agent for agent in ours if agent not in {point.label for point in points}]
+        if absent or not ours:
+            text = f"{NOT_RUN}: {', '.join(absent or ['this run'])}"
             axis.text(0.02, 0.98, text, transform=axis.transAxes, va="top", fontsize=style.FONT - 2, color="#666666", style="italic")
         drawn.append((axis, points))
     _legend(
@@ -155,7 +159,8 @@ def diffuagent_figure6(inputs: Inputs, figure: Figure) -> None:
                 continue
             saved, lost = by_metric["redundant_steps_saved"], by_metric["progress_lost"]
             look = seen.setdefault(verifier, looks[verifier])
-            face = look.colour if look.paradigm == "ar" else "white"
+            # Hollow markers are larger, so that a filled one at the same place is seen inside.
+            face, size = (look.colour, 5) if look.paradigm == "ar" else ("none", 9)
             for row, along in ((saved, "x"), (lost, "y")):
                 ends = (row.low or 0.0, row.high or 0.0)
                 middle = float((lost if along == "x" else saved).value or 0.0)
@@ -165,7 +170,7 @@ def diffuagent_figure6(inputs: Inputs, figure: Figure) -> None:
                 saved.value,
                 lost.value,
                 BENCHMARK_MARKER[benchmark],
-                markersize=7,
+                markersize=size,
                 markerfacecolor=face,
                 markeredgecolor=look.colour,
                 zorder=2,
@@ -175,6 +180,9 @@ def diffuagent_figure6(inputs: Inputs, figure: Figure) -> None:
         if not drawn:
             _say_not_run(axis)
     axes[0].set_ylabel("Progress lost (points)")
+    # Verifiers that never leave early all lie at 0, where axes fitted to the points would show noise.
+    (left, right), (bottom, top) = axes[0].get_xlim(), axes[0].get_ylim()
+    axes[0].set(xlim=(min(left, -0.2), max(right, 1.0)), ylim=(min(bottom, -1.0), max(top, 10.0)))
     _verifier_legend(figure, seen, {benchmark for _, benchmark, _ in found})
 
 
@@ -290,7 +298,7 @@ def dllm_agent_attention(inputs: Inputs, figure: Figure) -> None:
         left = 0.0
         for metric, shade in zip(episode_rows.ATTENTION_SPANS, shades, strict=True):
             value = means[agent, stage, metric].value or 0.0
-            label = metric if place == 0 else None
+            label = episode_rows.ATTENTION_SPANS[metric] if place == 0 else None
             axis.barh(place, value, left=left, color=shade, edgecolor="white", linewidth=0.5, label=label)
             left += value
         entropy = means[agent, stage, "entropy"]
@@ -466,6 +474,7 @@ def _bar(agent: str, row: TableRow) -> Bar:
 def _bars(figure: Figure, groups: Sequence[tuple[str, list[Bar], list[Bar]]], label: str, looks: dict[str, style.Look]) -> None:
     """One panel of horizontal bars per group: published models above, the run's agents below a rule. Every bar carries its count."""
     axes = figure.subplots(1, len(groups), sharey=True)
+    top = 50 if max((bar.high or bar.value or 0 for _, known, ours in groups for bar in (*known, *ours)), default=100) <= 50 else 100
     for axis, (title, known, ours) in zip(axes, groups, strict=True):
         gap = 0.7 if known and ours else 0.0
         places = [*range(len(known)), *(len(known) + gap + index for index in range(len(ours)))]
@@ -473,11 +482,11 @@ def _bars(figure: Figure, groups: Sequence[tuple[str, list[Bar], list[Bar]]], la
             _draw_bar(axis, place, bar, looks[bar.model or bar.label], quiet=all(other.value is None for other in ours))
         if ours and all(bar.value is None for bar in ours):
             middle = (places[len(known)] + places[-1]) / 2
-            axis.text(50, middle, NOT_RUN, ha="center", va="center", fontsize=style.FONT, color="#666666", style="italic")
+            axis.text(top / 2, middle, NOT_RUN, ha="center", va="center", fontsize=style.FONT, color="#666666", style="italic")
         if gap:
             axis.axhline(len(known) - 1 + (1 + gap) / 2, color="#444444", linewidth=0.8)
         # Room for the count beside the longest bar.
-        axis.set(title=title, xlim=(0, 135), ylim=(places[-1] + 0.7, -0.7), xticks=[0, 25, 50, 75, 100])
+        axis.set(title=title, xlim=(0, 1.35 * top), ylim=(places[-1] + 0.7, -0.7), xticks=range(0, top + 1, 25))
         axis.set_yticks(places, [bar.label for bar in (*known, *ours)])
         axis.grid(visible=False, axis="y")
     axes[len(axes) // 2].set_xlabel(label)

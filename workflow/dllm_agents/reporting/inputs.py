@@ -17,7 +17,7 @@ from dllm_agents.analysis.failures import BESIDE_CHECKER
 from dllm_agents.analysis.frames import read_frame
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, Task, iter_jsonl
+from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, SpokenEpisode, Task, iter_jsonl
 
 
 class FilterCounts(NamedTuple):
@@ -76,11 +76,12 @@ class Inputs:
         path = self._path("attention", benchmark, agent)
         return read_frame(path, Attention) if path.is_file() else pd.DataFrame(columns=list(Attention.model_fields))
 
-    def episodes(self, agent: str, benchmark: str) -> Iterator[Episode]:
-        """An agent's episodes on a benchmark, in task order; none before its rollout. Raises StageError naming the line of a bad one."""
+    def episodes(self, agent: str, benchmark: str, *, traced: bool = False) -> Iterator[Episode]:
+        """An agent's episodes on a benchmark, in task order, with their traces where asked for; none before its rollout. Raises StageError
+        naming the line of a bad one."""
         path = self.results / "episodes" / benchmark / f"{agent}.jsonl"
         if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
-            yield from iter_jsonl(path, Episode)
+            yield from iter_jsonl(path, Episode if traced else SpokenEpisode)
 
     def tasks(self, benchmark: str) -> dict[str, Task]:
         """The frozen tasks of a benchmark of the run by id, in their order; none before they were sampled."""
@@ -162,6 +163,13 @@ class Inputs:
         """Whether an agent's policy is trained in this run."""
         backbone = self.config.backbones.get(self.config.agents[agent].policy)
         return backbone is not None and backbone.training is not None
+
+    def training_seed(self, agent: str) -> int | None:
+        """The seed an agent's policy is trained with in this run; None where it is not trained here."""
+        backbone = self.config.backbones.get(self.config.agents[agent].policy)
+        if backbone is None or backbone.training is None:
+            return None
+        return self.config.seed if backbone.training.seed is None else backbone.training.seed
 
     def rows(self, agent: str, benchmark: str) -> pd.DataFrame:
         """An agent's scores on a benchmark; empty when it has none."""

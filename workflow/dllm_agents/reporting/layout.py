@@ -35,12 +35,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its tidy rows, what it looks like, and rows that hold wall-clock values."""
+    """A table: its tidy rows, what it looks like, and rows that hold wall-clock values. `episodes`: row label -> the episode that the row's
+    example is, as the browser's link says it."""
 
     rows: list[TableRow]
     layout: Layout
     timing: list[TableRow] = field(default_factory=list)
     notes: str = ""
+    episodes: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def number(value: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
@@ -381,31 +383,78 @@ def timing_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     return rows
 
 
-def compare(inputs: Inputs, agent: str, other: str, benchmark: str) -> dict[str, TableRow]:
-    """Metric -> row of a paired comparison; empty when the two share no task."""
-    both = pair_up(inputs.rows(agent, benchmark), inputs.rows(other, benchmark))
+def compare(inputs: Inputs, first: Sequence[str], second: Sequence[str], benchmark: str) -> dict[str, TableRow]:
+    """Metric -> row of a paired comparison of agents, one of each or as many of each as there are training seeds, paired in order; empty
+    when they share no task. Over seeds p is the largest of the seeds' exact McNemar tests, and the interval's clusters are tasks and seeds.
+    """
+    seed = inputs.config.seed
+    pairs = [pair_up(inputs.rows(one, benchmark), inputs.rows(other, benchmark)) for one, other in zip(first, second, strict=True)]
+    both = pd.concat([part.assign(trained=index) for index, part in enumerate(pairs)])
     if not len(both):
         return {}
-    first, second = both["success_x"].to_numpy(dtype=float), both["success_y"].to_numpy(dtype=float)
+    ours, theirs = both["success_x"].to_numpy(dtype=float), both["success_y"].to_numpy(dtype=float)
     groups = clusters(both.rename(columns={"benchmark_x": "benchmark", "category_x": "category"}))
-    seed = inputs.config.seed
-    low, high = statistics.paired_bootstrap(first, second, groups, seed=seed)
-    test = statistics.mcnemar([bool(value) for value in first], [bool(value) for value in second])
-    same = statistics.equivalence(first, second, inputs.config.report.margin / 100, groups, seed=seed)
-    category = f"against {other}"
+    trained = both["trained"].tolist() if len(pairs) > 1 else None
+    low, high = statistics.paired_bootstrap(ours, theirs, groups, seed=seed, training_seeds=trained)
+    same = statistics.equivalence(ours, theirs, inputs.config.report.margin / 100, groups, seed=seed, training_seeds=trained)
+    tests = [statistics.mcnemar(part["success_x"].astype(bool).tolist(), part["success_y"].astype(bool).tolist()) for part in pairs]
+    agent, category = family_name(first), f"against {family_name(second)}"
 
     def row(metric: str, value: float, low: float | None = None, high: float | None = None) -> TableRow:
         return TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(both), value=value, low=low, high=high)
 
     return {
-        "success_difference": row("success_difference", 100 * float((first - second).mean()), 100 * low, 100 * high),
-        "mcnemar_p": row("mcnemar_p", test.p),
-        "only_first_solves": row("only_first_solves", test.gained),
-        "only_second_solves": row("only_second_solves", test.lost),
-        "cohens_h": row("cohens_h", statistics.cohens_h(float(first.mean()), float(second.mean()))),
+        "success_difference": row("success_difference", 100 * float((ours - theirs).mean()), 100 * low, 100 * high),
+        "mcnemar_p": row("mcnemar_p", max(test.p for test in tests)),
+        "only_first_solves": row("only_first_solves", sum(test.gained for test in tests)),
+        "only_second_solves": row("only_second_solves", sum(test.lost for test in tests)),
+        "cohens_h": row("cohens_h", statistics.cohens_h(float(ours.mean()), float(theirs.mean()))),
         "success_difference_90": row("success_difference_90", 100 * same.difference, 100 * same.low, 100 * same.high),
         "comparable": row("comparable", float(same.holds)),
     }
+
+
+def seed_families(inputs: Inputs) -> list[list[str]]:
+    """The run's agents that differ in nothing but the seed their backbones were trained with, two or more of each kind, by seed."""
+    found: dict[str, dict[int, str]] = {}
+    for agent in inputs.agents:
+        seed = inputs.training_seed(agent)
+        if seed is not None:
+            found.setdefault(_without_seeds(inputs.config, agent), {}).setdefault(seed, agent)
+    return [[agent for _, agent in sorted(members.items())] for members in found.values() if len(members) > 1]
+
+
+def seed_pairs(inputs: Inputs) -> list[tuple[list[str], list[str], str]]:
+    """(agents, as many others, benchmark): every kind that was trained at several seeds against random and, for diffusion, against AR kinds
+    trained at as many."""
+    kinds, random_agent = seed_families(inputs), inputs.random_agent()
+    against = [(kind, [random_agent] * len(kind)) for kind in kinds if random_agent is not None]
+    matched = {(first, second) for first, second, _ in matched_pairs(inputs)}
+    against += [(kind, other) for kind in kinds for other in kinds if len(kind) == len(other) and (kind[0], other[0]) in matched]
+    return [(kind, other, name) for kind, other in against for name in inputs.config.agent_benchmarks(kind[0])]
+
+
+def _without_seeds(config: Config, agent: str) -> str:
+    """What an agent is, its backbones spelt out in place of their names, and their training seeds left out."""
+
+    def spelt(name: str | None) -> object:
+        if name not in config.backbones:
+            return name
+        described = config.backbones[name].model_dump(mode="json")
+        if described["training"]:
+            described["training"] |= {"seed": None, "base": spelt(described["training"]["base"])}
+        return described
+
+    entry = config.agents[agent].model_dump(mode="json")
+    return json.dumps(entry | {role: spelt(name) for role, name in config.agent_backbones(agent).items()}, sort_keys=True)
+
+
+def family_name(agents: Sequence[str]) -> str:
+    """One agent's name; for agents that differ by seed what their names begin with, and how many they are."""
+    if len(set(agents)) == 1:
+        return agents[0]
+    shared = os.path.commonprefix(list(agents)).rstrip("0123456789").rstrip("-_ ")
+    return f"{shared or agents[0]} ({len(agents)} seeds)"
 
 
 def pair_up(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ percentages) and the layout of the paper's table."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -52,6 +52,7 @@ from dllm_agents.reporting.rows import (
     cost_rows,
     embodied_average,
     failure_rows,
+    family_name,
     figure4_rows,
     loop_rows,
     matched_pairs,
@@ -63,6 +64,7 @@ from dllm_agents.reporting.rows import (
     published_rows,
     published_values,
     rate_row,
+    seed_pairs,
     solved_by_both,
     timing_rows,
 )
@@ -117,11 +119,15 @@ def diffuagent_table2(inputs: Inputs) -> Table:
 def comparisons(inputs: Inputs) -> Table:
     """Every agent against the random one, and every diffusion agent against every AR one of its kind (both trained in this run, or both
     ready-made), on the tasks both have: difference in success with a paired bootstrap interval over tasks and clusters, exact McNemar p,
-    Holm's correction over the table, Cohen's h, and whether the two are equivalent within `report.margin` points."""
+    Holm's correction over the table, Cohen's h, and whether the two are equivalent within `report.margin` points. Where agents differ by
+    training seed alone, all seeds of a kind stand against all of another, and whole seeds are drawn too."""
     random_agent = inputs.random_agent()
-    pairs = [(agent, random_agent, name) for name in inputs.config.run.benchmarks for agent in inputs.agents if random_agent is not None]
-    pairs = [pair for pair in pairs if all(pair[2] in inputs.config.agent_benchmarks(agent) for agent in pair[:2])]
-    found = [(agent, other, name, compare(inputs, agent, other, name)) for agent, other, name in [*pairs, *matched_pairs(inputs)]]
+    pairs = [
+        ([agent], [random_agent], name) for name in inputs.config.run.benchmarks for agent in inputs.agents if random_agent is not None
+    ]
+    pairs += [([agent], [other], name) for agent, other, name in matched_pairs(inputs)] + seed_pairs(inputs)
+    pairs = [pair for pair in pairs if all(pair[2] in inputs.config.agent_benchmarks(agent) for agents in pair[:2] for agent in agents)]
+    found = [(family_name(first), family_name(second), name, compare(inputs, first, second, name)) for first, second, name in pairs]
     corrected = iter(
         statistics.holm([1.0 if result["mcnemar_p"].value is None else result["mcnemar_p"].value for *_, result in found if result])
     )
@@ -145,7 +151,7 @@ def comparisons(inputs: Inputs) -> Table:
         )
     names = ["Benchmark", "n", "Difference (points)", "p", "p (Holm)", "Cohen's h", f"Within ±{number(inputs.config.report.margin)}"]
     notes = (
-        "Intervals of differences: paired bootstrap over clusters (BabyAI levels, shared multi-turn ids). "
+        "Intervals of differences: paired bootstrap over clusters (BabyAI levels, shared multi-turn ids, training seeds). "
         f"'Within' is an equivalence test at a margin of {number(inputs.config.report.margin)} points, alpha 0.05."
     )
     return Table(rows, Layout("Pair", [("", name) for name in names], [Block("", lines)]), notes=notes)
@@ -380,7 +386,7 @@ def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
 def diffuagent_table4(inputs: Inputs) -> Table:
     """DiffuAgent Table 4: the embodied test sets and an example trajectory of each, from a real episode: a solved one of 3 to 10 steps by
     the first agent with a backbone that has one, else the teacher's."""
-    rows, lines = published_rows("diffuagent_table4"), []
+    rows, lines, examples = published_rows("diffuagent_table4"), [], {}
     sizes = {row.benchmark: row.published for row in rows}
     for benchmark in EMBODIED:
         tasks = len(inputs.tasks(benchmark))
@@ -405,9 +411,10 @@ def diffuagent_table4(inputs: Inputs) -> Table:
             )
         )
         lines.append((display_name(benchmark), [*counts, chosen.agent, trajectory_text(chosen)]))
+        examples[display_name(benchmark)] = {"task": chosen.task_id, "agent": chosen.agent, "benchmark": benchmark}
     heads = [("", name) for name in ("Tasks", "Published", "Agent", "Example task and trajectory")]
     notes = "T, A and O are thought, action and observation; long observations are cut."
-    return Table(rows, Layout("Test set", heads, [Block("", lines)]), notes=notes)
+    return Table(rows, Layout("Test set", heads, [Block("", lines)]), notes=notes, episodes=examples)
 
 
 def diffuagent_table5(inputs: Inputs) -> Table:
@@ -416,6 +423,7 @@ def diffuagent_table5(inputs: Inputs) -> Table:
     rows = published_rows("diffuagent_table5")
     tasks = list(inputs.tasks("bfcl").values())
     examples = solved_calls(inputs)
+    links = {}
     groups: dict[str, list[tuple[str, list[str]]]] = {}
     for known in list(rows):
         group, _, category = known.category.rpartition("/")
@@ -427,10 +435,12 @@ def diffuagent_table5(inputs: Inputs) -> Table:
         solved = sorted((task for task in used if task.id in examples), key=lambda task: not task.goal.isascii())
         task = next(iter(solved), None)
         agent, text = ("", NOT_RUN) if task is None else (examples[task.id].agent, call_text(task, examples[task.id]))
+        if task is not None:
+            links[category] = {"task": task.id, "agent": agent, "benchmark": "bfcl"}
         groups.setdefault(group, []).append((category, [str(len(used)) if used else NOT_RUN, counts, agent or NOT_RUN, text]))
     heads = [("", name) for name in ("Used", "Published (of)", "Agent", "Example and tool call")]
     notes = "U, T and TC are the user's message, the tools offered and the tool call made; the hallucination sets call for none."
-    return Table(rows, Layout("Category", heads, [Block(group, lines) for group, lines in groups.items()]), notes=notes)
+    return Table(rows, Layout("Category", heads, [Block(group, lines) for group, lines in groups.items()]), notes=notes, episodes=links)
 
 
 def searcher_table2(inputs: Inputs) -> Table:
@@ -510,9 +520,7 @@ def searcher_case_study(inputs: Inputs) -> Table:
         rows.append(TableRow(agent="this run", benchmark="multihop_qa", metric=f"settled_at_step_{CASE_STEP}", n=0))
         lines.append(("no diffusion agent searches", [NOT_RUN] * 4))
     shares = [
-        (row.agent, [row.metric.replace("_", " "), row.category.replace("_", " "), cell(row), str(row.n)])
-        for row in rows
-        if row.value is not None
+        (row.agent, ["", f"{row.category}: {row.metric}".replace("_", " "), cell(row), str(row.n)]) for row in rows if row.value is not None
     ]
     heads = [("", name) for name in ("Forward", "Thought", "Call", "Tokens settled")]
     blocks = [
@@ -563,7 +571,7 @@ def dllm_agent_attention(inputs: Inputs) -> Table:
         cells = {row.metric: row for row in rows if (row.agent, row.category) == (agent, stage)}
         looks = [inputs.paradigm(agent), stage, str(cells["entropy"].n or 0)]
         lines.append((agent, [*looks, *(cell(cells[name]) for name in columns)]))
-    heads = [("", name) for name in ("Paradigm", "Stage", "Replies", "Question", "Plan", "Results", "Rest of prompt", "Reply", "Entropy")]
+    heads = [("", name) for name in ("Paradigm", "Stage", "Replies", *ATTENTION_SPANS.values(), "Entropy")]
     if not lines:
         rows = [TableRow(agent="this run", benchmark="multihop_qa", category="plan", metric="entropy", n=0)]
         lines = [("no planner agent", [NOT_RUN] * len(heads))]
@@ -665,13 +673,16 @@ TABLES: dict[str, Callable[[Inputs], Table]] = {
 }
 
 
-def episode_link(config: Config, name: str) -> Callable[[str, str, tuple[str, str]], str | None]:
-    """Where the episodes behind a table's cells are: the browser page, filtered by agent, benchmark and, in `failures`, the class."""
+def episode_link(config: Config, name: str, examples: Mapping[str, dict[str, str]]) -> Callable[[str, str, tuple[str, str]], str | None]:
+    """Where the episodes behind a table's cells are: the browser page, filtered by agent, benchmark and, in `failures`, the class; where a
+    row shows an example, that very episode."""
     benchmarks = {display_name(benchmark): benchmark for benchmark in config.run.benchmarks}
     read = {group for _, group in NEEDS[name]} & set(config.run.benchmarks)
     alone = next(iter(read)) if len(read) == 1 else None
 
     def link(title: str, label: str, column: tuple[str, str]) -> str | None:
+        if label in examples and column[1].startswith(("Agent", "Example")):
+            return f"../episodes.html#{urlencode(examples[label])}"
         agent = next((part for part in re.split(r"[ ,(]", label) if part in config.agents), None)
         if agent is None or title == PUBLISHED_BLOCK:
             return None
@@ -699,7 +710,7 @@ def tabulate(name: str, config: Config, results_dir: str | Path, output_base: st
         f"{base}.csv": to_csv(table.rows),
         f"{base}.md": to_markdown(table.layout, text),
         f"{base}.tex": to_latex(table.layout, text, name),
-        f"{base}.html": to_html(table.layout, text, name, episode_link(config, name)),
+        f"{base}.html": to_html(table.layout, text, name, episode_link(config, name, table.episodes)),
     }
     if table.timing:
         texts[f"{base}_timing.csv"] = to_csv(table.timing)
