@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from faults import PATIENCE, Run, listening, port_of
 
 RANDOM_KILLS = 20
-RUN_SECONDS = 40.0  # about what an undisturbed run takes
+RUN_SECONDS = 80.0  # about what an undisturbed run takes on two cores that do other things too
 GRACE = 30.0
 README = Path(__file__).parent / "README.md"
 outcomes: dict[str, tuple[str, int, int]] = {}  # fault -> what is done, tries, recovered, in this session
