@@ -120,6 +120,13 @@ def test_bad_input_is_one_clear_line(accepted, tmp_path, capsys):
     assert not output.exists()
 
 
+def test_processes_that_would_each_train_alone_are_refused(accepted, tmp_path, monkeypatch):
+    """As accelerate starts two on a machine without a GPU: the same output, written twice."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(StageError, match=r"backbones.ar.training.launch: 2 processes .* ACCELERATE_USE_CPU=true"):
+        train(configuration(), "ar", "babyai", accepted, tmp_path / "m")
+
+
 def test_long_prompts_are_left_out_counted_and_named(accepted, tmp_path, capsys):
     long = trajectory(41).model_copy(update={"initial_observation": " ".join(map(str, range(300)))})
     path = tmp_path / "mixed.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,11 @@ def train(
     settings = _settings(config, backbone)
     if (name := config.trained_base(backbone)) and base is None:
         raise StageError(f"backbones.{backbone}.training.base: {name} is trained by the run; pass its checkpoint with --base DIR")
+    if (launched := int(os.environ.get("WORLD_SIZE", 1))) != PartialState().num_processes:
+        raise StageError(
+            f"backbones.{backbone}.training.launch: {launched} processes were started and know nothing of one another, since there is no "
+            "GPU for them; set ACCELERATE_USE_CPU=true to share the work on processors, or launch to null"
+        )
     fit_on = _preferences if settings.objective in PREFERENCE else _trajectories
     return fit_on(Request(config, backbone, benchmark, source, output, base, settings, time.monotonic(), tensorboard))
 
