@@ -70,8 +70,13 @@ def test_replayed_verifiers_are_compared_on_the_same_stored_episodes(tmp_path):
     assert (verdict, finding.n, finding.value) == ("holds", 24, 20.0)
     lost = evaluate(claim(**tests | {"metric": "exit.progress_lost", "expect": "less"}), Inputs(configuration(), tmp_path))
     assert lost[0] == "holds" and lost[1][0].value == -25.0
-    with pytest.raises(ValidationError, match="compares two groups of role verifier"):
-        claim(**tests | {"of": DIFFUSION})
+    for wrong in ({"of": DIFFUSION}, {"expect": "ratio_at_most", "bound": 1}, {"metric": "steps", "against": {"metric": "exit.steps"}}):
+        with pytest.raises(ValidationError, match="two groups of role verifier"):
+            claim(**tests | wrong)
+    # A ready-made verifier is not held against one that was trained in the run.
+    mixed = configuration()
+    mixed.backbones["tiny-ar"] = mixed.backbones["tiny-ar"].model_copy(update={"training": None, "model": "somewhere"})
+    assert evaluate(claim(**tests), Inputs(mixed, tmp_path))[1][0].why == "the run replays no such verifiers"
 
 
 def test_levels_are_held_against_their_bound(tmp_path):

@@ -1,6 +1,7 @@
 """The plan of the paper's scale on clusters, and what endpoints, parts and resources change in it."""
 
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from pipeline import ROOT, snakemake_command
 
+from dllm_agents.cli import _shards, parser
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.workflow import Plan
@@ -90,6 +92,7 @@ def test_an_endpoint_takes_no_gpu_and_replays_nothing(paper: Config) -> None:
     served = load([PAPER], {"endpoints": {"llada-8b": "http://gpu7:8000/v1"}})
     assert served.backbones["llada-8b"].url == "http://gpu7:8000/v1" and served.backbones["llada-8b"].model
     assert Plan(served).rollout_gpus("llada-8b") == 0 and Plan(served).rollout_gpus("qwen3-8b-memory-llada-8b") == 1
+    assert Plan(served).gpu_hours()["probe"][1] == Plan(paper).gpu_hours()["probe"][1] - 1  # an hour on one GPU less
     for agent in ("llada-8b", "qwen3-8b-memory-llada-8b"):
         assert Plan(served).agent_settings(agent) == Plan(paper).agent_settings(agent)
     # What stages are given is this configuration, written down and read again.
@@ -117,6 +120,27 @@ def test_retries_ask_for_more(paper: Config) -> None:
 def test_a_rollout_of_several_agents_is_told_apart(arguments: list[str], said: str) -> None:
     ended = subprocess.run([sys.executable, "-m", "dllm_agents", "rollout", *arguments], capture_output=True, text=True)
     assert ended.returncode == 1 and said in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_a_job_of_several_agents_in_parts_is_told_everything_once() -> None:
+    plan = Plan(load([PAPER.with_name("demo.yaml")], {"run": {"shards": 2}}))
+    job = next(job for job in plan.rollouts() if "ar-selector-block" in job.agents)
+    assert job.agents[0] == "ar-memory-block" and job.parts == 2
+    place = "results/demo/episodes/{benchmark}/parts/{agent}.1-of-2.jsonl"
+    arguments = shlex.split(plan.rollout_arguments(job, place) + " --part 1-of-2")
+    args = parser().parse_args(["rollout", "--config", str(PAPER), *arguments])
+    assert args.agent == job.agents and args.part == (1, 2)
+    shards = {agent: _shards(args, position, "tiny-ar") for position, agent in enumerate(args.agent)}
+    assert [str(shard.output) for agent in job.agents for shard in shards[agent]] == plan.played(job, place)
+    (bfcl,) = shards["ar-selector-block"]
+    models = {name: Path(f"results/demo/models/{name}/bfcl") for name in ("tiny-ar", "tiny-block")}
+    assert bfcl.tasks == Path("results/demo/tasks/bfcl.jsonl") and dict(bfcl.models) == models and bfcl.part == (1, 2)
+
+
+def test_names_that_files_and_rules_are_named_after_are_plain() -> None:
+    for key in ("agents", "backbones", "add"):
+        with pytest.raises(StageError, match=rf"{key}\.a/b: files and rules are named after it"):
+            load([PAPER], {key: {"a/b": {"policy": "qwen3-8b"} if key == "agents" else {"model": "x"}}})
 
 
 def test_a_part_is_named_in_full() -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,6 +47,9 @@ BFCL_SINGLE_TURN = [
 BFCL_MULTI_TURN = ["multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"]
 EMBODIED = ("alfworld", "scienceworld", "babyai")
 COMMAND_LINE = "--config"
+
+
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class Section(BaseModel):
@@ -264,6 +268,8 @@ class Training(Section):
             if self.base is None:
                 raise ValueError(f"objective {self.objective} needs `base`, the backbone whose rollouts it learns from")
             self.preference = self.preference or Preference()
+            if self.objective == "just_grpo" and self.preference.acting == "p_react":
+                raise ValueError("objective just_grpo rolls out from left to right, and so not with preference.acting p_react")
         return self
 
 
@@ -391,7 +397,8 @@ class Run(Section):
     agents_per_job: int = Field(
         default=4,
         ge=1,
-        description="agents with the same backbones that one job plays on the same servers, at most; a change of one plays all again",
+        description="agents with the same backbones that one job plays on the same servers, at most; a change of one plays all again, "
+        "and one may find prompts of another's in the server's cache: compare times that close with 1",
     )
     verification: Verification = Field(default_factory=Verification)
 
@@ -424,6 +431,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _resolve(self) -> Config:
+        for kind, names in (("agents", self.agents), ("backbones", self.backbones), ("add", self.add)):
+            for name in names:
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{kind}.{name}: files and rules are named after it; use letters, digits, _, . and -")
         for name, section in self.benchmarks.items():
             if name not in BENCHMARK_OPTIONS:
                 raise ValueError(f"benchmarks.{name}: unknown benchmark; allowed: {', '.join(sorted(BENCHMARK_OPTIONS))}")

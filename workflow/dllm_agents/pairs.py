@@ -69,7 +69,7 @@ def rolled_out(config: Config, base: str, training: Training, seed: int) -> Conf
     if preference.acting == "p_react":
         decoding["tool_prefill"] = {"rule": "predicted"}
     if training.objective == "just_grpo":
-        decoding |= {"remasking": "sequential", "threshold": None, "steps": None}
+        decoding |= {"remasking": "sequential", "threshold": None, "steps": None, "tool_prefill": None}
     agent = Agent(policy=base, acting=preference.acting, seed=seed, decoding=decoding)
     entry = config.backbones[base].model_copy(update={"tasks": dict.fromkeys(config.run.benchmarks, preference.queries)})
     return config.model_copy(update={"backbones": config.backbones | {base: entry}, "agents": config.agents | {base: agent}})

@@ -35,7 +35,7 @@ CLAIMS = CHECKOUT / "config" / "claims.yaml"
 MANUSCRIPT = CHECKOUT / "paper" / "paper.typ"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rollout:
     """The agents that one job plays, after each other, on the same servers; in so many parts, each a job of its own."""
 
@@ -198,7 +198,12 @@ class Plan:
 
     def pair_gpus(self, backbone: str) -> int:
         """GPUs of a pair-sampling job: those of the base's server."""
-        return self.config.backbones[self.config.trained_base(backbone) or backbone].gpus
+        return self.serving_gpus(self.config.trained_base(backbone) or backbone)
+
+    def serving_gpus(self, backbone: str) -> int:
+        """GPUs of the server that a job starts for a backbone: none where the backbone is given by URL."""
+        entry = self.config.backbones[backbone]
+        return 0 if entry.url else entry.gpus
 
     def rollouts(self) -> list[Rollout]:
         """The run's rollout jobs. Agents with the same backbones share one, up to `run.agents_per_job`; scripted agents share none,
@@ -375,20 +380,18 @@ class Plan:
 
     def rollout_gpus(self, agent: str) -> int:
         """GPUs of a rollout job: those of every server it starts itself."""
-        backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
-        return sum(self.config.backbones[name].gpus for name in backbones if not self.config.backbones[name].url)
+        return sum(map(self.serving_gpus, dict.fromkeys(self.config.agent_backbones(agent).values())))
 
     def verification_gpus(self) -> int:
         """GPUs of a job that replays verifiers: it serves one after the other."""
-        backbones = map(self.config.backbones.__getitem__, self.config.run.verification.backbones)
-        return max((backbone.gpus for backbone in backbones if not backbone.url), default=0)
+        return max(map(self.serving_gpus, self.config.run.verification.backbones), default=0)
 
     def gpu_hours(self) -> dict[str, tuple[int, float]]:
         """Stage -> (jobs, GPU-hours), if every job takes the time it asks for at its first try: an upper estimate."""
         jobs = {
             "train": [self.config.backbones[backbone].training_gpus for backbone, _ in self.trained()],
             "pairs": [self.pair_gpus(backbone) for backbone in self._paired()],
-            "probe": [self.config.backbones[backbone].gpus for backbone in self.config.used_backbones()],
+            "probe": [self.serving_gpus(backbone) for backbone in self.config.used_backbones()],
             "rollout": [self.rollout_gpus(job.agents[0]) * len(job.agents) for job in self.rollouts() for _ in range(job.parts)]
             + [self.verification_gpus() for _ in self.verified_benchmarks()],
         }

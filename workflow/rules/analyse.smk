@@ -31,7 +31,8 @@ for job in PLAN.rollouts():
             "../../envs/main.yaml"
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
-            runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
+            runtime=lambda wildcards, attempt, job=job: PLAN.minutes("score", attempt)
+            * len(job.agents),
         params:
             tasks=tasks,
         shell:
@@ -55,7 +56,8 @@ for job in PLAN.rollouts():
             "../../envs/main.yaml"
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
-            runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
+            runtime=lambda wildcards, attempt, job=job: PLAN.minutes("score", attempt)
+            * len(job.agents),
         params:
             loop_length=CONFIG.report.loop_length,
             tasks=tasks,

@@ -24,10 +24,16 @@ wildcard_constraints:
     name="[a-z0-9_]+",
 
 
-def processors(stage):
-    """Threads of a job that has work for several: what `resources` says, or all that Snakemake may use here, or two on a cluster."""
+def processors(stage, gpus=0):
+    """Threads of a job that has work for several: what `resources` says, or two on a cluster. On one machine a job that takes a GPU has
+    all that Snakemake may use, so that it has the GPU to itself."""
     on_cluster = workflow.remote_exec or workflow.resource_settings.cores is None
-    return PLAN.resources(stage).cpus or (2 if on_cluster else workflow.cores)
+    wanted = PLAN.resources(stage).cpus
+    return (
+        wanted or 2
+        if on_cluster
+        else workflow.cores if gpus else wanted or workflow.cores
+    )
 
 
 def per_agent(kind, ending):

@@ -14,7 +14,7 @@ for job in PLAN.rollouts():
 
     rule:
         name:
-            f"rollout_{job.name}{'_parts' if part else ''}"
+            f"rollout_{'parts_' if part else ''}{job.name}"
         input:
             tasks=list(
                 dict.fromkeys(PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"))
@@ -32,7 +32,10 @@ for job in PLAN.rollouts():
         conda:
             "../../envs/main.yaml"
         # A model gets the machine; scripted agents share it.
-        threads: processors("rollout") if CONFIG.agent_backbones(job.name) else 1
+        threads:
+            processors("rollout", PLAN.rollout_gpus(job.name))
+            if CONFIG.agent_backbones(job.name)
+            else 1
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
             runtime=lambda wildcards, attempt, job=job: PLAN.minutes(
@@ -92,7 +95,7 @@ rule replay_verifiers:
         f"{RESULTS}/benchmarks/replay_verifiers/{{benchmark}}.tsv"
     conda:
         "../../envs/main.yaml"
-    threads: processors("rollout")
+    threads: processors("rollout", PLAN.verification_gpus())
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),

@@ -15,11 +15,11 @@ rule probe:
     conda:
         "../../envs/main.yaml"
     # A probe measures speed, so nothing else runs beside it.
-    threads: processors("probe")
+    threads: processors("probe", gpus=1)
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("probe", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("probe", attempt),
-        gpu=lambda wildcards: CONFIG.backbones[wildcards.backbone].gpus,
+        gpu=lambda wildcards: PLAN.serving_gpus(wildcards.backbone),
     params:
         settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),
         model=lambda wildcards, input: " ".join(

@@ -17,7 +17,7 @@ rule sample_pairs:
         f"{RESULTS}/benchmarks/sample_pairs/{{backbone}}.tsv"
     conda:
         "../../envs/main.yaml"
-    threads: processors("rollout")
+    threads: lambda wildcards: processors("rollout", PLAN.pair_gpus(wildcards.backbone))
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
@@ -47,7 +47,10 @@ rule train:
     conda:
         "../../envs/main.yaml"
     # On more threads than one, a training beside another busy process takes many times as long: it has the machine, or one thread.
-    threads: processors("train")
+    threads:
+        lambda wildcards: processors(
+            "train", CONFIG.backbones[wildcards.backbone].training_gpus
+        )
     resources:
         mem_mb=lambda wildcards, attempt: PLAN.memory("train", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("train", attempt),

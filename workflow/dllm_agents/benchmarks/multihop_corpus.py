@@ -97,7 +97,7 @@ class Question(NamedTuple):
 
 @cache
 def facts(seed: int, world: int, names: int | None = None) -> dict[tuple[str, str], Fact]:
-    """All facts of a world by (subject, relation), over the first `names` names of each kind (None: all, 3 at least). Same seed and
+    """All facts of a world by (subject, relation), over the first `names` names of each kind (None: all). Same seed and
     world, same facts; no fact of a world > 0 is in world 0."""
     generator = random.Random(f"{GENERATOR_VERSION}/{seed}/{world}")
     evaluated = facts(seed, TEST_WORLD, names) if world != TEST_WORLD else {}

@@ -19,7 +19,7 @@ from typing import Any
 
 from dllm_agents.benchmarks import multihop_corpus, qa_files
 from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step, Verdict
-from dllm_agents.benchmarks.multihop_corpus import GENERATOR_VERSION, RELATIONS, TEST_WORLD, Question
+from dllm_agents.benchmarks.multihop_corpus import GENERATOR_VERSION, HOPS, RELATIONS, TEST_WORLD, Question
 from dllm_agents.benchmarks.qa_accuracy import LLMJudge, contains_answer, normalise
 from dllm_agents.benchmarks.qa_files import QuestionRow
 from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, SearchEngine, WebSearch, plain
@@ -175,7 +175,8 @@ class MultiHopQA(Benchmark):
         parts = [f"{name} {qa_files.fingerprint(path)}" for name, path in paths.items() if path]
         if GENERATED in self.options.sets:
             names = f" names {self.options.names}" if self.options.names else ""
-            parts.append(f"{GENERATOR_VERSION} seed {self.seed}{names}")
+            hops = "" if tuple(self.options.hops) == HOPS else f" hops {self.options.hops}"
+            parts.append(f"{GENERATOR_VERSION} seed {self.seed}{names}{hops}")
         engine = self.options.search if self.options.search == "web" else f"{self.options.search} bm25s {_bm25s_version()}"
         return "; ".join([*parts, f"{engine} top {self.options.top_k}"])
 

@@ -62,8 +62,11 @@ class Test(Section):
             known = metric in (*COLUMNS, *REPLAYED, "early_exit") or metric.removeprefix("failure.") in TAXONOMY
             if not known:
                 raise ValueError(f"unknown metric {metric!r}; allowed: {', '.join((*COLUMNS, *REPLAYED))}, early_exit, failure.<class>")
-        if self.metric in REPLAYED and (self.against is None or {self.of.role, self.against.role} != {"verifier"}):
-            raise ValueError(f"metric {self.metric!r}: compares two groups of role verifier")
+        replayed = {metric in REPLAYED for metric in filter(None, (self.metric, self.against and self.against.metric))}
+        sides = [side for side in (self.of, self.against) if side is not None]
+        plain = all(side == Group(role="verifier", paradigm=side.paradigm) for side in sides)
+        if True in replayed and not (plain and len(sides) == 2 and self.expect in ("more", "less", "not_less") and self.categories is None):
+            raise ValueError("metrics exit.*: take two groups of role verifier, by paradigm; expect more, less, not_less; no categories")
         return self
 
     @property
@@ -149,17 +152,22 @@ def _examine(test: Test, inputs: Inputs) -> Finding:
 
 
 def _replayed(test: Test, inputs: Inputs) -> Finding:
-    """A test on what replayed verifiers would have done, on the same stored episodes under the same prompts."""
+    """A test on what replayed verifiers would have done, on the same stored episodes under the same prompts. As elsewhere, those trained
+    in the run are compared first, and never with ready-made ones."""
     exits = pd.concat([inputs.exits(name) for name in _benchmarks(test, inputs)] or [pd.DataFrame(columns=list(Exit.model_fields))])
-    paradigms = exits["verifier"].map(lambda name: inputs.config.backbones[name].paradigm)
     left = exits["exit_step"].fillna(exits["steps"]).astype(float)
     exits = exits.assign(value=left if test.metric == "exit.steps" else 100 * exits["progress_lost"].astype(float))
-    sides = []
-    for group in (test.of, test.against):
-        assert group is not None
-        part = exits if group.paradigm is None else exits[paradigms == group.paradigm]
-        sides.append(part.groupby(["agent", "prompt", "task_id"], sort=True)["value"].mean())
-    if not all(map(len, sides)):
+    backbones = exits["verifier"].map(inputs.config.backbones.get)
+    for trained in (True, False):
+        sides = []
+        for group in (test.of, test.against):
+            chosen = [
+                bool(entry.training) == trained and group is not None and group.paradigm in (None, entry.paradigm) for entry in backbones
+            ]
+            sides.append(exits[np.array(chosen, dtype=bool)].groupby(["agent", "prompt", "task_id"], sort=True)["value"].mean())
+        if all(map(len, sides)):
+            break
+    else:
         return Finding(test, "cannot tell", why="the run replays no such verifiers")
     both = pd.concat(sides, axis=1, join="inner", keys=["value", "value_other"])
     if len(both) < 2:

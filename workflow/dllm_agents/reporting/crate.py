@@ -107,11 +107,14 @@ def _gpus(plan: Plan, stage: str, job: str) -> int:
     """GPUs of a timed job, whose file is named after an agent or a backbone, and then what sets it apart: `sdar-8b.3-of-8`."""
     if stage == "replay_verifiers":
         return plan.verification_gpus()
-    known = {"rollout": list(plan.config.agents), "train": list(plan.config.backbones)}.get(stage, [])
+    backbones = list(plan.config.backbones)
+    known = {"rollout": list(plan.config.agents), "train": backbones, "sample_pairs": backbones}.get(stage, [])
     subject = max((name for name in known if f"{job}.".startswith(f"{name}.")), key=len, default=None)
     if subject is None:
         return 0
-    return plan.rollout_gpus(subject) if stage == "rollout" else plan.config.backbones[subject].training_gpus
+    if stage == "train":
+        return plan.config.backbones[subject].training_gpus
+    return plan.rollout_gpus(subject) if stage == "rollout" else plan.pair_gpus(subject)
 
 
 def _wall_seconds(path: Path) -> float:

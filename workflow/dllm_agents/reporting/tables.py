@@ -332,7 +332,7 @@ def diffuagent_table6(inputs: Inputs) -> Table:
         name = f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o"
         cells = [cell(row) for row in found]
         ours.append((name, cells + [""] * (len(columns) + 1 - len(cells))))
-        table += [row.model_copy(update={"category": ";".join([*modules, row.category])}) for row in found]
+        table += [row.model_copy(update={"category": ";".join(filter(None, [*modules, row.category]))}) for row in found]
     lines = [Block(block.title, [(name, [*cells, ""]) for name, cells in block.rows]) for block in lines]
     heads = [*columns.values(), ("Selector", "Calls saved")]
     return Table(table, Layout("Agent + modules", heads, [*lines, own_block(ours, len(heads))]))
