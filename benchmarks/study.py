@@ -70,7 +70,7 @@ def study_config() -> dict[str, Any]:
     return {
         "extends": str(ROOT / "config" / "demo.yaml"),
         "scale": "study",
-        "benchmarks": {"babyai": {"training": {"supervised_tokens": 60_000}}, "multihop_qa": QUESTIONS},
+        "benchmarks": {"multihop_qa": QUESTIONS},
         "backbones": backbones,
         "agents": {name: {"policy": name} for name in backbones},
         "run": {"benchmarks": ["babyai", "multihop_qa"], "agents": ["random", *backbones], "verification": {"agents": []}},
@@ -200,8 +200,7 @@ def main() -> None:
     settings = RESULTS / "study.yaml"
     settings.write_text(yaml.safe_dump(study_config(), sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "scores", "--snakefile", str(ROOT / "Snakefile"), "--cores", cores, "--directory", "."]
-    # One thread a training: on several cores they run side by side, and what they compute does not depend on how many there are.
-    subprocess.run([*command, "--set-threads", "train=1", "sample_pairs=1", "--configfile", str(settings)], check=True)
+    subprocess.run([*command, "--configfile", str(settings)], check=True)
     rates, comparisons = pd.DataFrame(rate_rows()), pd.DataFrame(comparison_rows())
     pd.concat([rates, comparisons]).to_csv(ROOT / "benchmarks" / "study.csv", index=False, float_format="%.6g")
     (ROOT / "benchmarks" / "study.md").write_text(markdown(rates.drop(columns="against"), comparisons))
