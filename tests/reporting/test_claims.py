@@ -79,6 +79,14 @@ def test_replayed_verifiers_are_compared_on_the_same_stored_episodes(tmp_path):
     assert evaluate(claim(**tests), Inputs(mixed, tmp_path))[1][0].why == "the run replays no such verifiers"
 
 
+def test_a_team_is_no_match_for_an_agent_that_acts_in_a_named_way(tmp_path):
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "team": 0.0, "tiny-block": 1.0})
+    inputs.config.agents["team"] = inputs.config.agents["tiny-ar"].model_copy(update={"workflow": "planner"})
+    inputs.config.run.agents.append("team")
+    assert evaluate(claim(expect="more"), inputs)[1][0].value == 50.0
+    assert evaluate(claim(expect="more", against=AR | {"acting": "react"}), inputs)[1][0].value == 0.0
+
+
 def test_levels_are_held_against_their_bound(tmp_path):
     inputs = run(tmp_path, {"tiny-block": 0.0, "tiny-ar": 1.0})
     assert verdict(inputs, against=None, expect="at_most", bound=10) == "holds"

@@ -217,6 +217,9 @@ def _members(group: Group, inputs: Inputs) -> list[str]:
             continue
         if config.agents[agent].acting != (group.acting or "react") and group.agents is None:
             continue
+        # A team's members act, the team does not: it is no match for a single agent that acts in a named way.
+        if group.acting is not None and config.agents[agent].workflow is not None:
+            continue
         members.append(agent)
     return members
 
