@@ -143,7 +143,7 @@ def test_jobs_ask_for_what_their_stage_needs(seen: Seen) -> None:
     assert {job["CPUs/Task"] for job in of(seen, "train")} == {"2"}
     for job in seen.jobs:
         told = job["Comment"]
-        serves = told.startswith("rule_rollout") and "tiny" in told or told.startswith("rule_probe")
+        serves = told.startswith("rule_rollout") and "tiny" in told or told.startswith(("rule_probe", "rule_sample_pairs"))
         trains = told.startswith("rule_train") and "tiny-ar" in told
         assert job.get("TresPerJob", "none") == ("gres:gpu:1" if serves or trains else "none"), told
 

@@ -1,6 +1,8 @@
 """The real DAG at scale `test`: run, run again, edited. What breaks it is in tests/faults."""
 
+import json
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +106,23 @@ def test_a_backbone_of_ones_own_runs_only_its_stages(finished: Path, tmp_path: P
     change = edited(tmp_path, {"add": {"mine": {"model": str(model), "prompt": "compact"}}})
     jobs = planned(finished, "report", config=change)
     assert jobs["rollout_mine"] == 1 and jobs["probe"] == 1 and "train" not in jobs and "sample_tasks" not in jobs
+
+
+def test_agents_that_share_a_job_play_the_same_in_parts(finished: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir, symlinks=True)
+    place = "results/test/episodes/babyai"
+    (workdir / place / "tiny-ar.jsonl").unlink()
+    agents = {"agents": {"again": {"policy": "tiny-ar"}}, "run": {"agents": ["tiny-ar", "again"], "benchmarks": ["babyai"], "shards": 2}}
+    said = snakemake(workdir, f"{place}/tiny-ar.jsonl", f"{place}/again.jsonl", config=edited(tmp_path, agents))
+    assert said.count("localrule rollout_parts_tiny-ar:") == 2 and said.count("localrule merge_tiny-ar:") == 1
+    played = [said_and_done(workdir / place / f"{name}.jsonl") for name in ("tiny-ar", "again")]
+    assert played == [said_and_done(finished / place / "tiny-ar.jsonl")] * 2
+
+
+def said_and_done(episodes: Path) -> list[tuple[str, list[tuple[str, str]]]]:
+    found = map(json.loads, episodes.read_text().splitlines())
+    return [(episode["task_id"], [(step["completion"], step["observation"]) for step in episode["steps"]]) for episode in found]
 
 
 def test_a_wrong_configuration_ends_in_one_line(tmp_path: Path) -> None:

@@ -41,11 +41,14 @@ def test_the_kubernetes_profile_is_planned_over_a_shared_volume(tmp_path: Path) 
         if find_spec(plugin) is None:
             pytest.skip(f"{plugin} is not installed (envs/kubernetes.txt)")
     volume = ["--default-storage-prefix", str(tmp_path / "volume"), "--kubernetes-persistent-volumes", f"claim:{tmp_path / 'volume'}"]
-    command = snakemake_command(tmp_path, "--dry-run", "--workflow-profile", str(ROOT / "profiles/kubernetes"), *volume)
+    command = snakemake_command(tmp_path, "--dry-run", "-p", "--workflow-profile", str(ROOT / "profiles/kubernetes"), *volume)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{tmp_path}/volume/results/test/tables/diffuagent_table1.csv (send to storage)" in done.stdout
     assert "gpu_manufacturer=nvidia" in done.stdout
+    # Every file goes by the name that the storage plugin gives it; what TensorBoard reads stays on the node.
+    commands = re.findall(r"dllm-agents .*", done.stdout)
+    assert commands and not [found for line in commands for found in re.findall(r"(?<!\S)results/test/(?!logs/tensorboard)\S*", line)]
 
 
 def test_every_published_backbone_and_module_plays(paper: Config) -> None:
@@ -127,7 +130,9 @@ def test_a_job_of_several_agents_in_parts_is_told_everything_once() -> None:
     job = next(job for job in plan.rollouts() if "ar-selector-block" in job.agents)
     assert job.agents[0] == "ar-memory-block" and job.parts == 2
     place = "results/demo/episodes/{benchmark}/parts/{agent}.1-of-2.jsonl"
-    arguments = shlex.split(plan.rollout_arguments(job, place) + " --part 1-of-2")
+    tasks = plan.played(job, "results/demo/tasks/{benchmark}.jsonl")
+    files = tasks, plan.rollout_models(job), plan.rollout_trajectories(job), plan.played(job, place)
+    arguments = shlex.split(plan.rollout_arguments(job, *files) + " --part 1-of-2")
     args = parser().parse_args(["rollout", "--config", str(PAPER), *arguments])
     assert args.agent == job.agents and args.part == (1, 2)
     shards = {agent: _shards(args, position, "tiny-ar") for position, agent in enumerate(args.agent)}

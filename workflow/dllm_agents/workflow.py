@@ -7,9 +7,10 @@ import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,9 @@ class Plan:
         """The checkpoints of verifiers that are trained for a benchmark."""
         return [path for _, path in self._verifier_models(benchmark)]
 
-    def verifier_arguments(self, benchmark: str) -> str:
-        """The `--model` argument of a job that replays verifiers."""
-        return _model_argument(self._verifier_models(benchmark))
+    def verifier_arguments(self, benchmark: str, models: Sequence[str]) -> str:
+        """The `--model` argument of a job that replays verifiers, from the job's names of `verifier_models`."""
+        return shlex.join(_model_arguments(self._verifier_models(benchmark), iter(models)))
 
     def _verifier_models(self, benchmark: str) -> list[tuple[str, str]]:
         return [(name, path) for name in self.config.run.verification.backbones if (path := self.model(name, benchmark))]
@@ -230,22 +231,25 @@ class Plan:
             for benchmark in self.config.agent_benchmarks(agent)
         ]
 
-    def rollout_arguments(self, job: Rollout, pattern: str) -> str:
-        """The arguments of a rollout job's stage: what each of its agents plays, with which checkpoints, into files of a pattern."""
-        found = []
+    def rollout_arguments(
+        self, job: Rollout, tasks: Sequence[str], models: Sequence[str], trajectories: Sequence[str], outputs: Sequence[str]
+    ) -> str:
+        """The arguments of a rollout job's stage: what each of its agents plays, with which checkpoints, into which files.
+
+        Files come in the order of `played` and `rollout_models`, under the names that they have for the job: a storage plugin has its own.
+        """
+        found, task, model, output = [], iter(tasks), iter(models), iter(outputs)
         for agent in job.agents:
-            benchmarks = self.config.agent_benchmarks(agent)
-            tasks = [f"{self.config.results}/tasks/{benchmark}.jsonl" for benchmark in benchmarks]
-            outputs = self.played(Rollout([agent], job.parts), pattern)
-            found += [f"--agent {shlex.quote(agent)} --tasks {shlex.join(tasks)} --output {shlex.join(outputs)}"]
-            found += [self.model_arguments(agent, benchmarks)]
-        found += [f"--trajectories {shlex.quote(path)}" for path in self.rollout_trajectories(job)]
-        return " ".join(filter(None, found))
+            played = self.config.agent_benchmarks(agent)
+            found += ["--agent", agent, "--tasks", *islice(task, len(played)), "--output", *islice(output, len(played))]
+            found += _model_arguments(self._agent_models(agent, played), model)
+        for path in trajectories:
+            found += ["--trajectories", path]
+        return shlex.join(found)
 
     def rollout_models(self, job: Rollout) -> list[str]:
-        """The checkpoints a rollout job reads."""
-        played = ((agent, self.config.agent_benchmarks(agent)) for agent in job.agents)
-        return list(dict.fromkeys(path for agent, benchmarks in played for path in self.agent_models(agent, benchmarks)))
+        """The checkpoints of a rollout job's agents, agent by agent; one that agents share is named again."""
+        return [path for agent in job.agents for path in self.agent_models(agent, self.config.agent_benchmarks(agent))]
 
     def rollout_trajectories(self, job: Rollout) -> list[str]:
         """The accepted trajectories that tool graphs of a rollout job's agents are learnt from."""
@@ -264,9 +268,9 @@ class Plan:
         learns = self.config.agents[agent].selector_confidence is not None and "bfcl" in self.config.agent_benchmarks(agent)
         return [f"{self.config.results}/trajectories/bfcl/accepted.jsonl"] if learns else []
 
-    def model_arguments(self, agent: str, played: Sequence[str]) -> str:
-        """The `--model` argument of an agent's job."""
-        return _model_argument(self._agent_models(agent, played))
+    def model_arguments(self, agent: str, played: Sequence[str], models: Sequence[str]) -> str:
+        """The `--model` argument of an agent's job, from the job's names of `agent_models`."""
+        return shlex.join(_model_arguments(self._agent_models(agent, played), iter(models)))
 
     def _agent_models(self, agent: str, played: Sequence[str]) -> list[tuple[str, str]]:
         backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
@@ -439,8 +443,8 @@ class Plan:
         return functions[result]
 
 
-def _model_argument(models: Sequence[tuple[str, str]]) -> str:
-    return "--model " + " ".join(shlex.quote(f"{backbone}={path}") for backbone, path in models) if models else ""
+def _model_arguments(models: Sequence[tuple[str, str]], names: Iterator[str]) -> list[str]:
+    return ["--model", *(f"{backbone}={next(names)}" for backbone, _ in models)] if models else []
 
 
 @cache

@@ -20,7 +20,7 @@ for job in PLAN.rollouts():
             f"score_{job.name}"
         input:
             episodes=episodes,
-            tasks=list(dict.fromkeys(tasks)),
+            tasks=tasks,
         output:
             scores,
         log:
@@ -33,10 +33,8 @@ for job in PLAN.rollouts():
             mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
             runtime=lambda wildcards, attempt, job=job: PLAN.minutes("score", attempt)
             * len(job.agents),
-        params:
-            tasks=tasks,
         shell:
-            "dllm-agents score --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --tasks {params.tasks:q}"
+            "dllm-agents score --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --tasks {input.tasks:q}"
             " --output {output:q} 2>&1 | tee {log:q}"
 
     rule:
@@ -45,7 +43,7 @@ for job in PLAN.rollouts():
         input:
             episodes=episodes,
             scores=scores,
-            tasks=list(dict.fromkeys(tasks)),
+            tasks=tasks,
         output:
             failures,
         log:
@@ -60,10 +58,9 @@ for job in PLAN.rollouts():
             * len(job.agents),
         params:
             loop_length=CONFIG.report.loop_length,
-            tasks=tasks,
         shell:
             "dllm-agents classify-failures --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --scores {input.scores:q}"
-            " --tasks {params.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
+            " --tasks {input.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule attention:
@@ -84,8 +81,8 @@ rule attention:
         mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
     params:
-        models=lambda wildcards: PLAN.model_arguments(
-            wildcards.agent, [wildcards.benchmark]
+        models=lambda wildcards, input: PLAN.model_arguments(
+            wildcards.agent, [wildcards.benchmark], input.models
         ),
     shell:
         "dllm-agents attention --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} --episodes {input.episodes:q}"

@@ -10,15 +10,13 @@ for job in PLAN.rollouts():
     name, part = job.name, ""
     if job.parts > 1:
         place = f"{RESULTS}/episodes/{{benchmark}}/parts/{{agent}}.{{part}}.jsonl"
-        name, part = f"{job.name}.{{part}}", " --part {part}"
+        name, part = f"{job.name}.{{part}}", "--part {part}"
 
     rule:
         name:
             f"rollout_{'parts_' if part else ''}{job.name}"
         input:
-            tasks=list(
-                dict.fromkeys(PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"))
-            ),
+            tasks=PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"),
             models=PLAN.rollout_models(job),
             trajectories=PLAN.rollout_trajectories(job),
         output:
@@ -45,9 +43,12 @@ for job in PLAN.rollouts():
             gpu=PLAN.rollout_gpus(job.name),
         params:
             settings={agent: PLAN.agent_settings(agent) for agent in job.agents},
-            arguments=PLAN.rollout_arguments(job, place) + part,
+            arguments=lambda wildcards, input, output, job=job: PLAN.rollout_arguments(
+                job, input.tasks, input.models, input.trajectories, output
+            ),
+            part=part,
         shell:
-            "dllm-agents rollout --config $DLLM_AGENTS_CONFIG {params.arguments} 2>&1 | tee {log:q}"
+            "dllm-agents rollout --config $DLLM_AGENTS_CONFIG {params.arguments} {params.part} 2>&1 | tee {log:q}"
 
     if job.parts > 1:
 
@@ -55,11 +56,7 @@ for job in PLAN.rollouts():
             name:
                 f"merge_{job.name}"
             input:
-                tasks=list(
-                    dict.fromkeys(
-                        PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl")
-                    )
-                ),
+                tasks=PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"),
                 parts=[
                     whole.replace("{part}", f"{index}-of-{job.parts}")
                     for whole in PLAN.played(job, place)
@@ -72,10 +69,8 @@ for job in PLAN.rollouts():
             localrule: True
             conda:
                 "../../envs/main.yaml"
-            params:
-                tasks=PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"),
             shell:
-                "dllm-agents merge-episodes --config $DLLM_AGENTS_CONFIG --tasks {params.tasks:q} --parts {input.parts:q}"
+                "dllm-agents merge-episodes --config $DLLM_AGENTS_CONFIG --tasks {input.tasks:q} --parts {input.parts:q}"
                 " --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -102,7 +97,9 @@ rule replay_verifiers:
         gpu=lambda wildcards: PLAN.verification_gpus(),
     params:
         settings=lambda wildcards: PLAN.verification_settings(wildcards.benchmark),
-        models=lambda wildcards: PLAN.verifier_arguments(wildcards.benchmark),
+        models=lambda wildcards, input: PLAN.verifier_arguments(
+            wildcards.benchmark, input.models
+        ),
     shell:
         "dllm-agents replay-verifiers --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} {params.models}"
         " --output {output:q} 2>&1 | tee {log:q}"
