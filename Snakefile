@@ -5,6 +5,9 @@ The configuration is checked before any rule exists; its default is config/demo.
 """
 
 
+report: "workflow/report/run.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

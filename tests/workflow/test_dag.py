@@ -81,6 +81,8 @@ def test_html_report(finished: Path) -> None:
     snakemake(finished, "report", "--report", "results/test/report.html")
     text = (finished / "results/test/report.html").read_text()
     assert "diffuagent_figure3" in text and "Retry loops" in text
+    opening = re.findall(r"var workflow_desc = (.*)", text)
+    assert len(opening) == 1 and "dLLMs fall into retry loops more often" in opening[0]
 
 
 def edited(tmp_path: Path, change: dict[str, object]) -> list[Path]:

@@ -12,7 +12,6 @@ import pandas as pd
 
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
-from dllm_agents.benchmarks.qa_accuracy import judge_agreement
 from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
 from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED, Config
 from dllm_agents.errors import StageError
@@ -375,6 +374,8 @@ def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
     both = judged[judged["second_judge"].notna()]
     if both.empty:
         return rows
+    from dllm_agents.benchmarks.qa_accuracy import judge_agreement  # brings an HTTP client, which no other table needs
+
     found = judge_agreement(both["judge"].tolist(), both["second_judge"].tolist())
     values = {"judge_agreement": found.agreement and 100 * found.agreement, "judge_kappa": found.kappa}
     return rows + [
