@@ -16,7 +16,7 @@ help:
 	@echo "make test-browser   open the episode browser in headless Chromium, leave screenshots in build/screenshots"
 	@echo "make test-cluster   scale test through a real SLURM on this machine (root; installs Debian's slurm)"
 	@echo "make test-faults    break runs in every way we know, and see them recover"
-	@echo "make download   fetch and check the models of $(CONFIG), for machines without a network"
+	@echo "make download   fetch and check the models and question files of $(CONFIG), for machines without a network"
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
 	@echo "make provenance   record where the results of $(CONFIG) came from; make verify names what changed since"
 	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"

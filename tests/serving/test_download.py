@@ -1,4 +1,5 @@
-"""Models are fetched and checked against a hub. No hub can be assumed here, so a small one of the same protocol runs on this machine."""
+"""Models and question files are fetched and checked against a hub. No hub can be assumed here, so a small one of the same protocol
+runs on this machine."""
 
 import hashlib
 import json
@@ -14,10 +15,12 @@ import pytest
 
 COMMIT = "a" * 40
 WEIGHTS = b"weights" * 1000
+QUESTIONS = b'{"idx": 1, "question": "Who?", "answer": "Ada"}\n'
+ADDRESS = "hf://datasets/me/data/test.jsonl"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One repository, me/model, at one commit: a small file that git keeps, a large one that it keeps by SHA-256, and code."""
+    """One model, me/model, and one dataset, me/data, at one commit: small files that git keeps, a large one by SHA-256, and code."""
 
     files: dict[str, bytes] = {}
     listed: dict[str, str] = {}  # checksums that differ from the content's
@@ -30,11 +33,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
-        if path.startswith("/api/models/me/model"):
+        if path.startswith(("/api/models/me/model", "/api/datasets/me/data")):
             told = self.tree() if "/tree/" in path else self.repository()
             return self.send(json.dumps(told).encode(), {"content-type": "application/json"}, body)
-        name = path.rpartition(f"/resolve/{COMMIT}/")[2]
-        if path.startswith("/me/model/resolve/") and name in self.files:
+        name = path.rpartition("/")[2]
+        if path.startswith(("/me/model/resolve/", "/datasets/me/data/resolve/")) and name in self.files:
             content = self.files[name]
             return self.send(content, {"etag": f'"{checksum(name, content)}"', "x-repo-commit": COMMIT}, body)
         self.send(b"{}", {}, body, status=404)
@@ -74,7 +77,7 @@ def checksum(name: str, content: bytes) -> str:
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    Hub.files = {"config.json": b"{}", "model.safetensors": WEIGHTS, "modeling.py": b"raise SystemExit"}
+    Hub.files = {"config.json": b"{}", "model.safetensors": WEIGHTS, "modeling.py": b"raise SystemExit", "test.jsonl": QUESTIONS}
     Hub.listed = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -84,8 +87,15 @@ def hub() -> Iterator[str]:
 
 def download(folder: Path, hub: str) -> subprocess.CompletedProcess[str]:
     config = folder / "mine.yaml"
-    config.write_text("backbones: {b: {model: me/model}}\nagents: {a: {policy: b}}\nrun: {agents: [a]}\n")
-    # A process of its own, since the hub's client reads its environment when it is imported.
+    config.write_text(
+        "backbones: {b: {model: me/model}}\nagents: {a: {policy: b}}\nrun: {agents: [a], benchmarks: [multihop_qa]}\n"
+        f"benchmarks: {{multihop_qa: {{sets: {{mine: '{ADDRESS}'}}}}}}\n"
+    )
+    return stage(folder, hub, "download", "--config", str(config), "--output", str(folder / "record.json"))
+
+
+def stage(folder: Path, hub: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A stage in a process of its own, since the hub's client reads its environment when it is imported."""
     environment = {
         "HF_ENDPOINT": hub,
         "HF_HOME": str(folder / "cache"),
@@ -93,8 +103,7 @@ def download(folder: Path, hub: str) -> subprocess.CompletedProcess[str]:
         "PATH": "",
         "PYTHONPATH": ":".join(sys.path),
     }
-    command = [sys.executable, "-m", "dllm_agents", "download", "--config", str(config), "--output", str(folder / "record.json")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "dllm_agents", *arguments], env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_models_are_fetched_checked_and_recorded(hub: str, tmp_path: Path) -> None:
@@ -108,6 +117,24 @@ def test_models_are_fetched_checked_and_recorded(hub: str, tmp_path: Path) -> No
     (Path(entry["directory"]) / "config.json").resolve().write_bytes(b"{ }")
     again = download(tmp_path, hub)
     assert again.returncode == 1 and "config.json: not what the hub lists" in again.stderr
+
+
+def test_question_files_are_fetched_and_read_without_a_network(hub: str, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time at the revision of the first
+        done = download(tmp_path, hub)
+        assert done.returncode == 0, done.stderr
+    entry = json.loads((tmp_path / "record.json").read_text())[ADDRESS]
+    assert entry["revision"] == COMMIT and entry["files"] == {"test.jsonl": hashlib.sha256(QUESTIONS).hexdigest()}
+    where = ["--config", str(tmp_path / "mine.yaml"), "--benchmark", "multihop_qa", "--output", str(tmp_path / "tasks.jsonl")]
+    sampled = stage(tmp_path, "http://127.0.0.1:9", "sample-tasks", *where)
+    assert sampled.returncode == 0, sampled.stderr
+    assert "Who?" in (tmp_path / "tasks.jsonl").read_text()
+
+
+def test_a_question_file_that_the_hub_does_not_have_is_one_line(hub: str, tmp_path: Path) -> None:
+    del Hub.files["test.jsonl"]
+    done = download(tmp_path, hub)
+    assert done.returncode == 1 and f"{ADDRESS}: me/data has no such file" in done.stderr
 
 
 def test_a_file_that_differs_from_the_hubs_checksum_is_refused(hub: str, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def download(args: argparse.Namespace) -> None:
     config = _config(args)
     record = args.output or Path(config.results) / "downloads.json"
     for name, entry in run(config, record).items():
-        _say(f"{name}: {entry['model']} at {entry['revision']} in {entry['directory']}, {len(entry['files'])} files as the hub lists them")
+        source = entry.get("model") or entry["dataset"]
+        _say(f"{name}: {source} at {entry['revision']} in {entry['directory']}, {len(entry['files'])} files as the hub lists them")
     _say(f"{record}: written; jobs need no network with HF_HUB_OFFLINE=1")
 
 
@@ -307,7 +308,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1")
     sub.add_argument("--port", type=int, required=True)
 
-    sub = command(download, "fetch the models a run needs, and check them, where there is a network")
+    sub = command(download, "fetch the models and question files a run needs, and check them, where there is a network")
     sub.add_argument(
         "--output", type=Path, metavar="FILE", help="record of revisions and checksums (default: results/<scale>/downloads.json)"
     )

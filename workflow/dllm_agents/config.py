@@ -129,7 +129,8 @@ class BFCLOptions(BenchmarkOptions):
 class MultiHopQAOptions(BenchmarkOptions):
     sets: dict[str, str | None] = Field(
         default={"generated": None},
-        description="question set -> JSON Lines path; `generated` makes a seeded corpus and 2-4-hop questions",
+        description="question set -> path of a question file, or hf://datasets/OWNER/NAME[@REVISION]/FILE (see `dllm-agents download`); "
+        "`generated` makes a seeded corpus and 2-4-hop questions",
     )
     train_sets: dict[str, str] = Field(default={}, description="training question set -> JSON Lines path")
     corpus: str | None = Field(default=None, description="JSON Lines of {title, text}; null uses the questions' own paragraphs")

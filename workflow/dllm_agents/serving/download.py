@@ -1,4 +1,4 @@
-"""`dllm-agents download`: fetch every model a run needs where there is a network, so that its jobs need none."""
+"""`dllm-agents download`: fetch every model and question file a run needs where there is a network, so that its jobs need none."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import json
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from dllm_agents.benchmarks.qa_files import HUB_FILE, local_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import write_json
@@ -15,39 +16,67 @@ from dllm_agents.serving.checkpoints import HUB_FILES, from_hub, is_hub_name
 
 
 def download(config: Config, record: Path) -> dict[str, Any]:
-    """Fetch the hub checkpoints of the run's backbones, compare every file with the hub's checksum, and write down revision and
-    checksums; returns the record: backbone -> model, revision, directory, files.
+    """Fetch the hub checkpoints of the run's backbones and its hf:// question files, compare every file with the hub's checksum, and
+    write down revision and checksums; returns the record: backbone or address -> model or dataset, revision, directory, files.
 
-    What was downloaded before stays at its revision; a backbone without `revision` is pinned to the one found first.
+    What was downloaded before stays at its revision; what names none is pinned to the one found first.
     Raises StageError when the hub cannot be reached, or a file is not what the hub or the record says.
     """
-    from huggingface_hub import HfApi
-
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    names = dict.fromkeys([*config.used_backbones(), *config.run.verification.backbones])
-    for name in names:
+    for name in dict.fromkeys([*config.used_backbones(), *config.run.verification.backbones]):
         backbone = config.backbones[name]
         if backbone.url or backbone.model is None or not is_hub_name(backbone.model):
             continue
         before = known.get(name, {})
         wanted = backbone.revision or (before.get("revision") if before.get("model") == backbone.model else None)
-        try:
-            info = HfApi().model_info(backbone.model, revision=wanted, files_metadata=True)
-        except Exception as error:  # the hub's own, and those of whatever HTTP client it uses
-            reason = " ".join(str(error).split())[:200]
-            raise StageError(
-                f"backbones.{name}: {backbone.model} cannot be found on the hub ({reason}); correct the name or go online"
-            ) from None
+        info = _listed(f"backbones.{name}", "model", backbone.model, wanted)
         directory = from_hub(backbone.model, info.sha)
-        files = {}
-        for item in info.siblings or []:
-            if any(fnmatch(item.rfilename, pattern) for pattern in HUB_FILES):
-                files[item.rfilename] = _checked(directory / item.rfilename, item)
-        if before.get("revision") == info.sha and before["files"] != files:
-            raise StageError(f"backbones.{name}: {directory} is not what {record} recorded; delete that folder and download again")
-        known[name] = {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files}
+        files = {item.rfilename: _checked(directory / item.rfilename, item) for item in info.siblings or [] if _is_read(item.rfilename)}
+        known[name] = _as_before(name, known, {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files})
+        write_json(record, known)
+    for address in _question_files(config):
+        repo, revision, name = HUB_FILE.fullmatch(address).groups()  # type: ignore[union-attr]
+        info = _listed(address, "dataset", repo, revision or known.get(address, {}).get("revision"))
+        item = next((item for item in info.siblings or [] if item.rfilename == name), None)
+        if item is None:
+            raise StageError(f"{address}: {repo} has no such file; correct the name")
+        # Without a revision jobs ask for the newest that this machine knows, so it is fetched under that name at first.
+        path = local_file(address if address not in known else f"hf://datasets/{repo}@{info.sha}/{name}")
+        entry = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": {name: _checked(path, item)}}
+        known[address] = _as_before(address, known, entry)
         write_json(record, known)
     return known
+
+
+def _question_files(config: Config) -> list[str]:
+    """The addresses on the hub among the files that the run's benchmarks read."""
+    if "multihop_qa" not in config.run.benchmarks:
+        return []
+    options = config.benchmark_options("multihop_qa")
+    return [path for path in (*options.sets.values(), *options.train_sets.values(), options.corpus) if path and HUB_FILE.fullmatch(path)]
+
+
+def _listed(key: str, kind: Literal["model", "dataset"], name: str, revision: str | None) -> Any:
+    """What the hub says of a repository: commit, and every file with its checksum. Raises StageError when it cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().repo_info(name, repo_type=kind, revision=revision, files_metadata=True)
+    except Exception as error:  # the hub's own, and those of whatever HTTP client it uses
+        reason = " ".join(str(error).split())[:200]
+        raise StageError(f"{key}: {name} cannot be found on the hub ({reason}); correct the name or go online") from None
+
+
+def _is_read(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in HUB_FILES)
+
+
+def _as_before(key: str, known: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry. Raises StageError when the same revision had other files."""
+    before = known.get(key, {})
+    if before.get("revision") == entry["revision"] and before["files"] != entry["files"]:
+        raise StageError(f"{key}: {entry['directory']} is not what was recorded; delete that folder and download again")
+    return entry
 
 
 def _checked(path: Path, listed: Any) -> str:
