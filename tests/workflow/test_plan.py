@@ -1,9 +1,11 @@
 """The plan of the paper's scale on clusters, and what endpoints, parts and resources change in it."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -140,6 +142,19 @@ def test_a_job_of_several_agents_in_parts_is_told_everything_once() -> None:
     (bfcl,) = shards["ar-selector-block"]
     models = {name: Path(f"results/demo/models/{name}/bfcl") for name in ("tiny-ar", "tiny-block")}
     assert bfcl.tasks == Path("results/demo/tasks/bfcl.jsonl") and dict(bfcl.models) == models and bfcl.part == (1, 2)
+
+
+def test_nothing_stays_in_the_future_when_a_clock_has_jumped_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    made, earlier = (tmp_path / "results/demo" / name for name in ("made.jsonl", "earlier.jsonl"))
+    made.parent.mkdir(parents=True)
+    for path, ahead in ((made, 3600), (earlier, -3600)):
+        path.touch()
+        os.utime(path, (time.time() + ahead,) * 2)
+    kept = earlier.stat().st_mtime
+    Plan.configure([str(PAPER.with_name("demo.yaml"))], {})
+    assert abs(made.stat().st_mtime - time.time()) < 60 and earlier.stat().st_mtime == kept
 
 
 def test_names_that_files_and_rules_are_named_after_are_plain() -> None:

@@ -7,7 +7,9 @@ import hashlib
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -27,6 +29,7 @@ from dllm_agents.reporting.needs import NEEDS
 
 DEFAULT_CONFIG = "config/demo.yaml"
 CONFIG_VARIABLE = "DLLM_AGENTS_CONFIG"
+CLOCK_SLACK = 60.0  # seconds by which the clock of a file server may be ahead
 # Options that say how a benchmark runs here, not what it computes.
 RUNTIME_OPTIONS = frozenset({"scratch", "cache", "jvm_memory_mb", "recycle_after", "judge_url", "second_judge_url"})
 REPORTING = Path(__file__).parent / "reporting"
@@ -80,6 +83,8 @@ class Plan:
         lifeline.announce()
         if inside_job:
             lifeline.follow_parent()
+        else:
+            _leave_the_future(folder)
         return config
 
     def trained(self) -> list[tuple[str, str]]:
@@ -441,6 +446,15 @@ class Plan:
         if result not in functions:
             raise SystemExit(f"dllm-agents: no function makes {result!r}; allowed: {', '.join(sorted(functions))}")
         return functions[result]
+
+
+def _leave_the_future(folder: Path) -> None:
+    """Date what lies in the future to now: after a clock has jumped back, Snakemake would refuse whatever is made from such files."""
+    now = time.time()
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # another run is at work here, or the folder cannot be written
+            if path.lstat().st_mtime > now + CLOCK_SLACK:
+                os.utime(path)
 
 
 def _model_arguments(models: Sequence[tuple[str, str]], names: Iterator[str]) -> list[str]:
