@@ -65,15 +65,16 @@ def test_bfcl_make_up_counts_its_entries_and_shows_a_solved_call(made):
     assert "| multi\\_turn\\_base | not run | 50 (200) | not run | not run |" in text
 
 
-def test_preference_training_is_compared_with_its_own_sft_model(played, tmp_path):
+@pytest.mark.parametrize("objective, stage", [("agentic_vrpo", "SFT + VRPO"), ("just_grpo", "SFT + JustGRPO")])
+def test_preference_training_is_compared_with_its_own_sft_model(played, tmp_path, objective, stage):
     config = configuration()
-    config.backbones["vrpo"].training.objective = "agentic_vrpo"
+    config.backbones["vrpo"].training.objective = objective
     tabulate("searcher_table2", config, played, tmp_path / "t")
     gain = one(tmp_path / "t.csv", agent="vrpo", benchmark="babyai", metric="success_difference")
     assert (float(gain["value"]), gain["n"]) == (25.0, str(QUESTIONS))  # 9 against 6 of 12
     assert float(one(tmp_path / "t.csv", agent="block", benchmark="babyai", metric="success_rate")["value"]) == 50.0
     text = (tmp_path / "t.md").read_text()
-    assert "ready (vanilla)" in text and "60.4 (+3.2)" in text
+    assert "ready (vanilla)" in text and "60.4 (+3.2)" in text and f"vrpo ({stage})" in text
 
 
 def test_format_failures_are_shares_of_questions(made):
