@@ -9,18 +9,22 @@ LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .PHONY: help demo report paper test test-browser test-vllm lint schema clean test-cluster test-faults status provenance verify lock download audit test-export
 
 help:
+	@echo "Take another configuration with CONFIG=config/paper.yaml, more cores with CORES=8."
 	@echo "make demo     install into $(VENV), run $(CONFIG), print the tables and where the report lies"
 	@echo "make report   make the HTML report of $(CONFIG) from what is there, running what is missing"
 	@echo "make paper    build the manuscript of $(CONFIG), running what is missing"
 	@echo "make test     install what the tests need and run them"
 	@echo "make test-browser   open the episode browser in headless Chromium, leave screenshots in build/screenshots"
 	@echo "make test-cluster   scale test through a real SLURM on this machine (root; installs Debian's slurm)"
-	@echo "make test-faults    break runs in every way we know, and see them recover"
-	@echo "make download   fetch and check the models and question files of $(CONFIG), for machines without a network"
+	@echo "make test-faults    break runs in every way we know, and see them recover (FAULTS=quick for a part)"
+	@echo "make test-vllm    the server contract against vLLM's CPU build, in an environment of its own (3.5 GB)"
+	@echo "make download   fetch and check the models and question files of a configuration, for machines without a network"
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
 	@echo "make provenance   record where the results of $(CONFIG) came from; make verify names what changed since"
 	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"
 	@echo "make test-export    read exported episodes back with inspect_ai and datasets, in an environment of their own"
+	@echo "make audit    pip-audit on the locked packages, where its service can be reached"
+	@echo "make clean    remove the environment and Snakemake's records; results stay"
 	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
 

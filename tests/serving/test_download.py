@@ -113,6 +113,10 @@ def test_models_are_fetched_checked_and_recorded(hub: str, tmp_path: Path) -> No
     assert entry["revision"] == COMMIT and entry["files"]["model.safetensors"] == hashlib.sha256(WEIGHTS).hexdigest()
     assert (Path(entry["directory"]) / "model.safetensors").read_bytes() == WEIGHTS
     assert not list((tmp_path / "cache").rglob("*.py")), "code was fetched"
+    asked = "from dllm_agents.serving.checkpoints import from_hub; print(from_hub('me/model', None))"
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ":".join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", asked], env=offline, capture_output=True, text=True)
+    assert found.stdout.strip() == entry["directory"], found.stderr[-500:]
     # Later a file on disk is damaged.
     (Path(entry["directory"]) / "config.json").resolve().write_bytes(b"{ }")
     again = download(tmp_path, hub)

@@ -132,8 +132,10 @@ class MultiHopQAOptions(BenchmarkOptions):
         description="question set -> path of a question file, or hf://datasets/OWNER/NAME[@REVISION]/FILE (see `dllm-agents download`); "
         "`generated` makes a seeded corpus and 2-4-hop questions",
     )
-    train_sets: dict[str, str] = Field(default={}, description="training question set -> JSON Lines path")
-    corpus: str | None = Field(default=None, description="JSON Lines of {title, text}; null uses the questions' own paragraphs")
+    train_sets: dict[str, str] = Field(default={}, description="training question set -> path or hf:// address")
+    corpus: str | None = Field(
+        default=None, description="JSON Lines of {title, text} (path or hf://); null uses the questions' own paragraphs"
+    )
     search: Literal["bm25", "hybrid", "web"] = "bm25"
     web_search_url: str | None = Field(default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY")
     top_k: int = Field(default=10, ge=1)

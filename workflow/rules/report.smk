@@ -1,6 +1,6 @@
 """Tables and figures, annotated for the HTML report.
 
-Needs: scores, failures, serving probes and trajectory counts. Gives: tables/<name>.{csv,md,tex} and figures/<name>.{png,pdf}.
+Needs: scores, failures, serving probes and trajectory counts. Gives: tables/<name>.{csv,md,tex,html} and figures/<name>.{png,pdf}.
 """
 
 

@@ -30,7 +30,7 @@ def download(config: Config, record: Path) -> dict[str, Any]:
         before = known.get(name, {})
         wanted = backbone.revision or (before.get("revision") if before.get("model") == backbone.model else None)
         info = _listed(f"backbones.{name}", "model", backbone.model, wanted)
-        directory = from_hub(backbone.model, info.sha)
+        directory = from_hub(backbone.model, wanted and info.sha)  # without a revision as jobs ask for it: see question files
         files = {item.rfilename: _checked(directory / item.rfilename, item) for item in info.siblings or [] if _is_read(item.rfilename)}
         known[name] = _as_before(name, known, {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files})
         write_json(record, known)
@@ -40,7 +40,7 @@ def download(config: Config, record: Path) -> dict[str, Any]:
         item = next((item for item in info.siblings or [] if item.rfilename == name), None)
         if item is None:
             raise StageError(f"{address}: {repo} has no such file; correct the name")
-        # Without a revision jobs ask for the newest that this machine knows, so it is fetched under that name at first.
+        # Without a revision jobs ask for the newest that this machine knows, so it is fetched under that name the first time.
         path = local_file(address if address not in known else f"hf://datasets/{repo}@{info.sha}/{name}")
         entry = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": {name: _checked(path, item)}}
         known[address] = _as_before(address, known, entry)
