@@ -3,6 +3,7 @@ runs on this machine."""
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ ADDRESS = "hf://datasets/me/data/test.jsonl"
 class Hub(BaseHTTPRequestHandler):
     """One model, me/model, and one dataset, me/data, at one commit: small files that git keeps, a large one by SHA-256, and code."""
 
+    commit = COMMIT
     files: dict[str, bytes] = {}
     listed: dict[str, str] = {}  # checksums that differ from the content's
 
@@ -39,7 +41,7 @@ class Hub(BaseHTTPRequestHandler):
         name = path.rpartition("/")[2]
         if path.startswith(("/me/model/resolve/", "/datasets/me/data/resolve/")) and name in self.files:
             content = self.files[name]
-            return self.send(content, {"etag": f'"{checksum(name, content)}"', "x-repo-commit": COMMIT}, body)
+            return self.send(content, {"etag": f'"{checksum(name, content)}"', "x-repo-commit": self.commit}, body)
         self.send(b"{}", {}, body, status=404)
 
     def repository(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class Hub(BaseHTTPRequestHandler):
         for entry in self.tree():
             large = {"lfs": {**entry["lfs"], "sha256": entry["lfs"]["oid"]}} if "lfs" in entry else {}
             siblings.append({"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"], **large})
-        return {"_id": "1", "id": "me/model", "sha": COMMIT, "siblings": siblings, "tags": [], "downloads": 0, "private": False}
+        return {"_id": "1", "id": "me/model", "sha": self.commit, "siblings": siblings, "tags": [], "downloads": 0, "private": False}
 
     def tree(self) -> list[dict[str, Any]]:
         entries = []
@@ -78,18 +80,18 @@ def checksum(name: str, content: bytes) -> str:
 @pytest.fixture
 def hub() -> Iterator[str]:
     Hub.files = {"config.json": b"{}", "model.safetensors": WEIGHTS, "modeling.py": b"raise SystemExit", "test.jsonl": QUESTIONS}
-    Hub.listed = {}
+    Hub.listed, Hub.commit = {}, COMMIT
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
-def download(folder: Path, hub: str) -> subprocess.CompletedProcess[str]:
+def download(folder: Path, hub: str, address: str = ADDRESS) -> subprocess.CompletedProcess[str]:
     config = folder / "mine.yaml"
     config.write_text(
         "backbones: {b: {model: me/model}}\nagents: {a: {policy: b}}\nrun: {agents: [a], benchmarks: [multihop_qa]}\n"
-        f"benchmarks: {{multihop_qa: {{sets: {{mine: '{ADDRESS}'}}}}}}\n"
+        f"benchmarks: {{multihop_qa: {{sets: {{mine: '{address}'}}}}}}\n"
     )
     return stage(folder, hub, "download", "--config", str(config), "--output", str(folder / "record.json"))
 
@@ -124,15 +126,31 @@ def test_models_are_fetched_checked_and_recorded(hub: str, tmp_path: Path) -> No
 
 
 def test_question_files_are_fetched_and_read_without_a_network(hub: str, tmp_path: Path) -> None:
-    for _ in range(2):  # the second time at the revision of the first
+    for _ in range(2):  # the second time at the revision of the first, into an empty cache
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         done = download(tmp_path, hub)
         assert done.returncode == 0, done.stderr
     entry = json.loads((tmp_path / "record.json").read_text())[ADDRESS]
     assert entry["revision"] == COMMIT and entry["files"] == {"test.jsonl": hashlib.sha256(QUESTIONS).hexdigest()}
-    where = ["--config", str(tmp_path / "mine.yaml"), "--benchmark", "multihop_qa", "--output", str(tmp_path / "tasks.jsonl")]
-    sampled = stage(tmp_path, "http://127.0.0.1:9", "sample-tasks", *where)
-    assert sampled.returncode == 0, sampled.stderr
-    assert "Who?" in (tmp_path / "tasks.jsonl").read_text()
+    assert "Who?" in sampled(tmp_path)
+
+
+def test_a_branch_that_has_moved_is_read_where_it_was_fetched_last(hub: str, tmp_path: Path) -> None:
+    address = ADDRESS.replace("me/data", "me/data@main")
+    for commit, asked in ((COMMIT, b"Who?"), ("b" * 40, b"Where?")):
+        Hub.commit, Hub.files["test.jsonl"] = commit, QUESTIONS.replace(b"Who?", asked)
+        done = download(tmp_path, hub, address)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "record.json").read_text())[address]["revision"] == commit
+        assert asked.decode() in sampled(tmp_path)
+
+
+def sampled(folder: Path) -> str:
+    """The tasks drawn without a network."""
+    where = ["--config", str(folder / "mine.yaml"), "--benchmark", "multihop_qa", "--output", str(folder / "tasks.jsonl")]
+    done = stage(folder, "http://127.0.0.1:9", "sample-tasks", *where)
+    assert done.returncode == 0, done.stderr
+    return (folder / "tasks.jsonl").read_text()
 
 
 def test_a_question_file_that_the_hub_does_not_have_is_one_line(hub: str, tmp_path: Path) -> None:

@@ -147,14 +147,19 @@ def test_a_job_of_several_agents_in_parts_is_told_everything_once() -> None:
 def test_nothing_stays_in_the_future_when_a_clock_has_jumped_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    made, earlier = (tmp_path / "results/demo" / name for name in ("made.jsonl", "earlier.jsonl"))
-    made.parent.mkdir(parents=True)
-    for path, ahead in ((made, 3600), (earlier, -3600)):
+    made, later, earlier = (tmp_path / "results/demo" / name for name in ("models/made.json", "trajectories/later.jsonl", "earlier.jsonl"))
+    for path, ahead in ((made, 3600), (later, 7200), (earlier, -3600)):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (time.time() + ahead,) * 2)
-    kept = earlier.stat().st_mtime
+    link, elsewhere = tmp_path / "results/demo/link", tmp_path / "elsewhere"
+    elsewhere.touch()
+    os.utime(elsewhere, (time.time() + 3600,) * 2)
+    link.symlink_to(elsewhere)
+    kept, untouched = earlier.stat().st_mtime, elsewhere.stat().st_mtime
     Plan.configure([str(PAPER.with_name("demo.yaml"))], {})
-    assert abs(made.stat().st_mtime - time.time()) < 60 and earlier.stat().st_mtime == kept
+    assert abs(made.stat().st_mtime - time.time()) < 60 and made.stat().st_mtime == later.stat().st_mtime
+    assert (earlier.stat().st_mtime, elsewhere.stat().st_mtime) == (kept, untouched)
 
 
 def test_names_that_files_and_rules_are_named_after_are_plain() -> None:

@@ -449,12 +449,15 @@ class Plan:
 
 
 def _leave_the_future(folder: Path) -> None:
-    """Date what lies in the future to now: after a clock has jumped back, Snakemake would refuse whatever is made from such files."""
+    """Date what lies in the future to now: after a clock has jumped back, Snakemake would refuse whatever is made from such files.
+    All to one moment, since a file that is newer than what was made from it would have that made again."""
     now = time.time()
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # another run is at work here, or the folder cannot be written
-            if path.lstat().st_mtime > now + CLOCK_SLACK:
-                os.utime(path)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            with suppress(OSError):  # another run is at work here, or the folder cannot be written
+                if path.lstat().st_mtime > now + CLOCK_SLACK:
+                    os.utime(path, (now, now), follow_symlinks=False)
 
 
 def _model_arguments(models: Sequence[tuple[str, str]], names: Iterator[str]) -> list[str]:

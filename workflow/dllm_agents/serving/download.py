@@ -11,7 +11,7 @@ from typing import Any, Literal
 from dllm_agents.benchmarks.qa_files import HUB_FILE, local_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import write_json
+from dllm_agents.records import write_aside, write_json
 from dllm_agents.serving.checkpoints import HUB_FILES, from_hub, is_hub_name
 
 
@@ -30,7 +30,8 @@ def download(config: Config, record: Path) -> dict[str, Any]:
         before = known.get(name, {})
         wanted = backbone.revision or (before.get("revision") if before.get("model") == backbone.model else None)
         info = _listed(f"backbones.{name}", "model", backbone.model, wanted)
-        directory = from_hub(backbone.model, wanted and info.sha)  # without a revision as jobs ask for it: see question files
+        directory = from_hub(backbone.model, info.sha)
+        _name(directory, backbone.revision, info.sha)
         files = {item.rfilename: _checked(directory / item.rfilename, item) for item in info.siblings or [] if _is_read(item.rfilename)}
         known[name] = _as_before(name, known, {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files})
         write_json(record, known)
@@ -40,8 +41,8 @@ def download(config: Config, record: Path) -> dict[str, Any]:
         item = next((item for item in info.siblings or [] if item.rfilename == name), None)
         if item is None:
             raise StageError(f"{address}: {repo} has no such file; correct the name")
-        # Without a revision jobs ask for the newest that this machine knows, so it is fetched under that name the first time.
-        path = local_file(address if address not in known else f"hf://datasets/{repo}@{info.sha}/{name}")
+        path = local_file(f"hf://datasets/{repo}@{info.sha}/{name}")
+        _name(path, revision, info.sha)
         entry = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": {name: _checked(path, item)}}
         known[address] = _as_before(address, known, entry)
         write_json(record, known)
@@ -65,6 +66,15 @@ def _listed(key: str, kind: Literal["model", "dataset"], name: str, revision: st
     except Exception as error:  # the hub's own, and those of whatever HTTP client it uses
         reason = " ".join(str(error).split())[:200]
         raise StageError(f"{key}: {name} cannot be found on the hub ({reason}); correct the name or go online") from None
+
+
+def _name(snapshot: Path, revision: str | None, commit: str) -> None:
+    """Have the local cache answer with this commit when a job without a network asks for the revision, a branch or tag; null is `main`.
+    `snapshot` lies in <cache>/<repository>/snapshots/<commit>, names in <cache>/<repository>/refs."""
+    if (revision or "main") != commit:
+        repository = next(path.parent for path in (snapshot, *snapshot.parents) if path.parent.name == "snapshots").parent
+        with write_aside(repository / "refs" / (revision or "main")) as handle:
+            handle.write(commit)
 
 
 def _is_read(name: str) -> bool:
