@@ -140,7 +140,7 @@ def test_jobs_ask_for_what_their_stage_needs(seen: Seen) -> None:
         (rule_of(job).partition("_")[0], job["TimeLimit"], job["MinMemoryNode"]) for job in seen.jobs if job["Comment"].startswith("rule_")
     }
     assert ("train", "01:00:00", "4000M") in asked and ("rollout", "00:20:00", "3000M") in asked
-    assert {job["CPUs/Task"] for job in of(seen, "train")} == {"2"}
+    assert {job["CPUs/Task"] for job in of(seen, "train")} == {"1"}
     gpus = {job["Comment"]: job.get("TresPerJob", "none") for job in seen.jobs}
     assert gpus == {told: "gres:gpu:1" if takes_a_gpu(told) else "none" for told in gpus}
 
