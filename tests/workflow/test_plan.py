@@ -38,6 +38,18 @@ def test_the_papers_scale_is_planned(tmp_path: Path) -> None:
 
 
 @pytest.mark.workflow
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+def test_every_stage_understands_what_its_rule_tells_it(scale: str, tmp_path: Path) -> None:
+    command = snakemake_command(tmp_path, "--dry-run", "-p", "report", "episodes", config=[PAPER.with_name(f"{scale}.yaml")])
+    done = subprocess.run([*command, "--cores", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = {line.partition(" 2>&1")[0] for line in re.findall(r"dllm-agents (.*)", done.stdout) if "--config $" in line}
+    stages = {parser().parse_args(shlex.split(line)).run.__name__ for line in told}
+    expected = {"sample_tasks", "rollout", "score", "classify_failures", "replay_verifiers", "attention", "tabulate", "plot", "browse"}
+    assert stages >= (expected if scale == "demo" else expected - {"attention"})
+
+
+@pytest.mark.workflow
 def test_the_kubernetes_profile_is_planned_over_a_shared_volume(tmp_path: Path) -> None:
     for plugin in ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"):
         if find_spec(plugin) is None:

@@ -349,9 +349,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(replay_verifiers, "replay early-exit verifiers on stored episodes of one benchmark")
     sub.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
-    sub.add_argument(
-        "--model", action="append", default=[], type=_assignment, metavar="BACKBONE=DIR", help="checkpoint trained for a verifier"
-    )
+    sub.add_argument("--model", nargs="+", default=[], type=_assignment, metavar="BACKBONE=DIR", help="checkpoints trained for verifiers")
     sub.add_argument("--output", type=Path, required=True, metavar="FILE")
 
     sub = command(score, "score episodes with the official checkers")
