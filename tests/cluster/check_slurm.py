@@ -141,15 +141,10 @@ def test_jobs_ask_for_what_their_stage_needs(seen: Seen) -> None:
     }
     assert ("train", "01:00:00", "4000M") in asked and ("rollout", "00:20:00", "3000M") in asked
     assert {job["CPUs/Task"] for job in of(seen, "train")} == {"1"}
-    gpus = {job["Comment"]: job.get("TresPerJob", "none") for job in seen.jobs}
-    assert gpus == {told: "gres:gpu:1" if takes_a_gpu(told) else "none" for told in gpus}
-
-
-def takes_a_gpu(told: str) -> bool:
-    """Whether a job whose comment this is serves a model, or trains the one that is trained on a GPU."""
-    if told.startswith(("rule_rollout", "rule_train")):
-        return "tiny" in told if told.startswith("rule_rollout") else "tiny-ar" in told
-    return told.startswith(("rule_probe", "rule_sample_pairs"))
+    # Those that serve a model, and the one model that is trained on a GPU.
+    takes_a_gpu = re.compile("rule_(rollout_tiny|train_.*tiny-ar|probe|sample_pairs)")
+    told = [(job["Comment"], job.get("TresPerJob", "none")) for job in seen.jobs]
+    assert told == [(comment, "gres:gpu:1" if takes_a_gpu.match(comment) else "none") for comment, _ in told]
 
 
 def test_light_jobs_travel_in_groups(seen: Seen) -> None:

@@ -68,7 +68,11 @@ def missing() -> str:
 
 
 def install() -> None:
-    """Debian's packages; their services stay off."""
+    """Debian's packages, unless they are there; their services stay off."""
+    if not missing():
+        return
+    if os.geteuid() != 0:
+        raise SystemExit(missing())
     subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES]

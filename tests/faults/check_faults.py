@@ -166,7 +166,7 @@ def clock_jumps_back(run: Run) -> None:
 
 
 def leave_an_hour_ahead(run: Run) -> None:
-    """What the run has made so far lies an hour ahead of what it makes next, the newest least of all."""
+    """What the run has made so far lies an hour ahead of what it makes next."""
     found = {}
     for path in run.workdir.rglob("*"):
         with suppress(FileNotFoundError):  # a run that goes on renames what it has written

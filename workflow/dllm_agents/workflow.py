@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -119,14 +119,7 @@ class Plan:
 
     def verifier_models(self, benchmark: str) -> list[str]:
         """The checkpoints of verifiers that are trained for a benchmark."""
-        return [path for _, path in self._verifier_models(benchmark)]
-
-    def verifier_arguments(self, benchmark: str, models: Sequence[str]) -> str:
-        """The `--model` argument of a job that replays verifiers, from the job's names of `verifier_models`."""
-        return shlex.join(_model_arguments(self._verifier_models(benchmark), iter(models)))
-
-    def _verifier_models(self, benchmark: str) -> list[tuple[str, str]]:
-        return [(name, path) for name in self.config.run.verification.backbones if (path := self.model(name, benchmark))]
+        return [path for name in self.config.run.verification.backbones if (path := self.model(name, benchmark))]
 
     def verification_settings(self, benchmark: str) -> dict[str, Any]:
         """What the replayed verifiers depend on beside episodes and checkpoints."""
@@ -246,11 +239,10 @@ class Plan:
         found, task, model, output = [], iter(tasks), iter(models), iter(outputs)
         for agent in job.agents:
             played = self.config.agent_benchmarks(agent)
-            found += ["--agent", agent, "--tasks", *islice(task, len(played)), "--output", *islice(output, len(played))]
-            found += _model_arguments(self._agent_models(agent, played), model)
-        for path in trajectories:
-            found += ["--trajectories", path]
-        return shlex.join(found)
+            found += [shlex.join(["--agent", agent, "--tasks", *islice(task, len(played)), "--output", *islice(output, len(played))])]
+            found += [model_arguments(list(islice(model, len(self.agent_models(agent, played)))))]
+        found += [f"--trajectories {shlex.quote(path)}" for path in trajectories]
+        return " ".join(filter(None, found))
 
     def rollout_models(self, job: Rollout) -> list[str]:
         """The checkpoints of a rollout job's agents, agent by agent; one that agents share is named again."""
@@ -265,21 +257,14 @@ class Plan:
         return f"{self.config.results}/models/{backbone}/{benchmark}" if self.config.backbones[backbone].training else None
 
     def agent_models(self, agent: str, played: Sequence[str]) -> list[str]:
-        """The checkpoints an agent's job reads."""
-        return [path for _, path in self._agent_models(agent, played)]
+        """The checkpoints an agent's job reads, backbone by backbone."""
+        backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
+        return [path for backbone in backbones for benchmark in played if (path := self.model(backbone, benchmark))]
 
     def agent_trajectories(self, agent: str) -> list[str]:
         """The accepted trajectories that an agent's tool graph is learnt from; none for an agent without one."""
         learns = self.config.agents[agent].selector_confidence is not None and "bfcl" in self.config.agent_benchmarks(agent)
         return [f"{self.config.results}/trajectories/bfcl/accepted.jsonl"] if learns else []
-
-    def model_arguments(self, agent: str, played: Sequence[str], models: Sequence[str]) -> str:
-        """The `--model` argument of an agent's job, from the job's names of `agent_models`."""
-        return shlex.join(_model_arguments(self._agent_models(agent, played), iter(models)))
-
-    def _agent_models(self, agent: str, played: Sequence[str]) -> list[tuple[str, str]]:
-        backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
-        return [(backbone, path) for backbone in backbones for benchmark in played if (path := self.model(backbone, benchmark))]
 
     def probed_models(self, backbone: str) -> list[str]:
         """The checkpoint a backbone is probed with: that of its first benchmark."""
@@ -460,8 +445,10 @@ def _leave_the_future(folder: Path) -> None:
                     os.utime(path, (now, now), follow_symlinks=False)
 
 
-def _model_arguments(models: Sequence[tuple[str, str]], names: Iterator[str]) -> list[str]:
-    return ["--model", *(f"{backbone}={next(names)}" for backbone, _ in models)] if models else []
+def model_arguments(models: Sequence[str]) -> str:
+    """The `--model` argument of a job that reads these checkpoints, models/<backbone>/<benchmark> below wherever a storage plugin puts
+    them; empty without any."""
+    return shlex.join(["--model", *(f"{Path(path).parent.name}={path}" for path in models)] if models else [])
 
 
 @cache

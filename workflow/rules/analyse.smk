@@ -81,9 +81,7 @@ rule attention:
         mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
         runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
     params:
-        models=lambda wildcards, input: PLAN.model_arguments(
-            wildcards.agent, [wildcards.benchmark], input.models
-        ),
+        models=lambda wildcards, input: model_arguments(input.models),
     shell:
         "dllm-agents attention --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} --episodes {input.episodes:q}"
         " {params.models} --output {output:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from dllm_agents.workflow import Plan
+from dllm_agents.workflow import Plan, model_arguments
 
 CONFIG = Plan.configure(
     workflow.configfiles, config, inside_job=not workflow.is_main_process

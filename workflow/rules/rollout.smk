@@ -97,9 +97,7 @@ rule replay_verifiers:
         gpu=lambda wildcards: PLAN.verification_gpus(),
     params:
         settings=lambda wildcards: PLAN.verification_settings(wildcards.benchmark),
-        models=lambda wildcards, input: PLAN.verifier_arguments(
-            wildcards.benchmark, input.models
-        ),
+        models=lambda wildcards, input: model_arguments(input.models),
     shell:
         "dllm-agents replay-verifiers --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} {params.models}"
         " --output {output:q} 2>&1 | tee {log:q}"

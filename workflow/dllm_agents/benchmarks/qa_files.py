@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from dllm_agents.benchmarks.search import Passage
 from dllm_agents.errors import StageError
 
-HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
+HUB_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 FINGERPRINTED_BYTES = 1 << 24
 
 
@@ -33,7 +33,7 @@ class QuestionRow(NamedTuple):
 
 def local_file(path: str) -> Path:
     """The file itself, fetched from the hub when `path` is an hf:// address. Raises StageError when it is not to be had."""
-    match = HUB_FILE.fullmatch(path)
+    match = HUB_ADDRESS.fullmatch(path)
     if match is None:
         return Path(path)
     from huggingface_hub import hf_hub_download

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from dllm_agents.benchmarks.qa_files import HUB_FILE, local_file
+from dllm_agents.benchmarks.qa_files import HUB_ADDRESS, local_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import write_aside, write_json
@@ -20,7 +20,7 @@ def download(config: Config, record: Path) -> dict[str, Any]:
     write down revision and checksums; returns the record: backbone or address -> model or dataset, revision, directory, files.
 
     What was downloaded before stays at its revision; what names none is pinned to the one found first.
-    Raises StageError when the hub cannot be reached, or a file is not what the hub or the record says.
+    Raises StageError when the hub cannot be reached, or a file is not what the hub says.
     """
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     for name in dict.fromkeys([*config.used_backbones(), *config.run.verification.backbones]):
@@ -33,18 +33,18 @@ def download(config: Config, record: Path) -> dict[str, Any]:
         directory = from_hub(backbone.model, info.sha)
         _name(directory, backbone.revision, info.sha)
         files = {item.rfilename: _checked(directory / item.rfilename, item) for item in info.siblings or [] if _is_read(item.rfilename)}
-        known[name] = _as_before(name, known, {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files})
+        known[name] = {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files}
         write_json(record, known)
     for address in _question_files(config):
-        repo, revision, name = HUB_FILE.fullmatch(address).groups()  # type: ignore[union-attr]
+        repo, revision, name = HUB_ADDRESS.fullmatch(address).groups()  # type: ignore[union-attr]
         info = _listed(address, "dataset", repo, revision or known.get(address, {}).get("revision"))
         item = next((item for item in info.siblings or [] if item.rfilename == name), None)
         if item is None:
             raise StageError(f"{address}: {repo} has no such file; correct the name")
         path = local_file(f"hf://datasets/{repo}@{info.sha}/{name}")
         _name(path, revision, info.sha)
-        entry = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": {name: _checked(path, item)}}
-        known[address] = _as_before(address, known, entry)
+        files = {path.name: _checked(path, item)}
+        known[address] = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": files}
         write_json(record, known)
     return known
 
@@ -54,7 +54,7 @@ def _question_files(config: Config) -> list[str]:
     if "multihop_qa" not in config.run.benchmarks:
         return []
     options = config.benchmark_options("multihop_qa")
-    return [path for path in (*options.sets.values(), *options.train_sets.values(), options.corpus) if path and HUB_FILE.fullmatch(path)]
+    return [path for path in (*options.sets.values(), *options.train_sets.values(), options.corpus) if path and HUB_ADDRESS.fullmatch(path)]
 
 
 def _listed(key: str, kind: Literal["model", "dataset"], name: str, revision: str | None) -> Any:
@@ -79,14 +79,6 @@ def _name(snapshot: Path, revision: str | None, commit: str) -> None:
 
 def _is_read(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in HUB_FILES)
-
-
-def _as_before(key: str, known: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry. Raises StageError when the same revision had other files."""
-    before = known.get(key, {})
-    if before.get("revision") == entry["revision"] and before["files"] != entry["files"]:
-        raise StageError(f"{key}: {entry['directory']} is not what was recorded; delete that folder and download again")
-    return entry
 
 
 def _checked(path: Path, listed: Any) -> str:
