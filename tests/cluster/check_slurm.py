@@ -113,7 +113,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     profile = ["--workflow-profile", str(ROOT / "profiles/slurm"), *HERE]
     with slurm.cluster(tmp_path_factory.mktemp("slurm") / "cluster") as environment:
         with open(log, "wb") as output:
-            command = snakemake_command(seen.workdir, "report", "episodes", "serving", *profile, config=[CONFIG])
+            command = snakemake_command(seen.workdir, "tables", "episodes", "serving", *profile, config=[CONFIG])
             process = subprocess.Popen(command, cwd=seen.workdir, stdout=output, stderr=output, env=os.environ | environment)
         watcher = threading.Thread(target=disturb, args=(environment, seen, lambda: process.poll() is None), daemon=True)
         watcher.start()
