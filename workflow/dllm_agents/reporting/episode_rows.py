@@ -288,11 +288,11 @@ def training_stages(inputs: Inputs) -> tuple[list[tuple[str, str, str, tuple[str
     trained: list[tuple[str, str, str, tuple[str, ...]]] = []
     for backbone, agent in alone.items():
         training = config.backbones[backbone].training
-        base = alone.get(training.base or "") if training is not None and training.objective in PREFERENCE else None
-        if base is not None:
-            shared = tuple(name for name in config.agent_benchmarks(agent) if name in config.agent_benchmarks(base))
-            second = "SFT + JustGRPO" if training is not None and training.objective == "just_grpo" else "SFT + VRPO"
-            trained += [("SFT", base, "", shared), (second, agent, base, shared)]
+        if training is None or training.objective not in PREFERENCE or (base := alone.get(training.base or "")) is None:
+            continue
+        shared = tuple(name for name in config.agent_benchmarks(agent) if name in config.agent_benchmarks(base))
+        second = "SFT + JustGRPO" if training.objective == "just_grpo" else "SFT + VRPO"
+        trained += [("SFT", base, "", shared), (second, agent, base, shared)]
     ready = [("vanilla", agent, "") for backbone, agent in alone.items() if config.backbones[backbone].training is None]
     return trained, [entry for entry in ready if SEARCH in config.agent_benchmarks(entry[1])]
 
