@@ -20,10 +20,10 @@ from dllm_agents import benchmarks
 from dllm_agents.agents import runner, search
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.policy import Complete, Message
+from dllm_agents.client.client import Completion
 from dllm_agents.config import BABYAI_EASY_LEVELS, Config
 from dllm_agents.provenance import hardware
 from dllm_agents.records import Episode, read_jsonl, write_jsonl
-from dllm_agents.serving.client import Completion
 
 ACTIONS = ["move forward", "turn left", "go to red ball 1", "toggle", "turn right", "pickup red ball 1"]
 BABYAI = {"levels": BABYAI_EASY_LEVELS, "seeds": list(range(1234, 1250)), "max_steps": 8}

@@ -115,6 +115,7 @@ def test_names_of_tables_figures_and_benchmarks_are_checked(tmp_path: Path) -> N
 
 
 def test_every_table_and_figure_of_the_registry_has_its_needs() -> None:
-    from dllm_agents.reporting import figures, needs, tables
+    from dllm_agents import catalogue
+    from dllm_agents.reporting import figures, tables
 
-    assert set(tables.TABLES) == needs.TABLES and set(figures.FIGURES) == needs.FIGURES
+    assert set(tables.TABLES) == catalogue.TABLES and set(figures.FIGURES) == catalogue.FIGURES

@@ -3,6 +3,7 @@
 import pytest
 
 from dllm_agents import benchmarks, trajectories
+from dllm_agents.benchmarks.base import check_tasks
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Trajectory
 
@@ -59,4 +60,4 @@ def test_a_failed_episode_is_rejected_first(babyai) -> None:
 def test_tasks_of_another_benchmark_are_refused(babyai) -> None:
     task = babyai.tasks("train")[0].model_copy(update={"benchmark": "bfcl"})
     with pytest.raises(StageError, match="belongs to bfcl, not babyai"):
-        trajectories.check_tasks(babyai, [task])
+        check_tasks(babyai, [task])

@@ -9,9 +9,9 @@ import pytest
 from dllm_agents import benchmarks
 from dllm_agents.agents.runner import Shard, rollout
 from dllm_agents.analysis.failures import classify
-from dllm_agents.analysis.frames import read_frame
 from dllm_agents.analysis.stage import score_file
 from dllm_agents.config import Config
+from dllm_agents.frames import read_frame
 from dllm_agents.records import Episode, Score, read_jsonl, write_jsonl
 
 OPTIONS = {

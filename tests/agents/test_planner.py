@@ -21,8 +21,8 @@ from dllm_agents.agents.planner import (
 )
 from dllm_agents.agents.react import Played
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
+from dllm_agents.client.client import Completion
 from dllm_agents.records import Task
-from dllm_agents.serving.client import Completion
 
 
 @pytest.fixture(scope="module")

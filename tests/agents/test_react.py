@@ -8,8 +8,8 @@ import pytest
 from dllm_agents import prompts
 from dllm_agents.agents import react
 from dllm_agents.benchmarks.base import Environment, Step
+from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Task
-from dllm_agents.serving.client import PromptTooLong
 
 TASK = Task(id="babyai/L/1", benchmark="babyai", split="test", category="L", seed=1, version="v", goal="reach the end")
 

@@ -8,9 +8,9 @@ import pytest
 from dllm_agents import benchmarks
 from dllm_agents.agents.search import LatencySplit, latency_split, play, snapshots
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
+from dllm_agents.client.client import Completion, PromptTooLong, ServerFault
+from dllm_agents.client.streaming import Partial
 from dllm_agents.records import Episode
-from dllm_agents.serving.client import Completion, PromptTooLong, ServerFault
-from dllm_agents.serving.streaming import Partial
 
 
 def completion(text, tool_calls=(), finish_reason="stop"):

@@ -9,11 +9,11 @@ import pytest
 from dllm_agents import benchmarks
 from dllm_agents.agents import runner
 from dllm_agents.agents.runner import RESTARTS, Shard, rollout
+from dllm_agents.client.client import Client
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Task, read_jsonl, write_jsonl
 from dllm_agents.serving import launch
-from dllm_agents.serving.client import Client
 
 # Answers until its `lives` file says so, then writes why and is gone in the middle of a request.
 SERVER = """

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from dllm_agents.agents.verification import replay_verifiers
-from dllm_agents.analysis.frames import read_frame
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.frames import read_frame
 from dllm_agents.records import Episode, EpisodeStep, Exit, write_jsonl
 
 PROGRESS = {"rises": [0.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0], "stuck": [0.0] * 12, "short": [0.5, 1.0]}

@@ -3,10 +3,10 @@
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.analysis.frames import read_frame, write_frame
 from dllm_agents.analysis.stage import classify_file, offered_tools, score_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Call, Episode, EpisodeStep, Failure, SpokenEpisode, Task, iter_jsonl, write_jsonl
 
 
@@ -77,7 +77,7 @@ def test_readers_of_what_was_said_skip_traces_and_answers_kept_for_replay(tasks,
 
 
 def test_frames_are_written_as_rows_come(tmp_path, monkeypatch):
-    monkeypatch.setattr("dllm_agents.analysis.frames.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("dllm_agents.frames.ROWS_AT_ONCE", 3)
     base = {"benchmark": "b", "category": "c", "agent": "a", "kind": "loop", "first_step": 0, "last_step": 1}
     written = [Failure(task_id=str(index), **base) for index in range(7)]
     assert write_frame(tmp_path / "f.parquet", iter(written), Failure) == 7

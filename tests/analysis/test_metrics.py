@@ -2,10 +2,10 @@
 
 import pytest
 
-from dllm_agents.analysis.frames import read_frame, write_frame
 from dllm_agents.analysis.metrics import score
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.errors import StageError
+from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Episode, EpisodeStep, Failure, RoleUsage, Score
 
 

@@ -4,8 +4,8 @@ import json
 import random
 from pathlib import Path
 
-from dllm_agents.analysis.frames import write_frame
 from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, Config
+from dllm_agents.frames import write_frame
 from dllm_agents.records import Failure, Probe, Score, write_json
 
 SKILL = {"random": 0.48, "empty": 0.0, "teacher": 1.0, "tiny-ar": 0.87, "tiny-block": 0.88, "tiny-full": 0.7, "smollm2-135m": 0.1}

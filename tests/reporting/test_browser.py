@@ -8,8 +8,8 @@ import re
 import pytest
 from synthetic_run import configuration, failure, score
 
-from dllm_agents.analysis.frames import write_frame
 from dllm_agents.errors import StageError
+from dllm_agents.frames import write_frame
 from dllm_agents.records import Episode, EpisodeStep, Failure, Score, write_jsonl
 from dllm_agents.reporting import browser
 

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 from synthetic_run import LEVELS, configuration, failure, score
 
-from dllm_agents.analysis.frames import write_frame
 from dllm_agents.errors import StageError
+from dllm_agents.frames import write_frame
 from dllm_agents.records import Exit, Failure, Score
 from dllm_agents.reporting.claims import Claim, evaluate, load_claims
 from dllm_agents.reporting.inputs import Inputs

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_run import LEVELS, configuration, score
 
-from dllm_agents.analysis.frames import read_frame, write_frame
+from dllm_agents import catalogue
 from dllm_agents.errors import StageError
+from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Score, TableRow
-from dllm_agents.reporting import needs
 from dllm_agents.reporting.inputs import Inputs, check_scores
 from dllm_agents.reporting.layout import Block, Layout, to_csv, to_html, to_latex, to_markdown
 from dllm_agents.reporting.rows import FIGURE4_SETS, family_name, seed_families
@@ -68,7 +68,7 @@ def test_rates_are_percentages_inside_their_intervals(made, name):
 def test_every_table_and_figure_says_what_it_reads():
     from dllm_agents.reporting.figures import FIGURES
 
-    assert set(TABLES) | set(FIGURES) <= set(needs.NEEDS)
+    assert set(TABLES) | set(FIGURES) <= set(catalogue.NEEDS)
 
 
 def test_success_and_progress_are_those_of_the_scores(made, finished):

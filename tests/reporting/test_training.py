@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from dllm_agents.analysis.frames import write_frame
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.frames import write_frame
 from dllm_agents.records import Failure, Score, TrainingReport, write_json
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.training import dllm_agent_masking, masking_pairs, training_curves

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dllm_agents.analysis.frames import write_frame
 from dllm_agents.config import BFCL_SINGLE_TURN, Config
+from dllm_agents.frames import write_frame
 from dllm_agents.records import Episode, EpisodeStep, Exit, Failure, Probe, RoleUsage, Score, Task, write_json, write_jsonl
 
 QUESTIONS = 12

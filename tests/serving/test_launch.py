@@ -17,10 +17,10 @@ import httpx
 import psutil
 import pytest
 
+from dllm_agents.client.client import Client
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.serving import launch
-from dllm_agents.serving.client import Client
 from dllm_agents.serving.launch import running_server
 from dllm_agents.serving.probe import probe
 

@@ -10,11 +10,11 @@ import pytest
 from dllm_agents import benchmarks
 from dllm_agents.agents.search import SEARCH_TOOL, play, streamed, whole_text
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
+from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, ServerFault
+from dllm_agents.client.streaming import Partial, stream
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
 from dllm_agents.serving.app import create_app
-from dllm_agents.serving.client import BadReply, Client, Endpoint, PromptTooLong, ServerFault
 from dllm_agents.serving.engine import Finished, Settled
-from dllm_agents.serving.streaming import Partial, stream
 
 
 @pytest.fixture

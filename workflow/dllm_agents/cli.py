@@ -85,7 +85,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def download(args: argparse.Namespace) -> None:
-    from dllm_agents.serving.download import download as run
+    from dllm_agents.download import download as run
 
     config = _config(args)
     record = args.output or Path(config.results) / "downloads.json"

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dllm_agents.catalogue import FIGURES, TABLES
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
-from dllm_agents.reporting.needs import FIGURES, TABLES
 
 BABYAI_EASY_LEVELS = [
     "GoToRedBallGrey",

@@ -9,12 +9,11 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from dllm_agents import benchmarks, prompts
-from dllm_agents.benchmarks.base import Benchmark
-from dllm_agents.benchmarks.multihop_qa import judges
+from dllm_agents.benchmarks.base import Benchmark, check_tasks
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.benchmarks.simulator_process import SimulatorError, die_with_parent
+from dllm_agents.client.judge import judges
 from dllm_agents.config import Config
-from dllm_agents.errors import StageError
 from dllm_agents.provenance import versions
 from dllm_agents.records import EpisodeStep, Task, Trajectory
 
@@ -51,15 +50,6 @@ def collect(config: Config, benchmark_name: str, tasks: list[Task], workers: int
     with ProcessPoolExecutor(workers, initializer=die_with_parent) as pool:
         for part in pool.map(partial(_collect_chunk, config, benchmark_name), chunks):
             yield from part
-
-
-def check_tasks(benchmark: Benchmark, tasks: Iterable[Task]) -> None:
-    """Raise StageError when a task belongs to another benchmark, or to another version of this one."""
-    for task in tasks:
-        if task.benchmark != benchmark.name:
-            raise StageError(f"task {task.id}: belongs to {task.benchmark}, not {benchmark.name}; pass the tasks of {benchmark.name}")
-        if task.version != benchmark.version:
-            raise StageError(f"task {task.id}: made with {task.version}, here is {benchmark.version}; run sample-tasks again")
 
 
 def _collect_from_backbone(config: Config, benchmark: Benchmark, tasks: list[Task]) -> Iterator[Trajectory]:

@@ -20,12 +20,12 @@ import yaml
 
 from dllm_agents import lifeline
 from dllm_agents.agents import MODULE_STYLE
+from dllm_agents.catalogue import NEEDS
 from dllm_agents.config import EMBODIED, PREFERENCE, STAGES, Config, Resources, load
 from dllm_agents.errors import StageError
 from dllm_agents.prompts import style_sha256
 from dllm_agents.records import write_aside
 from dllm_agents.reporting.captions import caption
-from dllm_agents.reporting.needs import NEEDS
 
 DEFAULT_CONFIG = "config/demo.yaml"
 CONFIG_VARIABLE = "DLLM_AGENTS_CONFIG"

@@ -23,8 +23,8 @@ from dllm_agents.agents.search import whole_text
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words, normalise
 from dllm_agents.benchmarks.search_reply import Reply, answer_text, parse_reply, reply_text, tool_call
+from dllm_agents.client.client import Completion
 from dllm_agents.records import Ending, EpisodeStep, Task
-from dllm_agents.serving.client import Completion
 
 MAX_PLAN_STEPS = 6
 MAX_PLAN_CHARACTERS = 4_096

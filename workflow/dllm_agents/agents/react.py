@@ -12,8 +12,8 @@ from dllm_agents.agents.modules.early_exit import Verifier, redundant_steps
 from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, add_usage, step_cost
 from dllm_agents.benchmarks.base import Environment
+from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Call, Ending, EpisodeStep, RoleUsage, Task
-from dllm_agents.serving.client import PromptTooLong
 
 MAX_COMPLETION_CHARACTERS = 4000
 Scripted = Callable[[Environment], tuple[str | None, str] | None]

@@ -27,17 +27,16 @@ from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
 from dllm_agents.agents.policy import Complete, EpisodeLimit
 from dllm_agents.agents.react import Played
 from dllm_agents.agents.tape import Backbones, Recording, Replay
-from dllm_agents.benchmarks.base import Benchmark, Environment
+from dllm_agents.benchmarks.base import Benchmark, Environment, check_tasks
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
+from dllm_agents.client.client import Client, ServerFault
 from dllm_agents.config import SCRIPTED, Agent, Config
 from dllm_agents.errors import StageError
+from dllm_agents.models.checkpoints import not_run
 from dllm_agents.progress import track
 from dllm_agents.provenance import git_revision, hardware, sha256, versions
 from dllm_agents.records import Episode, Task, Trajectory, iter_jsonl, timeless, write_jsonl
-from dllm_agents.serving.checkpoints import not_run
-from dllm_agents.serving.client import Client, ServerFault
 from dllm_agents.serving.launch import Servers
-from dllm_agents.trajectories import check_tasks
 
 T = TypeVar("T")
 Play = Callable[[Task], Played]

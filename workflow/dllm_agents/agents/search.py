@@ -24,10 +24,10 @@ from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_see
 from dllm_agents.benchmarks.base import Environment, Step
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words
 from dllm_agents.benchmarks.search_reply import Reply, complete_call, parse_reply
+from dllm_agents.client.client import Client, Completion, PromptTooLong
+from dllm_agents.client.streaming import Partial, stream
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.records import Ending, Episode, EpisodeStep, Task
-from dllm_agents.serving.client import Client, Completion, PromptTooLong
-from dllm_agents.serving.streaming import Partial, stream
 
 Acting = Literal["react", "p_react", "tool_first"]
 SEARCH_TOOL: dict[str, Any] = {

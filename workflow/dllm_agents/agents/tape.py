@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from dllm_agents.agents import search
 from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, step_cost
+from dllm_agents.client.client import Completion, PromptTooLong
+from dllm_agents.client.streaming import Partial
 from dllm_agents.errors import StageError
 from dllm_agents.records import Call, Episode
-from dllm_agents.serving.client import Completion, PromptTooLong
-from dllm_agents.serving.streaming import Partial
 
 MAX_REPLY_CHARACTERS = 64_000
 

@@ -16,13 +16,13 @@ from dllm_agents.agents import MODULE_STYLE
 from dllm_agents.agents.modules.early_exit import MAX_TOKENS, Strength, Verifier, exit_of, replay
 from dllm_agents.agents.policy import Complete
 from dllm_agents.agents.runner import spread
-from dllm_agents.analysis.frames import write_frame
+from dllm_agents.client.client import Client, ServerFault
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.frames import write_frame
+from dllm_agents.models.checkpoints import not_run
 from dllm_agents.progress import track
 from dllm_agents.records import Episode, Exit, read_jsonl
-from dllm_agents.serving.checkpoints import not_run
-from dllm_agents.serving.client import Client, ServerFault
 from dllm_agents.serving.launch import running_server
 
 CONCURRENCY = 8

@@ -21,10 +21,10 @@ from dllm_agents import benchmarks
 from dllm_agents.agents import runner, search
 from dllm_agents.agents.policy import Complete, CompletionLike, Message
 from dllm_agents.agents.tape import Replay
-from dllm_agents.analysis.frames import write_frame
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.frames import write_frame
 from dllm_agents.models.attention import attention_weights
 from dllm_agents.models.loading import Model, load
 from dllm_agents.records import Attention, Episode, Task, read_jsonl

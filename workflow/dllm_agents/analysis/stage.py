@@ -8,12 +8,12 @@ from typing import Any
 
 from dllm_agents import benchmarks
 from dllm_agents.analysis.failures import classify
-from dllm_agents.analysis.frames import read_frame, write_frame
 from dllm_agents.analysis.metrics import score
 from dllm_agents.benchmarks.base import Verdict
-from dllm_agents.benchmarks.multihop_qa import judges
+from dllm_agents.client.judge import judges
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Episode, Failure, Score, SpokenEpisode, Task, iter_jsonl, read_jsonl
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Task
 
 Split = Literal["train", "test"]
@@ -117,3 +118,12 @@ class Benchmark(ABC):
     def check_trajectory(self, steps: Sequence[EpisodeStep]) -> str | None:
         """A benchmark's own reason to reject a teacher trajectory; None accepts it."""
         return None
+
+
+def check_tasks(benchmark: Benchmark, tasks: Iterable[Task]) -> None:
+    """Raise StageError when a task belongs to another benchmark, or to another version of this one."""
+    for task in tasks:
+        if task.benchmark != benchmark.name:
+            raise StageError(f"task {task.id}: belongs to {task.benchmark}, not {benchmark.name}; pass the tasks of {benchmark.name}")
+        if task.version != benchmark.version:
+            raise StageError(f"task {task.id}: made with {task.version}, here is {benchmark.version}; run sample-tasks again")

@@ -20,14 +20,14 @@ from typing import Any
 from dllm_agents.benchmarks import multihop_corpus, qa_files
 from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step, Verdict
 from dllm_agents.benchmarks.multihop_corpus import GENERATOR_VERSION, HOPS, RELATIONS, TEST_WORLD, Question
-from dllm_agents.benchmarks.qa_accuracy import LLMJudge, contains_answer, normalise
+from dllm_agents.benchmarks.qa_accuracy import contains_answer, normalise
 from dllm_agents.benchmarks.qa_files import QuestionRow
 from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, SearchEngine, WebSearch, plain
 from dllm_agents.benchmarks.search_reply import MAX_QUERY_CHARACTERS, Reply, answer_text, format_failure, parse_reply, reply_text, tool_call
 from dllm_agents.config import MultiHopQAOptions
 from dllm_agents.errors import StageError
+from dllm_agents.layout import cache_folder
 from dllm_agents.records import EpisodeStep, Task
-from dllm_agents.serving.checkpoints import cache_folder
 
 __all__ = ["BENCHMARK", "MultiHopQA", "SearchEnvironment", "format_failure", "parse_reply", "reply_text"]
 
@@ -323,19 +323,6 @@ class MultiHopQA(Benchmark):
         if not own:
             raise StageError("benchmarks.multihop_qa.corpus: the question files hold no paragraphs; give a corpus, or use search: web")
         return list(own)
-
-
-def judges(options: MultiHopQAOptions) -> list[LLMJudge]:
-    """The judges of ACC_L that the configuration names: none, one, or two whose agreement can be reported.
-    Raises StageError when a URL stands without its model."""
-    named = {"judge": (options.judge_url, options.judge_model), "second_judge": (options.second_judge_url, options.second_judge_model)}
-    found = []
-    for role, (url, model) in named.items():
-        if url and not model:
-            raise StageError(f"benchmarks.multihop_qa.{role}_model: missing; name the model that {role}_url serves")
-        if url and model:
-            found.append(LLMJudge(url, model))
-    return found
 
 
 def _bm25s_version() -> str:

@@ -1,26 +1,14 @@
-"""When an answer counts as right: ACC_R by rule, two readings of it, and ACC_L by an LLM judge (DLLM-Searcher section 5.1.2)."""
+"""When an answer counts as right by rule: ACC_R in two readings (DLLM-Searcher section 5.1.2)."""
 
 from __future__ import annotations
 
-import os
 import re
 import string
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
 
-from dllm_agents import prompts
-from dllm_agents.decoding.settings import Decoding
-from dllm_agents.errors import StageError
-from dllm_agents.serving.client import BadReply, Client, Endpoint, RequestRefused, ServerFault
-
-JUDGE_PROMPTS = "judge"
-MAX_JUDGED_CHARACTERS = 2_000
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _TRUTH = {"true": "yes", "false": "no"}
-_VERDICT = re.compile(r"(?:verdict:\s*)?(correct|incorrect)\.?", re.IGNORECASE)
-
-JudgeVerdict = Literal["correct", "incorrect", "unparsable"]
 
 
 def normalise(text: str) -> str:
@@ -48,80 +36,3 @@ def answer_words(prediction: str) -> int:
 
 def _words(text: str) -> list[str]:
     return [_TRUTH.get(word, word) for word in normalise(text).split()]
-
-
-class LLMJudge:
-    """ACC_L: a model behind an OpenAI-compatible URL says whether a prediction answers the question as the gold answer does.
-
-    `url` is the base URL with its version path (`http://host:port/v1`). The key is read from the environment variable
-    JUDGE_API_KEY and is never part of a message. Temperature 0; faults of the server are retried with back-off.
-    """
-
-    decoding = Decoding(temperature=0.0, max_new_tokens=512)
-
-    def __init__(self, url: str, model: str, backoff: float = 0.5) -> None:
-        self.url = url
-        endpoint = Endpoint(url, model, native=False, api_key=os.environ.get("JUDGE_API_KEY"))
-        self._client = Client(endpoint, timeout=120.0, backoff=backoff)
-
-    def verdict(self, question: str, answers: Sequence[str], prediction: str) -> JudgeVerdict:
-        """The judge's verdict; an empty prediction is incorrect without asking. Raises StageError when no answer can be had."""
-        if not prediction.strip():
-            return "incorrect"
-        shown = prediction[:MAX_JUDGED_CHARACTERS].replace("```", "'''")
-        content = prompts.render(JUDGE_PROMPTS, "verdict.j2", question=question, answers=list(answers), prediction=shown)
-        try:
-            completion = self._client.complete([{"role": "user", "content": content}], decoding=self.decoding)
-        except BadReply:
-            return "unparsable"
-        except (ServerFault, RequestRefused) as error:
-            # The server's own words could repeat the key.
-            raise StageError(f"{self.url}: the judge gives no answer ({type(error).__name__}); check its URL, model and key") from None
-        return parse_verdict(completion.text)
-
-
-def parse_verdict(reply: str) -> JudgeVerdict:
-    """The verdict on the reply's last line, which must hold "correct" or "incorrect" and nothing else but "Verdict:"."""
-    lines = reply.strip().splitlines()
-    match = _VERDICT.fullmatch(lines[-1].strip().strip("*").strip()) if lines else None
-    if match is None:
-        return "unparsable"
-    return "correct" if match[1].lower() == "correct" else "incorrect"
-
-
-class JudgeSummary(NamedTuple):
-    """ACC_L over episodes: `accuracy` over the parsable verdicts, None when there is none."""
-
-    n: int
-    correct: int
-    incorrect: int
-    unparsable: int
-    accuracy: float | None
-
-
-def summarise_verdicts(verdicts: Iterable[JudgeVerdict]) -> JudgeSummary:
-    """ACC_L with unparsable verdicts counted apart."""
-    verdicts = list(verdicts)
-    correct, incorrect = verdicts.count("correct"), verdicts.count("incorrect")
-    parsed = correct + incorrect
-    return JudgeSummary(len(verdicts), correct, incorrect, len(verdicts) - parsed, correct / parsed if parsed else None)
-
-
-class Agreement(NamedTuple):
-    """How far two judges agree on the answers that both gave a verdict on."""
-
-    n: int
-    agreement: float | None
-    kappa: float | None
-
-
-def judge_agreement(first: Sequence[JudgeVerdict], second: Sequence[JudgeVerdict]) -> Agreement:
-    """Raw agreement and Cohen's kappa of two judges over the same answers, in the same order. Raises ValueError on unequal lengths;
-    kappa is None where chance agreement is certain."""
-    pairs = [pair for pair in zip(first, second, strict=True) if "unparsable" not in pair]
-    if not pairs:
-        return Agreement(0, None, None)
-    observed = sum(a == b for a, b in pairs) / len(pairs)
-    share_a, share_b = (sum(pair[side] == "correct" for pair in pairs) / len(pairs) for side in (0, 1))
-    chance = share_a * share_b + (1 - share_a) * (1 - share_b)
-    return Agreement(len(pairs), observed, (observed - chance) / (1 - chance) if chance < 1 else None)

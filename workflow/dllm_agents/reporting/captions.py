@@ -3,8 +3,8 @@ the workflow reads them on every start; sample sizes stand in the tables themsel
 
 from __future__ import annotations
 
+from dllm_agents.catalogue import NEEDS
 from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, EMBODIED, Config
-from dllm_agents.reporting.needs import NEEDS
 
 TITLES = {
     "diffuagent_table1": "Embodied agents: success rate and progress rate (%), after Table 1 of DiffuAgent.",

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from dllm_agents.analysis.failures import BESIDE_CHECKER
-from dllm_agents.analysis.frames import read_frame
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
+from dllm_agents.frames import read_frame
 from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, SpokenEpisode, Task, iter_jsonl
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
 from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
+from dllm_agents.catalogue import NEEDS
 from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow, write_aside
@@ -39,7 +40,6 @@ from dllm_agents.reporting.episode_rows import (
 )
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, Table, cell, number, to_csv, to_html, to_latex, to_markdown
-from dllm_agents.reporting.needs import NEEDS
 from dllm_agents.reporting.rows import (
     OURS_BLOCK,
     PUBLISHED_BLOCK,
@@ -374,7 +374,7 @@ def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
     both = judged[judged["second_judge"].notna()]
     if both.empty:
         return rows
-    from dllm_agents.benchmarks.qa_accuracy import judge_agreement  # brings an HTTP client, which no other table needs
+    from dllm_agents.client.judge import judge_agreement  # brings an HTTP client, which no other table needs
 
     found = judge_agreement(both["judge"].tolist(), both["second_judge"].tolist())
     values = {"judge_agreement": found.agreement and 100 * found.agreement, "judge_kappa": found.kappa}

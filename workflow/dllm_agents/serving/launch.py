@@ -19,10 +19,10 @@ from pathlib import Path
 
 import httpx
 
+from dllm_agents.client.client import Client, Endpoint, ServerFault, api_key
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
-from dllm_agents.serving.checkpoints import resolve_model
-from dllm_agents.serving.client import Client, Endpoint, ServerFault, api_key
+from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.serving.server import KEY_VARIABLE
 
 HOST = "127.0.0.1"

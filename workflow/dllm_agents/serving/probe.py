@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import numpy
 
+from dllm_agents.client.client import BadReply, Client, Completion, Endpoint, RequestRefused, ServerFault
 from dllm_agents.config import Backbone, Config
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
+from dllm_agents.models.checkpoints import load_model, not_run, resolve_model
 from dllm_agents.provenance import hardware, versions
 from dllm_agents.records import Probe
-from dllm_agents.serving.checkpoints import load_model, not_run, resolve_model
-from dllm_agents.serving.client import BadReply, Client, Completion, Endpoint, RequestRefused, ServerFault
 from dllm_agents.serving.launch import running_server
 
 CANARY = "Goal: go to the red ball. You see a red ball 2 steps forward. What do you do?"

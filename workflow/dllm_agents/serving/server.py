@@ -12,7 +12,7 @@ from types import FrameType
 from dllm_agents.config import Backbone, Config
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
-from dllm_agents.serving.checkpoints import checked_directory, load_model, resolve_model
+from dllm_agents.models.checkpoints import checked_directory, load_model, resolve_model
 
 KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
 GRACE_SECONDS = 1

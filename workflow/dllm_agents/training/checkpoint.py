@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_agents.errors import StageError
+from dllm_agents.models.checkpoints import NOT_RUN
 from dllm_agents.records import TrainingReport, write_json
-from dllm_agents.serving.checkpoints import NOT_RUN
 from dllm_agents.training.objectives import Attention
 
 if TYPE_CHECKING:

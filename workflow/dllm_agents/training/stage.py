@@ -16,9 +16,9 @@ from accelerate import PartialState
 from dllm_agents import benchmarks, models
 from dllm_agents.config import PREFERENCE, Backbone, Config, Lora, Training, TrainingBudget
 from dllm_agents.errors import StageError
+from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.provenance import hardware, sha256, versions
 from dllm_agents.records import Pair, TrainingReport, Trajectory, iter_jsonl, read_jsonl
-from dllm_agents.serving.checkpoints import resolve_model
 from dllm_agents.training import checkpoint, data, objectives, preference, tokenizer
 from dllm_agents.training.loop import Run, Scalars, fit
 from dllm_agents.training.objectives import Batch, Example, Row

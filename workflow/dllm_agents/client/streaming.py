@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 
-from dllm_agents.decoding.settings import Decoding
-from dllm_agents.serving.client import (
+from dllm_agents.client.client import (
     MAX_REPLY_BYTES,
     RETRIED_STATUS,
     BadReply,
@@ -23,6 +22,7 @@ from dllm_agents.serving.client import (
     _refusal,
     _tool_call,
 )
+from dllm_agents.decoding.settings import Decoding
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +27,9 @@ def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:
     if backbone.model is None:
         raise StageError("this backbone is trained by the run: pass its checkpoint with --model DIR")
     if backbone.model == SMOLLM2:
-        from dllm_agents.serving.smollm2 import smollm2_checkpoint
+        from dllm_agents.models.smollm2 import smollm2_checkpoint
 
-        return smollm2_checkpoint()
+        return checked_directory(smollm2_checkpoint())
     path = Path(backbone.model).expanduser()
     if path.exists() or not is_hub_name(backbone.model):
         return checked_directory(path)
@@ -82,8 +81,3 @@ def load_model(directory: Path, dtype: str) -> Model:
     from dllm_agents.models import load
 
     return load(directory, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
-
-
-def cache_folder() -> Path:
-    """Where converted checkpoints are kept: $DLLM_AGENTS_CACHE, or ~/.cache/dllm-agents."""
-    return Path(os.environ.get("DLLM_AGENTS_CACHE") or Path.home() / ".cache" / "dllm-agents")

