@@ -7,9 +7,11 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from dllm_agents.benchmarks import isolation
 from dllm_agents.benchmarks.isolation import Worker, WorkerLost
 from dllm_agents.errors import StageError
 
@@ -44,6 +46,14 @@ FORBIDDEN = {
     "trace the parent": "import ctypes; c = ctypes.CDLL(None, use_errno=True); assert c.ptrace(16, {parent}, 0, 0) == 0",
     "file in memory": "result = os.memfd_create('x')",
     "raise its limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "own a pipe's signals": "import fcntl; fcntl.fcntl(0, fcntl.F_SETOWN, {parent})",
+    "choose a pipe's signal": "import fcntl; fcntl.fcntl(0, 10, 9)",
+    "lease a file": "import fcntl; fcntl.fcntl(0, 1024, 0)",
+    "make a pipe asynchronous": "import fcntl; fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)",
+    "read a file": "result = open('{outside}/kept').read()",
+    "list a folder": "result = os.listdir('{outside}')",
+    "read passwords": "result = open('/etc/shadow').read()",
+    "read the parent's environment": "result = open('/proc/{parent}/environ').read()",
     "2 GB of memory": "result = len(bytearray(2 << 30))",
 }
 
@@ -61,7 +71,7 @@ def test_sealed_python_cannot(worker, tmp_path, code):
 
 
 def test_sealed_python_can_compute_read_and_import(worker):
-    assert worker.call(["import decimal, colorsys; result = str(decimal.Decimal(1) / 3)[:4] + open('/etc/hostname').read()[:0]"]) == "0.33"
+    assert worker.call(["import decimal, colorsys; result = str(decimal.Decimal(1) / 3)[:4] + open(decimal.__file__).read()[:0]"]) == "0.33"
 
 
 def test_an_endless_loop_ends_as_a_timeout_and_the_next_request_is_answered(worker):
@@ -128,7 +138,59 @@ def test_the_level_reached_is_logged(worker, caplog):
     with caplog.at_level(logging.INFO):
         worker.call(["pass"])
     assert "isolation by limits" in caplog.text
-    assert set(worker.ready["blocked"]) == {"network", "writes", "processes"}
+    assert set(worker.ready["blocked"]) == {"network", "writes", "reads", "processes", "signals"}
+
+
+@linux
+def test_what_is_open_without_a_layer_is_what_the_security_page_says(tmp_path):
+    """The table of SECURITY.md, made again; only for layers that this machine has."""
+    rows = []
+    for layer in ("none", "namespaces", "landlock", "seccomp", "landlock and namespaces"):
+        worker = Worker("hostile_worker", tmp_path / f"without-{layer}", seconds=5.0)
+        worker.call(["pass"])
+        worker.close()
+        if layer == "none" and worker.ready["layers"] != ["limits", "namespaces", "landlock", "seccomp"]:
+            pytest.skip(f"this machine offers {', '.join(worker.ready['layers'])} alone")
+        rows.append(f"| {layer} | " + " | ".join("blocked" if shut else "open" for shut in worker.ready["blocked"].values()) + " |")
+    page = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    assert "\n".join(rows) in page, "\n".join(rows)
+
+
+def test_a_scratch_folder_of_others_is_refused(tmp_path):
+    (tmp_path / "shared").mkdir(mode=0o777)
+    (tmp_path / "shared").chmod(0o777)
+    with pytest.raises(StageError, match="another user owns this scratch folder or may write to it"):
+        Worker("hostile_worker", tmp_path / "shared").call(["pass"])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="giving a folder away needs root")
+def test_a_scratch_folder_that_another_user_owns_is_refused(tmp_path):
+    (tmp_path / "given").mkdir(mode=0o700)
+    os.chown(tmp_path / "given", 65534, 65534)
+    with pytest.raises(StageError, match="another user owns"):
+        Worker("hostile_worker", tmp_path / "given").call(["pass"])
+
+
+def test_nothing_in_the_scratch_folder_is_imported(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(mode=0o700)
+    (scratch / "psutil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    worker = Worker("hostile_worker", scratch)
+    assert worker.call(["import psutil; result = psutil.__name__"]) == "psutil"
+    worker.close()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_probe_leaves_nothing_behind_and_follows_no_link(worker, tmp_path):
+    worker.call(["pass"])
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+
+
+def test_a_reply_without_end_is_cut_off(worker, monkeypatch):
+    monkeypatch.setattr(isolation, "REPLY_BYTES", 100_000)
+    with pytest.raises(WorkerLost, match="too long"):
+        worker.call(["result = 'x' * 1_000_000"])
+    assert worker.call(["result = 1"]) == "1"
 
 
 def test_a_machine_without_isolation_is_warned_of(caplog):

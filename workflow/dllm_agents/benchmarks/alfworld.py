@@ -24,6 +24,7 @@ from typing import Any
 from dllm_agents.benchmarks import alfworld_games, alfworld_planner
 from dllm_agents.benchmarks.alfworld_games import TASK_TYPES
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
+from dllm_agents.benchmarks.patterns import Pattern
 from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess
 from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, read_task_list, thought
 from dllm_agents.config import ALFWorldOptions
@@ -156,7 +157,7 @@ class ALFWorldEnvironment(SimulatedEnvironment):
     def __init__(self, task: Task, pool: SimulatorPool, nearest_action: bool) -> None:
         super().__init__(task, pool)
         self._nearest_action = nearest_action
-        self._subgoals = [(re.compile(pattern), times) for pattern, times in task.data["subgoals"]]
+        self._subgoals = [(Pattern(pattern, f"task {task.id}"), times) for pattern, times in task.data["subgoals"]]
 
     def reset(self) -> str:
         self._take()
@@ -219,7 +220,7 @@ class ALFWorldEnvironment(SimulatedEnvironment):
         for (pattern, _), matches in zip(self._subgoals, self._matched, strict=True):
             match = pattern.search(observation) or pattern.search(formerly)
             if match:
-                matches.add(match[0])
+                matches.add(match)
         reached = sum(min(len(matches), times) for (_, times), matches in zip(self._subgoals, self._matched, strict=True))
         self.success = won
         self._progress = 1.0 if won else reached / (sum(times for _, times in self._subgoals) + 1)
@@ -347,12 +348,13 @@ class ALFWorld(Benchmark):
         if self.options.task_list is None:
             return listed
         for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
+            source = f"{self.options.task_list}:{number}"
             try:
                 item = json.loads(line)
-                listed[str(item["additional_info"]["description"])] = [re.compile(pattern).pattern for pattern in item["subgoals"]]
-            except (ValueError, KeyError, TypeError, re.error):
+                listed[str(item["additional_info"]["description"])] = [Pattern(pattern, source).text for pattern in item["subgoals"]]
+            except (ValueError, KeyError, TypeError):
                 wanted = '{"subgoals": [patterns], "additional_info": {"description"}}'
-                raise StageError(f"{self.options.task_list}:{number}: not a task of AgentBoard's list; each line is {wanted}") from None
+                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {wanted}") from None
         return listed
 
 

@@ -136,14 +136,49 @@ def _bounded(kind: type[ast.operator], left: Any, right: Any) -> Any:
         count, repeated = (left, right) if isinstance(left, int) else (right, left)
         if isinstance(repeated, (str, bytes, list, tuple)) and max(count, 0) * _weight(repeated) > LARGEST_WEIGHT:
             raise Refused("the repetition is too long")
-    elif kind is ast.Mod and isinstance(left, (str, bytes)):
-        pattern = left if isinstance(left, str) else left.decode("latin-1")
-        if re.search(r"%[^a-zA-Z%]*(\*|\d{5})", pattern):
-            raise Refused("the format is too wide")
+    elif kind is ast.Mod and isinstance(left, (str, bytes)) and _longest_format(left, right) > LARGEST_WEIGHT:
+        raise Refused("the format is too wide")
     value = _OPERATORS[kind](left, right)
     if _weight(value) > LARGEST_WEIGHT:
         raise Refused("the value is too large")
     return value
+
+
+_CONVERSION = re.compile(r"[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?")
+
+
+def _longest_format(pattern: str | bytes, values: Any) -> int:
+    """A bound on the characters of `pattern % values`: the pattern, widths and precisions, and the values as often as they are named."""
+    pattern = pattern if isinstance(pattern, str) else pattern.decode("latin-1")
+    widths, named, at = 0, 0, 0
+    while (at := pattern.find("%", at) + 1) > 0:
+        if pattern.startswith("(", at):
+            named += 1
+            depth = 1
+            at += 1
+            while depth and at < len(pattern):
+                depth += {"(": 1, ")": -1}.get(pattern[at], 0)
+                at += 1
+        match = _CONVERSION.match(pattern, at)
+        assert match is not None
+        if "*" in match.groups():
+            return LARGEST_WEIGHT + 1
+        widths += sum(int(number[:9]) if len(number) < 10 else LARGEST_WEIGHT + 1 for number in match.groups() if number)
+        at = match.end() + 1
+    return len(pattern) + widths + max(1, named) * _printed(values)
+
+
+def _printed(value: Any) -> int:
+    """A bound on the characters that a value is printed with, `\\U0010ffff` for a character among them."""
+    if isinstance(value, (str, bytes)):
+        return 10 * len(value) + 3
+    if isinstance(value, int):
+        return value.bit_length() + 3
+    if isinstance(value, dict):
+        return 2 + sum(_printed(key) + _printed(item) + 4 for key, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return 5 + sum(_printed(item) + 2 for item in value)
+    return 400  # a float in full, `%f` of 1e308, or a name
 
 
 def _weight(value: Any) -> int:

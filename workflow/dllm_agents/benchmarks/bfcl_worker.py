@@ -28,6 +28,7 @@ from dllm_agents.benchmarks.bfcl_parser import Evaluator, Refused
 
 CPU_SECONDS = 1.0  # an honest answer takes a millisecond, the first of a category 50
 LONGEST_COMPLETION = 1_000_000
+LONGEST_OBSERVATION = 100_000  # characters; the longest that a ground truth gets is 31,986
 MODEL = "dllm_agents"
 
 
@@ -148,8 +149,13 @@ def play(episode: str, identifier: str, history: list[list[str]], completion: st
             _execute(episode, identifier, earlier)
     results = _execute(episode, identifier, calls)
     _executed[episode] = len(history) + 1
-    observation = decoding.format_execution_results_prompting({}, results, {"model_responses_decoded": calls})
+    shown = [_cut(result, LONGEST_OBSERVATION) for result in results]
+    observation = _cut(decoding.format_execution_results_prompting({}, shown, {"model_responses_decoded": calls}), LONGEST_OBSERVATION)
     return {"calls": calls, "observation": observation, "failed": any(result.startswith("Error during execution") for result in results)}
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}... ({len(text) - length} characters cut)"
 
 
 def _execute(episode: str, identifier: str, calls: list[str]) -> list[str]:
@@ -235,7 +241,7 @@ def main() -> None:
     os.dup2(nowhere, 1)  # the official code prints
     os.dup2(nowhere, 2)
     layers = isolation.confine(scratch)
-    ready = {"layers": layers, "blocked": isolation.probe(outside), "version": bfcl_data.version()}
+    ready = {"layers": layers, "blocked": isolation.probe(outside, layers), "version": bfcl_data.version()}
     isolation.serve(lambda request: OPERATIONS[request[0]](*request[1:]), ready, replies, CPU_SECONDS)
 
 

@@ -38,6 +38,7 @@ GENERATION_TOP_K = 10
 MAX_PASSAGE_CHARACTERS = 500
 MAX_TITLE_CHARACTERS = 100
 NOTHING_FOUND = "No results."
+MAX_TOOL_DELAY = 600
 _WEB_KEY = "WEB_SEARCH_API_KEY"
 
 
@@ -49,6 +50,8 @@ class SearchEnvironment(Environment):
     def __init__(self, task: Task, engine: SearchEngine, top_k: int, tool_delay: float = 0.0, long_thoughts: bool = False) -> None:
         self.task = task
         self._lock = threading.Lock()
+        if not 0 <= tool_delay <= MAX_TOOL_DELAY:
+            raise StageError(f"task {task.id}: tool_delay {tool_delay} is not from 0 to {MAX_TOOL_DELAY} seconds; run sample-tasks again")
         self._engine, self._top_k, self._delay, self._long_thoughts = engine, top_k, tool_delay, long_thoughts
         self._start()
 

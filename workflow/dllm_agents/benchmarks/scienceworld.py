@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Any
 
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
+from dllm_agents.benchmarks.patterns import Pattern
 from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess, die_with_parent
 from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, read_task_list, thought
 from dllm_agents.config import ScienceWorldOptions
@@ -154,7 +155,7 @@ class ScienceWorldEnvironment(SimulatedEnvironment):
 
     def __init__(self, task: Task, pool: SimulatorPool) -> None:
         super().__init__(task, pool)
-        self._patterns = [re.compile(pattern) for pattern in task.data.get("subgoals", [])]
+        self._patterns = [Pattern(pattern, f"task {task.id}") for pattern in task.data.get("subgoals", [])]
 
     def reset(self) -> str:
         self._take()
@@ -341,13 +342,14 @@ class ScienceWorld(Benchmark):
 
         listed: Listed = {}
         for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
+            source = f"{self.options.task_list}:{number}"
             try:
                 item = json.loads(line)
                 place = (infer_task(str(item["additional_info"]["env_name"])), int(item["additional_info"]["var"]))
-                listed[place] = (str(item["goal"]), [re.compile(pattern).pattern for pattern in item["subgoals"]])
-            except (ValueError, KeyError, TypeError, re.error):
+                listed[place] = (str(item["goal"]), [Pattern(pattern, source).text for pattern in item["subgoals"]])
+            except (ValueError, KeyError, TypeError):
                 wanted = '{"goal", "subgoals": [patterns], "additional_info": {"env_name", "var"}}'
-                raise StageError(f"{self.options.task_list}:{number}: not a task of AgentBoard's list; each line is {wanted}") from None
+                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {wanted}") from None
         if not listed:
             raise StageError(f"{self.options.task_list}: lists no task; give AgentBoard's scienceworld test.jsonl or leave task_list out")
         return listed
