@@ -121,6 +121,50 @@ def test_a_server_that_dies_says_why(diffusion_checkpoint: Path, tmp_path: Path,
         pass
 
 
+ATTACKER = """
+import os, socket, sys
+if os.getuid() == 0:
+    os.setuid(65534)
+with socket.socket() as listener:
+    listener.bind(("127.0.0.1", int(sys.argv[1])))
+    listener.listen()
+    print("ready", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        connection.settimeout(1)
+        try:
+            heard = connection.recv(65536)
+        except OSError:
+            heard = b""
+        if heard:
+            print(heard.decode(errors="replace"), flush=True)
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\n{}")
+        connection.close()
+"""
+
+
+def test_another_user_who_takes_the_port_is_sent_nothing(
+    fake_engine: Path, diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is slow to bind, an attacker (another user, where this runs as root) is faster and says that it is healthy."""
+    taken, free = launch.free_port(), launch.free_port()
+    ports = iter([taken, free])
+    monkeypatch.setattr(launch, "free_port", lambda: next(ports))
+    slow = Path(os.environ["DLLM_AGENTS_VLLM"])
+    slow.write_text(slow.read_text().replace('HTTPServer(("127', 'import time; time.sleep(1.0)\nHTTPServer(("127'))
+    attacker = subprocess.Popen([sys.executable, "-c", ATTACKER, str(taken)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert attacker.stdout is not None and attacker.stdout.readline() == "ready\n"
+        settings = config(big={"model": str(diffusion_checkpoint), "engine": "vllm"})
+        with running_server("big", settings) as endpoint, Client.for_backbone(endpoint, settings.backbones["big"]) as client:
+            answer = client.complete([{"role": "user", "content": "secret"}], decoding=settings.backbones["big"].decoding)
+    finally:
+        attacker.kill()
+        heard = attacker.communicate()[0]
+    assert endpoint.base_url == f"http://127.0.0.1:{free}/v1" and answer.text == f"Bearer {endpoint.api_key}"
+    assert heard == ""
+
+
 def test_a_port_taken_between_choice_and_bind_is_chosen_again(
     fake_engine: Path, diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

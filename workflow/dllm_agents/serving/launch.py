@@ -16,8 +16,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
+import psutil
 
 from dllm_agents.client.client import Client, Endpoint, ServerFault, api_key
 from dllm_agents.config import Backbone, Config
@@ -172,15 +174,17 @@ def _start(
         job = Job(name, backbone, seed, model_dir, free_port(), scratch, secrets.token_urlsafe(24))
         process = _spawn(BUILDERS[backbone.engine](job), log)
         try:
-            if _healthy(process, job.port, START_SECONDS[backbone.engine]):
-                return process, Endpoint(f"http://{HOST}:{job.port}/v1", name, backbone.engine == "native", job.key)
+            state = _state_after_start(process, job.port, START_SECONDS[backbone.engine])
+            if state == "healthy":
+                endpoint = Endpoint(f"http://{HOST}:{job.port}/v1", name, backbone.engine == "native", job.key)
+                return process, endpoint
         except BaseException:
             _end(process)
             raise
         _end(process)
         tail = _tail(log)
         # Another process took the port between choice and bind: choose again.
-        if "in use" not in tail:
+        if state != "taken" and "in use" not in tail:
             break
     raise StageError(f"backbones.{name}: its {backbone.engine} server did not get healthy; last lines of its log: {tail or 'none'}")
 
@@ -202,18 +206,43 @@ def _spawn(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True)
 
 
-def _healthy(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
-    """Wait until /health answers; False when the process ends first or the time is over."""
+def _state_after_start(process: subprocess.Popen[bytes], port: int, seconds: float) -> Literal["healthy", "taken", "failed"]:
+    """Wait until the server answers /health, ends, or the time is over; `taken` when another process listens on its port.
+
+    Nothing is sent to a listener that is not of the process group that was started: another user of the machine could take the port
+    first, and would be given the key and the prompts.
+    """
     deadline = time.monotonic() + seconds
     pause = 0.05
     with httpx.Client(trust_env=False, timeout=2.0) as http:
         while time.monotonic() < deadline and process.poll() is None:
-            with suppress(httpx.HTTPError):
-                if http.get(f"http://{HOST}:{port}/health").status_code == 200:
-                    return process.poll() is None
+            if _listens(process.pid, port):
+                with suppress(httpx.HTTPError):
+                    if http.get(f"http://{HOST}:{port}/health").status_code == 200:
+                        return "healthy" if process.poll() is None else "failed"
+            elif _is_open(port) and not _listens(process.pid, port):
+                return "taken"
             time.sleep(pause)
             pause = min(pause * 1.3, 0.5)
+    return "failed"
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether a process, or one that it started, listens on a port of this machine."""
+    with suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.Error):
+                if any(
+                    socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port for socket_ in process.net_connections(kind="tcp")
+                ):
+                    return True
     return False
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex((HOST, port)) == 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
