@@ -54,7 +54,7 @@ def test_unknown_backbone_names_the_known_ones(tmp_path: Path) -> None:
 def test_unknown_agent_and_benchmark(tmp_path: Path) -> None:
     assert "unknown agent 'x'" in mistake(tmp_path, "run: {agents: [x], benchmarks: []}")
     assert "unknown benchmark 'x'" in mistake(tmp_path, "run: {agents: [], benchmarks: [x]}")
-    assert "benchmarks.x: unknown benchmark" in mistake(tmp_path, "benchmarks: {x: {}}\nrun: {agents: []}")
+    assert "benchmarks.x: unknown key; allowed: alfworld" in mistake(tmp_path, "benchmarks: {x: {}}\nrun: {agents: []}")
 
 
 def test_a_backbone_has_one_source(tmp_path: Path) -> None:

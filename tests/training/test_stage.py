@@ -114,7 +114,7 @@ def test_bad_input_is_one_clear_line(accepted, tmp_path, capsys):
     for message, (wrong, backbone, path) in cases.items():
         with pytest.raises(StageError, match=message):
             train(wrong, backbone, "babyai", path, output)
-    config.benchmarks["babyai"].training.max_prompt_tokens = 16
+    config.benchmarks.babyai.training.max_prompt_tokens = 16
     with pytest.raises(StageError, match="no example fits"):
         train(config, "ar", "babyai", accepted, output)
     assert not output.exists()
@@ -216,7 +216,7 @@ def test_an_autoregressive_checkpoint_of_any_family_becomes_a_block_diffusion_tw
     assert AutoTokenizer.from_pretrained(tmp_path / "base").mask_token is None
 
     twin = configuration(base=str(tmp_path / "base"), logit_shift=True, noise="complementary")
-    budget = twin.benchmarks["babyai"].training  # transformers reads a Qwen's tokenizer file in its own way, into more tokens
+    budget = twin.benchmarks.babyai.training  # transformers reads a Qwen's tokenizer file in its own way, into more tokens
     budget.max_prompt_tokens, budget.response_tokens = 400, 64
     report = train(twin, "block_diffusion", "babyai", accepted, tmp_path / "twin")
     assert report.loss_curve[-1][1] < report.loss_curve[0][1]
@@ -278,7 +278,7 @@ def asking(weight: float, objective: str):
     found = data.exchanges(benchmarks.load("multihop_qa", conversational()), question(7), "compact")
     words = build_tokenizer(found, 1024)
     settings = Training.model_validate({"objective": objective, "call_weight": weight, **SMALL})
-    budget = conversational().benchmarks["multihop_qa"].training
+    budget = conversational().benchmarks.multihop_qa.training
     batch = objective_of(settings, budget, words)(data.encode(words, found), generator=torch.Generator().manual_seed(0))
     asked = batch.targets != IGNORE
     return words, batch.targets[asked], batch.weights[asked]
@@ -309,7 +309,7 @@ def test_a_planner_and_a_writer_are_taught_only_where_a_team_plays(tmp_path):
     from dllm_agents.trajectories import collect
 
     config = conversational()
-    config.benchmarks["multihop_qa"].train_tasks = 3
+    config.benchmarks.multihop_qa.train_tasks = 3
     accepted = list(collect(config, "multihop_qa", benchmarks.load("multihop_qa", config).tasks("train")))
     path = tmp_path / "t.jsonl"
     write_jsonl(path, accepted)

@@ -53,7 +53,7 @@ def _question_files(config: Config) -> list[str]:
     """The addresses on the hub among the files that the run's benchmarks read."""
     if "multihop_qa" not in config.run.benchmarks:
         return []
-    options = config.benchmark_options("multihop_qa")
+    options = config.benchmarks.multihop_qa
     return [path for path in (*options.sets.values(), *options.train_sets.values(), options.corpus) if path and HUB_ADDRESS.fullmatch(path)]
 
 

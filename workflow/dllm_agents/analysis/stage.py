@@ -43,7 +43,7 @@ def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> 
     """Task id -> what the configured LLM judges say of the answer (ACC_L); empty without judges."""
     if not episodes or episodes[0].benchmark != "multihop_qa":
         return {}
-    asked = judges(config.benchmark_options("multihop_qa"))
+    asked = judges(config.benchmarks.multihop_qa)
     if not asked:
         return {}
     return {

@@ -4,7 +4,16 @@ the workflow reads them on every start; sample sizes stand in the tables themsel
 from __future__ import annotations
 
 from dllm_agents.catalogue import NEEDS
-from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, EMBODIED, Config
+from dllm_agents.config import (
+    BFCL_MULTI_TURN,
+    BFCL_SINGLE_TURN,
+    EMBODIED,
+    ALFWorldOptions,
+    BabyAIOptions,
+    BFCLOptions,
+    Config,
+    ScienceWorldOptions,
+)
 
 TITLES = {
     "diffuagent_table1": "Embodied agents: success rate and progress rate (%), after Table 1 of DiffuAgent.",
@@ -98,20 +107,20 @@ def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
     options = config.benchmark_options(name)
     cap = f"at most {options.max_steps} steps"
     sample = f", {options.tasks} tasks drawn" if options.tasks else ""
-    if name == "babyai":
+    if isinstance(options, BabyAIOptions):
         named = f" ({', '.join(options.levels)})" if options.levels and levels else ""
         played = f"{len(options.levels)} levels{named}" if options.levels else "the 28 levels of AgentBoard"
         published = options.levels is None and options.tasks is None and (len(options.seeds), options.max_steps) == (4, 30)
         note = "" if published else "; not the published 112 tasks at 30 steps"
         return f"BabyAI: {played}, {len(options.seeds)} seeds each{sample}, {cap}{note}."
-    if name == "alfworld":
+    if isinstance(options, ALFWorldOptions):
         made = "" if options.data else "; generated games, whose scores are not comparable with published ones"
         return f"ALFWorld: {options.tasks or 'all'} tasks, {cap}{made}."
-    if name == "scienceworld":
+    if isinstance(options, ScienceWorldOptions):
         types = f"{len(options.task_types)} task types" if options.task_types else "30 task types"
         made = "" if options.task_list and not options.tasks else "; not the published 90 tasks"
         return f"ScienceWorld: {types}{sample}, {cap}{made}."
-    if name == "bfcl":
+    if isinstance(options, BFCLOptions):
         absent = [item for item in BFCL_SINGLE_TURN + BFCL_MULTI_TURN if item not in options.categories]
         parts = f"BFCL-v3: {len(options.categories)} of 17 categories, at most {options.per_category} entries each{sample}"
         return parts + (

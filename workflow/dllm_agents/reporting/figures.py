@@ -59,7 +59,7 @@ def diffuagent_figure1(inputs: Inputs, figure: Figure) -> None:
     agents = [agent for agent in inputs.agents if inputs.alone(agent)]
     played = [name for name in EMBODIED if any(name in inputs.config.agent_benchmarks(agent) for agent in agents)]
     names = ", ".join(map(display_name, played)) or "none"
-    whole = set(BFCL_MULTI_TURN) <= set(inputs.config.benchmark_options("bfcl").categories)
+    whole = set(BFCL_MULTI_TURN) <= set(inputs.config.benchmarks.bfcl.categories)
     averaged = ("overall",) if whole else ("non_live", "live")
     tools = {agent: _mean(_published_bfcl(agent, name) for name in averaged) for agent in speeds}
     panels: list[tuple[str, str, str, dict[str, float], dict[str, TableRow | None]]] = [
@@ -190,7 +190,7 @@ def diffuagent_figure7(inputs: Inputs, figure: Figure) -> None:
     """DiffuAgent Figure 7: tool calling with a selector, an editor or both, by backbone of the module; the agent alone stands first. Where
     the run has no multi-turn entries, ours are the mean of Non-Live and Live."""
     config = inputs.config
-    averaged = ("multi_turn",) if set(BFCL_MULTI_TURN) <= set(config.benchmark_options("bfcl").categories) else ("non_live", "live")
+    averaged = ("multi_turn",) if set(BFCL_MULTI_TURN) <= set(config.benchmarks.bfcl.categories) else ("non_live", "live")
     helped = {
         agent: config.agent_backbones(agent) for agent in inputs.agents if {"selector", "editor"} & set(config.agent_backbones(agent))
     }

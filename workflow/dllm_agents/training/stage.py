@@ -77,8 +77,7 @@ class Request(NamedTuple):
     @property
     def budget(self) -> TrainingBudget:
         """The benchmark's part of what training depends on."""
-        found: TrainingBudget = self.config.benchmark_options(self.benchmark).training
-        return found
+        return self.config.benchmark_options(self.benchmark).training
 
     def start(self) -> tuple[Network, PreTrainedTokenizerFast, int | None] | None:
         """The base's weights, tokenizer and block length; None to train from scratch."""

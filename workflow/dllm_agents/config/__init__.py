@@ -1,0 +1,60 @@
+"""The configuration, typed in one place.
+
+`workflow/schemas/config.schema.json` and the table of defaults in `config/README.md` are generated from these classes
+(`dllm-agents schema`); a test fails when they drift. Loading reports the first mistake as one line naming file and key.
+"""
+
+from dllm_agents.config.agents import MODULE_ROLES, SCRIPTED, Agent
+from dllm_agents.config.backbones import Backbone
+from dllm_agents.config.benchmarks import (
+    BABYAI_EASY_LEVELS,
+    BENCHMARKS,
+    BFCL_MULTI_TURN,
+    BFCL_SINGLE_TURN,
+    EMBODIED,
+    ALFWorldOptions,
+    BabyAIOptions,
+    BenchmarkOptions,
+    Benchmarks,
+    BFCLOptions,
+    MultiHopQAOptions,
+    ScienceWorldOptions,
+    TrainingBudget,
+)
+from dllm_agents.config.configuration import Config
+from dllm_agents.config.loading import load
+from dllm_agents.config.run import STAGES, Reporting, Resources, Run, Verification
+from dllm_agents.config.section import Section
+from dllm_agents.config.training import PREFERENCE, Lora, Preference, Training
+
+__all__ = [
+    "BABYAI_EASY_LEVELS",
+    "BENCHMARKS",
+    "BFCL_MULTI_TURN",
+    "BFCL_SINGLE_TURN",
+    "EMBODIED",
+    "MODULE_ROLES",
+    "PREFERENCE",
+    "SCRIPTED",
+    "STAGES",
+    "ALFWorldOptions",
+    "Agent",
+    "BFCLOptions",
+    "BabyAIOptions",
+    "Backbone",
+    "BenchmarkOptions",
+    "Benchmarks",
+    "Config",
+    "Lora",
+    "MultiHopQAOptions",
+    "Preference",
+    "Reporting",
+    "Resources",
+    "Run",
+    "ScienceWorldOptions",
+    "Section",
+    "Training",
+    "TrainingBudget",
+    "Verification",
+    "load",
+]

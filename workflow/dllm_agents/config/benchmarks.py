@@ -1,0 +1,162 @@
+"""Options of the benchmarks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from dllm_agents.config.section import Section
+
+BABYAI_EASY_LEVELS = [
+    "GoToRedBallGrey",
+    "GoToRedBall",
+    "GoToRedBallNoDists",
+    "GoToObjS6",
+    "GoToLocalS8N7",
+    "GoToObj",
+    "GoToLocal",
+    "PickupLoc",
+]
+BFCL_SINGLE_TURN = [
+    "simple",
+    "java",
+    "javascript",
+    "multiple",
+    "parallel",
+    "parallel_multiple",
+    "irrelevance",
+    "live_simple",
+    "live_multiple",
+    "live_parallel",
+    "live_parallel_multiple",
+    "live_relevance",
+    "live_irrelevance",
+]
+BFCL_MULTI_TURN = ["multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"]
+EMBODIED = ("alfworld", "scienceworld", "babyai")
+
+
+class TrainingBudget(Section):
+    """What every trained backbone gets of a benchmark, whatever its paradigm; set beside the data so that paradigms stay matched."""
+
+    supervised_tokens: int = Field(
+        default=100_000, ge=1, description="tokens that carry loss; training stops at exactly this many, never by time"
+    )
+    batch_size: int = Field(default=32, ge=1, description="examples per optimiser step, before noised copies are made")
+    max_vocabulary: int = Field(default=1024, ge=320, description="most tokens of the tokenizer made from the training texts")
+    max_prompt_tokens: int = Field(default=192, ge=16, description="examples with longer prompts are left out, counted and named")
+    response_tokens: int = Field(default=20, ge=4, description="longest response; full diffusion pads every response to it")
+
+
+class BenchmarkOptions(Section):
+    """Options that every benchmark has."""
+
+    tasks: int | None = Field(default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set")
+    train_tasks: int = Field(default=100, ge=0, description="teacher trajectories collected on training tasks")
+    exploration: float = Field(
+        default=0.0, ge=0, le=1, description="share of executed actions that are random valid ones while the teacher labels every state"
+    )
+    teacher: str | None = Field(default=None, description="backbone that teaches, a server by URL among them; null for the benchmark's own")
+    max_steps: int = Field(default=30, ge=1, description="steps per episode")
+    training: TrainingBudget = Field(default_factory=TrainingBudget)
+
+
+class BabyAIOptions(BenchmarkOptions):
+    levels: list[str] | None = Field(default=None, description="BabyAI levels without prefix and version; null for AgentBoard's 28")
+    seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
+    train_seed_start: int = Field(default=100_000, description="training seeds count up from here; evaluated seeds are skipped")
+    task_list: str | None = Field(default=None, description="path of AgentBoard's babyai test.jsonl, for its published sub-goals")
+
+
+class ScienceWorldOptions(BenchmarkOptions):
+    task_types: list[str] | None = Field(default=None, description="ScienceWorld task names; null for all 30")
+    task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
+    simplifications: str = Field(default="selfWateringFlowerPots,openContainers,openDoors,noElectricalAction")
+    gold_within_limit: bool = Field(default=False, description="draw only tasks whose gold path fits max_steps")
+    jvm_memory_mb: int = Field(default=384, ge=128, le=448, description="Java heap of a simulator; it needs about 150 MB beside it")
+    recycle_after: int = Field(default=20, ge=1, description="episodes after which a simulator process is replaced")
+
+
+class ALFWorldOptions(BenchmarkOptions):
+    data: str | None = Field(default=None, description="folder made by alfworld-download; null generates games")
+    task_list: str | None = Field(default=None, description="path of AgentBoard's alfworld test.jsonl, for its sub-goals")
+    task_types: list[str] | None = Field(default=None, description="household task types; null for all six")
+    nearest_action: bool = Field(default=False, description="map an action to the nearest admissible command (difflib ratio > 0.5)")
+
+
+class BFCLOptions(BenchmarkOptions):
+    categories: list[str] = Field(default=BFCL_SINGLE_TURN + BFCL_MULTI_TURN)
+    per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
+    max_steps: int = Field(default=20, ge=1, description="model calls per turn (BFCL's own limit)")
+    scratch: str | None = Field(default=None, description="folder the isolated checker may write to; null for a temporary one")
+
+    @model_validator(mode="after")
+    def _known_categories(self) -> BFCLOptions:
+        unknown = sorted(set(self.categories) - set(BFCL_SINGLE_TURN + BFCL_MULTI_TURN))
+        if unknown:
+            raise ValueError(f"unknown category {unknown[0]!r}; allowed: {', '.join(BFCL_SINGLE_TURN + BFCL_MULTI_TURN)}")
+        return self
+
+
+class MultiHopQAOptions(BenchmarkOptions):
+    sets: dict[str, str | None] = Field(
+        default={"generated": None},
+        description="question set -> path of a question file, or hf://datasets/OWNER/NAME[@REVISION]/FILE (see `dllm-agents download`); "
+        "`generated` makes a seeded corpus and 2-4-hop questions",
+    )
+    train_sets: dict[str, str] = Field(default={}, description="training question set -> path or hf:// address")
+    corpus: str | None = Field(
+        default=None, description="JSON Lines of {title, text} (path or hf://); null uses the questions' own paragraphs"
+    )
+    search: Literal["bm25", "hybrid", "web"] = "bm25"
+    web_search_url: str | None = Field(default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY")
+    top_k: int = Field(default=10, ge=1)
+    max_steps: int = Field(default=5, ge=1, description="turns per question")
+    tool_delay: float | list[float] = Field(
+        default=0.0, description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, tasks take turns"
+    )
+    judge_url: str | None = Field(default=None, description="OpenAI-compatible URL of the LLM judge (ACC_L); null leaves it out")
+    judge_model: str | None = None
+    second_judge_url: str | None = Field(default=None, description="a second judge, for agreement (Cohen's kappa) with the first")
+    second_judge_model: str | None = None
+    thoughts: Literal["short", "long"] = Field(
+        default="short", description="the oracle's thoughts on generated questions: about 12 tokens, or 48 to 64 for P-ReAct"
+    )
+    names: int | None = Field(
+        default=None, ge=12, description="names of each kind that generated worlds draw on; null for all. Fewer are learnt sooner"
+    )
+    hops: list[Annotated[int, Field(ge=2, le=4)]] = Field(
+        default=[2, 3, 4], min_length=1, description="hops of generated questions, in turn"
+    )
+    cache: str | None = Field(default=None, description="folder of the dense encoder's passage vectors; null for the user's cache folder")
+
+    @property
+    def tool_delays(self) -> list[float]:
+        """The delays that evaluated tasks take in turn."""
+        return self.tool_delay if isinstance(self.tool_delay, list) else [self.tool_delay]
+
+    @model_validator(mode="after")
+    def _delays(self) -> MultiHopQAOptions:
+        if not self.tool_delays or not all(0 <= delay <= 600 for delay in self.tool_delays):
+            raise ValueError("tool_delay: needs one or more numbers of seconds from 0 to 600")
+        return self
+
+
+class Benchmarks(Section):
+    """The options of every benchmark, defaults where the files say nothing."""
+
+    alfworld: ALFWorldOptions = Field(default_factory=ALFWorldOptions)
+    babyai: BabyAIOptions = Field(default_factory=BabyAIOptions)
+    bfcl: BFCLOptions = Field(default_factory=BFCLOptions)
+    multihop_qa: MultiHopQAOptions = Field(default_factory=MultiHopQAOptions)
+    scienceworld: ScienceWorldOptions = Field(default_factory=ScienceWorldOptions)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_said(cls, data: Any) -> Any:
+        """A name with nothing after it takes the defaults."""
+        return {name: section for name, section in data.items() if section is not None} if isinstance(data, dict) else data
+
+
+BENCHMARKS = tuple(sorted(Benchmarks.model_fields))

@@ -1,0 +1,88 @@
+"""What no section can check alone: names that must exist elsewhere, and settings that must fit one another.
+
+Every check reads a configuration and raises ValueError with one line, `key: what is wrong; what is allowed`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from dllm_agents.catalogue import FIGURES, TABLES
+from dllm_agents.config.agents import MODULE_ROLES, SCRIPTED
+from dllm_agents.config.benchmarks import BENCHMARKS
+from dllm_agents.config.run import STAGES
+from dllm_agents.config.section import explain, require
+from dllm_agents.config.training import PREFERENCE
+from dllm_agents.decoding.settings import Decoding
+
+if TYPE_CHECKING:
+    from dllm_agents.config.configuration import Config
+
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def names(config: Config) -> None:
+    """Names of agents and backbones can be names of files and rules."""
+    for kind, entries in (("agents", config.agents), ("add", config.add), ("backbones", config.backbones)):
+        for name in entries:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{kind}.{name}: files and rules are named after it; use letters, digits, _, . and -")
+
+
+def references(config: Config) -> None:
+    """What the run, the report and the benchmarks name exists."""
+    require(config.endpoints, config.backbones, "endpoints", "backbone")
+    require(config.resources, STAGES, "resources", "stage")
+    require(config.run.benchmarks, BENCHMARKS, "run.benchmarks", "benchmark")
+    require(config.run.agents, config.agents, "run.agents", "agent")
+    for name in BENCHMARKS:
+        if (teacher := config.benchmark_options(name).teacher) is not None:
+            require([teacher], config.backbones, f"benchmarks.{name}.teacher", "backbone")
+    require(config.run.verification.agents, config.run.agents, "run.verification.agents", "agent of the run")
+    require(config.run.verification.backbones, config.backbones, "run.verification.backbones", "backbone")
+    require(config.report.tables, TABLES, "report.tables", "table")
+    require(config.report.figures, FIGURES, "report.figures", "figure")
+    require(config.report.style, FIGURES, "report.style", "figure")
+
+
+def agents(config: Config) -> None:
+    """Every agent has its backbones and benchmarks, and decodes with settings that fit together."""
+    for name, agent in config.agents.items():
+        require([agent.policy], [*SCRIPTED, *config.backbones], f"agents.{name}.policy", "backbone")
+        for role in MODULE_ROLES:
+            if (module := getattr(agent, role)) is not None:
+                require([module], config.backbones, f"agents.{name}.{role}", "backbone")
+        for key in ("benchmarks", "tasks"):
+            require(getattr(agent, key) or [], BENCHMARKS, f"agents.{name}.{key}", "benchmark")
+        if agent.selector_confidence is not None and agent.selector is None:
+            raise ValueError(f"agents.{name}.selector_confidence: needs a selector to ask where the graph is not sure")
+        if agent.decoding:
+            _decoding(config, name)
+
+
+def _decoding(config: Config, name: str) -> None:
+    if config.agents[name].policy in SCRIPTED:
+        raise ValueError(f"agents.{name}.decoding: {config.agents[name].policy} decodes nothing; leave it out")
+    for benchmark in config.agent_benchmarks(name):
+        try:
+            config.decoding(name, "policy", benchmark)
+        except ValidationError as error:
+            raise ValueError(explain(error, Decoding, f"agents.{name}.decoding")) from None
+
+
+def backbones(config: Config) -> None:
+    """Every backbone names benchmarks that exist; preference optimisation starts from a block-diffusion backbone trained here."""
+    for name, backbone in config.backbones.items():
+        for key in ("benchmarks", "tasks", "benchmark_decoding"):
+            require(getattr(backbone, key) or [], BENCHMARKS, f"backbones.{name}.{key}", "benchmark")
+    learnt = [name for name, entry in config.backbones.items() if entry.training and entry.training.objective == "block_diffusion"]
+    for name in config.used_backbones():  # a server is given its own backbone alone, without the one that was its base
+        training = config.backbones[name].training
+        if training is not None and training.objective in PREFERENCE:
+            require([str(training.base)], learnt, f"backbones.{name}.training.base", "block-diffusion backbone trained here")
+
+
+CHECKS = (names, references, agents, backbones)

@@ -1,0 +1,71 @@
+"""What every section has: it refuses unknown keys, and explains a mistake in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dllm_agents.errors import StageError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], where: str, file: str = "configuration") -> Any:
+        """A checked section; raises StageError with one line naming file and key."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise StageError(f"{file}: {explain(error, cls, where)}") from None
+
+
+def require(wanted: Iterable[str], allowed: Iterable[str], where: str, what: str) -> None:
+    """Raise ValueError for the first wanted name that is not allowed."""
+    allowed = list(allowed)
+    for name in wanted:
+        if name not in allowed:
+            raise ValueError(f"{where}: unknown {what} {name!r}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}")
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """The first mistake as `key: what is wrong; what is allowed`."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join([*filter(None, [where]), *location])
+    if first["type"] == "extra_forbidden":
+        allowed = _allowed_keys(model, location[:-1])
+        close = difflib.get_close_matches(location[-1], allowed, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{key}: unknown key{hint}; allowed: {', '.join(sorted(allowed))}"
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return message if _names_key(message) else f"{key}: {message}"
+    given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{given}"
+
+
+def _names_key(message: str) -> bool:
+    head = message.split(":")[0]
+    return ":" in message and " " not in head
+
+
+def _allowed_keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Keys of the section at `location`, walking dictionaries of sections by any name."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            if part not in current.model_fields:
+                return []
+            current = current.model_fields[part].annotation
+        else:
+            current = current.__args__[1]
+        while not (isinstance(current, type) and issubclass(current, BaseModel)) and getattr(current, "__origin__", None) is not dict:
+            candidates = [item for item in getattr(current, "__args__", ()) if item is not type(None)]
+            if not candidates:
+                return []
+            current = candidates[0]
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
