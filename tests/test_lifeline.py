@@ -76,3 +76,12 @@ def test_a_stage_started_by_hand_follows_nobody(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(lifeline.VARIABLE, f"{os.getpid()}:1:another machine")
     lifeline.follow()
     time.sleep(0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's way")
+@pytest.mark.parametrize(("variable", "readable"), [("WEB_SEARCH_API_KEY", 0), ("MY_BACKBONE_API_KEY", 0), ("NOTHING_SECRET", 1)])
+def test_a_job_with_a_key_cannot_be_read_by_other_processes_of_its_user(variable, readable):
+    code = "import ctypes; from dllm_agents import lifeline; lifeline.hide_keys(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(lifeline.__file__).parents[1]), variable: "secret"}
+    job = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert int(job.stdout) == readable  # PR_GET_DUMPABLE

@@ -80,7 +80,8 @@ def gone(port: int) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_checkpoint: Path) -> None:
+def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_API_KEY", "of the judge alone")
     paradigm = "ar" if engine == "vllm" else "diffusion"
     backbone = {"model": str(diffusion_checkpoint), "engine": engine, "paradigm": paradigm, "decoding": DIFFUSION, "gpus": 2}
     settings = config(big=backbone)
@@ -91,6 +92,7 @@ def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_
     line = " ".join(called["arguments"])
     assert str(diffusion_checkpoint) in line and "--served-model-name big" in line and "--host 127.0.0.1" in line
     assert endpoint.api_key is not None and endpoint.api_key not in line
+    assert "JUDGE_API_KEY" not in called["environment"]
     if engine == "vllm":
         assert called["environment"]["VLLM_API_KEY"] == endpoint.api_key and "--max-model-len 4000" in line
         assert "--tensor-parallel-size 2" in line

@@ -410,6 +410,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     # A job that is asked to end must run its clean-up: servers and simulators go with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    lifeline.hide_keys()
     lifeline.follow()
     try:
         args.run(args)

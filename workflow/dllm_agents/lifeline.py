@@ -7,15 +7,18 @@ follow their job by the kernel's parent-death signal. A Snakemake inside a clust
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 VARIABLE = "DLLM_AGENTS_WORKFLOW"
 CLEAN_UP_SECONDS = 3.0
+PR_SET_DUMPABLE = 4
 
 
 def announce() -> None:
@@ -51,6 +54,17 @@ def follow_parent() -> None:
     except OSError:  # forbidden here, or a parent outside this process namespace
         return
     threading.Thread(target=_watch, args=([parent], _end), name="lifeline", daemon=True).start()
+
+
+def hide_keys() -> None:
+    """Where this job's environment holds a key, keep other processes of the same user from reading it (prctl PR_SET_DUMPABLE)."""
+    if sys.platform == "linux" and any(map(is_key, os.environ)):
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def is_key(variable: str) -> bool:
+    """Whether an environment variable holds a key by its name."""
+    return variable.upper().endswith("API_KEY")
 
 
 def _watch(descriptors: list[int], then: Callable[[], None]) -> None:

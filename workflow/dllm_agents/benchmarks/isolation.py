@@ -46,7 +46,7 @@ OPEN_FILES = 64
 REPLY_BYTES = 32 << 20
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 4, 38, 22, 2
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 _EPERM = 1
 
@@ -273,12 +273,6 @@ def serve(handle: Any, ready: dict[str, Any], replies: int, cpu_seconds: float) 
 
 
 # --------------------------------------------------------------------------------------------------------------- parent side
-
-
-def hide_environment() -> None:
-    """Keep other processes of this user from reading this one's environment and memory (prctl PR_SET_DUMPABLE), where keys may be."""
-    if sys.platform.startswith("linux"):
-        _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class WorkerLost(Exception):

@@ -21,6 +21,7 @@ from typing import Literal
 import httpx
 import psutil
 
+from dllm_agents import lifeline
 from dllm_agents.client.client import Client, Endpoint, ServerFault, api_key
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
@@ -201,7 +202,8 @@ def _spawn(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
     if executable is None:
         raise StageError(f"{launch.command[0]}: no such program; make its environment as envs/vllm.txt or envs/sglang.txt says")
     guarded = [sys.executable, "-I", "-c", _GUARD, str(os.getpid()), executable, *launch.command[1:]]
-    environment = {**os.environ, **launch.environment}
+    # Keys of searches, judges and other backbones are none of a server's business.
+    environment = {name: value for name, value in os.environ.items() if not lifeline.is_key(name)} | launch.environment
     with open(log, "wb") as output:
         return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True)
 
