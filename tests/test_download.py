@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from dllm_agents.download import _listed
+from dllm_agents.errors import StageError
+
 COMMIT = "a" * 40
 WEIGHTS = b"weights" * 1000
 QUESTIONS = b'{"idx": 1, "question": "Who?", "answer": "Ada"}\n'
@@ -79,7 +82,14 @@ def checksum(name: str, content: bytes) -> str:
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    Hub.files = {"config.json": b"{}", "model.safetensors": WEIGHTS, "modeling.py": b"raise SystemExit", "test.jsonl": QUESTIONS}
+    Hub.files = {
+        "config.json": b"{}",
+        "model.safetensors": WEIGHTS,
+        "modeling.py": b"raise SystemExit",
+        "tokenizer.py": b"1",
+        "tokenizer_x.pkl": b"1",
+        "test.jsonl": QUESTIONS,
+    }
     Hub.listed, Hub.commit = {}, COMMIT
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -114,7 +124,7 @@ def test_models_are_fetched_checked_and_recorded(hub: str, tmp_path: Path) -> No
     entry = json.loads((tmp_path / "record.json").read_text())["b"]
     assert entry["revision"] == COMMIT and entry["files"]["model.safetensors"] == hashlib.sha256(WEIGHTS).hexdigest()
     assert (Path(entry["directory"]) / "model.safetensors").read_bytes() == WEIGHTS
-    assert not list((tmp_path / "cache").rglob("*.py")), "code was fetched"
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".py", ".pkl")], "code was fetched"
     asked = "from dllm_agents.models.checkpoints import from_hub; print(from_hub('me/model', None))"
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ":".join(sys.path)}
     found = subprocess.run([sys.executable, "-c", asked], env=offline, capture_output=True, text=True)
@@ -163,6 +173,20 @@ def test_a_file_that_differs_from_the_hubs_checksum_is_refused(hub: str, tmp_pat
     Hub.listed = {"model.safetensors": "0" * 64}
     done = download(tmp_path, hub)
     assert done.returncode == 1 and "model.safetensors: not what the hub lists" in done.stderr
+
+
+@pytest.mark.parametrize("commit", ["../../../../evil", "main", "a" * 39, "A" * 40, ""])
+def test_a_commit_that_is_none_fetches_nothing(hub: str, tmp_path: Path, commit: str) -> None:
+    Hub.commit = commit
+    done = download(tmp_path, hub)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and not (tmp_path / "record.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["mine.yaml"]
+
+
+@pytest.mark.parametrize("revision", ["../../../evil", "-x", "a b", "/etc"])
+def test_a_revision_that_is_none_is_one_line(revision: str) -> None:
+    with pytest.raises(StageError, match="backbones.b: revision"):
+        _listed("backbones.b", "model", "me/model", revision)
 
 
 def test_no_network_is_one_line(tmp_path: Path) -> None:

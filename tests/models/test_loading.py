@@ -200,6 +200,16 @@ def truncate(directory: Path) -> None:
         (lambda d: edit(d, model_type="gpt9"), "model_type 'gpt9' is not supported"),
         (lambda d: edit(d, vocab_size="many", embedding_size=None), "vocab_size is 'many'"),
         (lambda d: edit(d, dllm={"attention": "sideways"}), "dllm.attention"),
+        (lambda d: (d / "config.json").write_text('{"a":' + "[" * 100_000), "config.json: not JSON"),
+        (lambda d: (d / "generation_config.json").write_text("[" * 100_000), "generation_config.json: not JSON"),
+        (lambda d: (d / "model.safetensors.index.json").write_text("{" * 100_000), "index.json: not JSON"),
+        (lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "%s"}}' % ("x" * 5000)), "missing shard"),
+        (lambda d: ((d / "config.json").unlink(), (d / "config.json").symlink_to("/dev/zero")), "config.json: not a file of at most"),
+        (lambda d: add(d, f"model.layers.{'9' * 5000}.weight"), "unknown keys"),
+        (
+            lambda d: edit(d, model_type="qwen3", rope_scaling={"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
+            "config",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_checkpoint_is_said_in_one_line(tmp_path: Path, damage: Any, named: str) -> None:
@@ -208,6 +218,12 @@ def test_what_is_wrong_with_a_checkpoint_is_said_in_one_line(tmp_path: Path, dam
     with pytest.raises(StageError, match=named) as error:
         load(directory)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_label_tables_are_not_built(tmp_path: Path) -> None:
+    directory = llama_like(tmp_path, "qwen3")
+    edit(directory, num_labels=10**9)
+    assert load(directory).config["num_labels"] == 10**9  # within the test's seconds
 
 
 def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:

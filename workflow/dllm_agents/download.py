@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import HUB_FILES, from_hub, is_hub_name
 from dllm_agents.records import write_aside, write_json
+
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 
 
 def download(config: Config, record: Path) -> dict[str, Any]:
@@ -61,11 +64,16 @@ def _listed(key: str, kind: Literal["model", "dataset"], name: str, revision: st
     """What the hub says of a repository: commit, and every file with its checksum. Raises StageError when it cannot be asked."""
     from huggingface_hub import HfApi
 
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise StageError(f"{key}: revision {revision!r} is no commit, branch or tag; correct it")
     try:
-        return HfApi().repo_info(name, repo_type=kind, revision=revision, files_metadata=True)
+        info = HfApi().repo_info(name, repo_type=kind, revision=revision, files_metadata=True)
     except Exception as error:  # the hub's own, and those of whatever HTTP client it uses
         reason = " ".join(str(error).split())[:200]
         raise StageError(f"{key}: {name} cannot be found on the hub ({reason}); correct the name or go online") from None
+    if not re.fullmatch("[0-9a-f]{40}", str(info.sha)):
+        raise StageError(f"{key}: the hub names {str(info.sha)[:60]!r} as the commit of {name}, which is none; nothing was fetched")
+    return info
 
 
 def _name(snapshot: Path, revision: str | None, commit: str) -> None:

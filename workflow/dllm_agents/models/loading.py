@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,9 @@ from dllm_agents.models.attention import IMPLEMENTATION
 from dllm_agents.models.families import Attention, Family, family_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
+LARGEST_JSON = 64 << 20  # bytes; the index of a checkpoint of many shards takes 1 MiB
+# Keys that say nothing of the network, and of which `num_labels` makes transformers build tables of that length.
+IGNORED_KEYS = ("num_labels", "id2label", "label2id", "problem_type", "task_specific_params")
 # Sizes no published checkpoint comes near; beyond them a config is a mistake, and building it would eat the machine.
 LIMITS = {
     "hidden_size": 65536,
@@ -111,10 +115,13 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_JSON:
+            raise StageError(f"{path}: not a file of at most {LARGEST_JSON >> 20} MiB; copy the checkpoint again")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; name a checkpoint directory with config.json and *.safetensors") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StageError(f"{path}: not JSON; the checkpoint is damaged, copy it again") from None
     if not isinstance(value, dict):
         raise StageError(f"{path}: a config is a mapping, not {type(value).__name__}")
@@ -135,6 +142,8 @@ def _network_config(family: Family, raw: dict[str, Any]) -> Any:
     for key in ("auto_map", "architectures", "quantization_config", "model_type", "dllm"):
         if key == "quantization_config" and values.get(key):
             raise StageError("quantization_config: quantised checkpoints are not read; take the bf16 one")
+        values.pop(key, None)
+    for key in IGNORED_KEYS:
         values.pop(key, None)
     for key, most in LIMITS.items():
         value = values.get(key)
@@ -203,14 +212,14 @@ def _shards(directory: Path) -> list[Path]:
         hint = "pickled weights are not opened, convert them to safetensors" if pickled else "copy *.safetensors beside config.json"
         raise StageError(f"{directory}: no weights; {hint}")
     for file in files:
-        if not file.is_file():
-            raise StageError(f"{file}: missing shard, named in {index.name}; copy the checkpoint again")
+        if len(file.name) > 255 or not file.is_file():
+            raise StageError(f"{directory / file.name[:255]}: missing shard, named in {index.name}; copy the checkpoint again")
     return files
 
 
 def _build(directory: Path, family: Family, config: Any, names: dict[str, _Stored]) -> nn.Module:
     """An empty network whose parameters are those of the checkpoint, no more, no less, in name and shape."""
-    layers = 1 + max((int(found[1]) for name in names if (found := re.match(r"model\.layers\.(\d+)\.", name))), default=-1)
+    layers = 1 + max((int(found[1]) for name in names if (found := re.match(r"model\.layers\.(\d{1,6})\.", name))), default=-1)
     if layers != config.num_hidden_layers:
         raise StageError(f"{directory}: the weights have {layers} layers, config.json says {config.num_hidden_layers}")
     with torch.device("meta"):
@@ -261,7 +270,10 @@ def _fill(directory: Path, network: nn.Module, names: dict[str, _Stored], dtype:
     if config.tie_word_embeddings:
         network.lm_head.weight = network.model.embed_tokens.weight  # type: ignore[union-attr]
     # The rotary frequencies are no parameters: computed here from the config, on the real device.
-    network.model.rotary_emb = type(network.model.rotary_emb)(config).to(device)  # type: ignore[union-attr,call-arg]
+    try:
+        network.model.rotary_emb = type(network.model.rotary_emb)(config).to(device)  # type: ignore[union-attr,call-arg]
+    except Exception as error:  # a table of factors of another length, and whatever else stands in the config
+        raise StageError(f"{directory / 'config.json'}: rope settings make no sense ({' '.join(str(error).split())[:200]})") from None
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     network.eval()
