@@ -26,7 +26,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 def names(config: Config) -> None:
     """Names of agents and backbones can be names of files and rules."""
-    for kind, entries in (("agents", config.agents), ("add", config.add), ("backbones", config.backbones)):
+    for kind, entries in (("add", config.add), ("backbones", config.backbones), ("agents", config.agents)):
         for name in entries:
             if not NAME.fullmatch(name):
                 raise ValueError(f"{kind}.{name}: files and rules are named after it; use letters, digits, _, . and -")
