@@ -80,7 +80,7 @@ def test_a_mistake_in_a_parent_names_the_parent(tmp_path: Path) -> None:
 def test_own_backbone_gains_an_agent_in_the_run(tmp_path: Path) -> None:
     config = load([write(tmp_path, f"extends: {ROOT}/config/demo.yaml\nadd: {{mine: {{url: 'http://127.0.0.1:1/v1'}}}}")])
     assert config.run.agents[-1] == "mine"
-    assert config.agent_backbones("mine") == {"policy": "mine"}
+    assert config.agent_backbones("mine", "babyai") == {"policy": "mine"}
     assert config.results == "results/demo"
     assert load([write(tmp_path, yaml.safe_dump(config.model_dump(mode="json")))]) == config
 
@@ -119,3 +119,55 @@ def test_every_table_and_figure_of_the_registry_has_its_needs() -> None:
     from dllm_agents.reporting import figures, tables
 
     assert set(tables.TABLES) == catalogue.TABLES and set(figures.FIGURES) == catalogue.FIGURES
+
+
+TWO = "backbones: {m: {url: 'http://x'}, n: {url: 'http://y'}}\n"
+
+
+@pytest.mark.parametrize(
+    "agent, said",
+    [
+        ("selector: {backbone: n}", "agents.a.selector: babyai has no tool selector (workflow react: memory, verifier); leave it out"),
+        ("writer: n", "agents.a.writer: babyai has no writer (workflow react: memory, verifier); leave it out"),
+        ("acting: p_react", "agents.a.acting: babyai cannot use it (workflow react: history, attempts); leave it out"),
+        (
+            "memory: {backbone: n}, benchmarks: [bfcl, multihop_qa]",
+            "bfcl, multihop_qa have no memory (workflow tool_calling: selector, editor; workflow search: none); leave it out",
+        ),
+        ("writer: n, benchmarks: [multihop_qa]", "has no writer (workflow search: none); set workflow: planner, or leave it out"),
+        ("memory: n", "agents.a.memory: is a section; write memory: {backbone: n}"),
+        ("memory_every: 3", "agents.a.memory_every: is now written memory: {every: ...}"),
+        ("memory_keep: 3", "agents.a.memory_keep: is now written memory: {keep: ...}"),
+        ("verifier_prompt: strict", "agents.a.verifier_prompt: is now written verifier: {prompt: ...}"),
+        ("verifier_every: 3", "agents.a.verifier_every: is now written verifier: {every: ...}"),
+        ("selector_confidence: 0.9", "agents.a.selector_confidence: is now written selector: {confidence: ...}"),
+        ("verifier: {backbone: o}", "agents.a.verifier.backbone: unknown backbone 'o'"),
+        ("verifier: {prompt: strict}", "agents.a.verifier.backbone: field required"),
+    ],
+)
+def test_a_role_belongs_to_a_workflow(tmp_path: Path, agent: str, said: str) -> None:
+    line = mistake(tmp_path, f"{TWO}agents: {{a: {{policy: m, {agent}}}}}\nrun: {{benchmarks: [babyai], agents: [a]}}")
+    assert said in line
+
+
+def test_backbones_play_where_their_role_is(tmp_path: Path) -> None:
+    agents = "agents: {a: {policy: m, memory: {backbone: n}}, team: {policy: m, workflow: planner, writer: n}}\n"
+    config = load([write(tmp_path, f"{TWO}{agents}run: {{benchmarks: [babyai, bfcl, multihop_qa], agents: [random, a, team]}}")])
+    assert config.agent_backbones("a", "babyai") == {"policy": "m", "memory": "n"}
+    assert config.agent_backbones("a", "bfcl") == config.agent_backbones("team", "babyai") == {"policy": "m"}
+    assert config.agent_backbones("team", "multihop_qa") == {"planner": "m", "seeker": "m", "writer": "n"}
+    assert config.agent_backbones("random", "babyai") == {}
+    assert config.played_backbones("a") == {"m": ["babyai", "bfcl", "multihop_qa"], "n": ["babyai"]}
+    assert config.agents["team"].backbones == {"policy": "m", "writer": "n"}
+
+
+def test_an_agents_decoding_is_merged_as_deeply_as_files_are(tmp_path: Path) -> None:
+    decoding = "{strategy: llada, max_new_tokens: 64, steps: 32, tool_prefill: {open: 5, close: 15, bias: 1}}"
+    agents = "agents: {a: {policy: m, decoding: {tool_prefill: {bias: 2}}, memory: {backbone: m}, verifier: {backbone: m}}}"
+    config = load([write(tmp_path, f"backbones: {{m: {{url: 'http://x', decoding: {decoding}}}}}\n{agents}\n")])
+    prefill = config.decoding("a", "policy", "babyai").tool_prefill
+    assert prefill is not None and (prefill.open, prefill.close, prefill.bias) == (5, 15, 2)
+    assert config.decoding("a", "memory", "babyai") == config.backbones["m"].decoding
+    # A verifier says YES or NO, online and replayed: 32 tokens at most, and as many a step as before.
+    verifying = config.decoding("a", "verifier", "babyai")
+    assert (verifying.max_new_tokens, verifying.steps) == (32, 16) and verifying == config.role_decoding("m", "verifier", "babyai")

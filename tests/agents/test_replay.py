@@ -19,12 +19,12 @@ OPTIONS = {
 }
 AGENTS = {
     "react": ("babyai", {"history": "recent"}),
-    "memory and verifier": ("babyai", {"memory": "m", "memory_every": 2, "verifier": "m", "verifier_every": 3}),
+    "memory and verifier": ("babyai", {"memory": {"backbone": "m", "every": 2}, "verifier": {"backbone": "m", "every": 3}}),
     "limited": ("babyai", {"max_tokens": 5}),
     "tool calling": ("bfcl", {}),
-    "selector": ("bfcl", {"selector": "m"}),
-    "editor": ("bfcl", {"editor": "m"}),
-    "selector and editor": ("bfcl", {"selector": "m", "editor": "m"}),
+    "selector": ("bfcl", {"selector": {"backbone": "m"}}),
+    "editor": ("bfcl", {"editor": {"backbone": "m"}}),
+    "selector and editor": ("bfcl", {"selector": {"backbone": "m"}, "editor": {"backbone": "m"}}),
     "search": ("multihop_qa", {}),
     "p_react": ("multihop_qa", {"acting": "p_react"}),
     "tool_first": ("multihop_qa", {"acting": "tool_first"}),
@@ -62,7 +62,12 @@ def test_stored_answers_give_the_same_episodes(tmp_path: Path, said_by_prompt: C
     asked: list[str] = []
     url = said_by_prompt(lambda prompt: (asked.append(prompt), says(prompt))[1])
     config = Config.model_validate(
-        {"benchmarks": OPTIONS, "backbones": {"m": {"url": url}}, "agents": {"a": {"policy": "m", **fields}}, "run": {"agents": ["a"]}}
+        {
+            "benchmarks": OPTIONS,
+            "backbones": {"m": {"url": url}},
+            "agents": {"a": {"policy": "m", **fields}},
+            "run": {"agents": ["a"], "benchmarks": [benchmark]},
+        }
     )
     write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load(benchmark, config).tasks("test"))
     rollout(config, {"a": [Shard(tmp_path / "tasks.jsonl", tmp_path / "one.jsonl")]})

@@ -12,6 +12,7 @@ import pytest
 from synthetic_run import LEVELS, configuration, score
 
 from dllm_agents import catalogue
+from dllm_agents.config import Editor, Memory
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Score, TableRow
@@ -350,8 +351,10 @@ def test_tables_load_no_model_library(tmp_path):
 
 def test_agents_with_modules_stand_in_the_module_tables(finished, tmp_path):
     config = configuration()
-    config.agents["helped"] = config.agents["tiny-ar"].model_copy(update={"memory": "tiny-block", "editor": "tiny-full"})
-    config.agents["remembers"] = config.agents["tiny-ar"].model_copy(update={"memory": "tiny-block"})
+    config.agents["helped"] = config.agents["tiny-ar"].model_copy(
+        update={"memory": Memory(backbone="tiny-block"), "editor": Editor(backbone="tiny-full")}
+    )
+    config.agents["remembers"] = config.agents["tiny-ar"].model_copy(update={"memory": Memory(backbone="tiny-block")})
     config.run.agents += ["helped", "remembers"]
     for agent, benchmark in (("remembers", "babyai"), ("helped", "bfcl")):
         scores = pq.read_table(finished / f"scores/{benchmark}/tiny-ar.parquet")

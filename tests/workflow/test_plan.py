@@ -66,7 +66,7 @@ def test_the_kubernetes_profile_is_planned_over_a_shared_volume(tmp_path: Path) 
 
 
 def test_every_published_backbone_and_module_plays(paper: Config) -> None:
-    agents = {name: paper.agent_backbones(name) for name in paper.run.agents}
+    agents = {name: paper.agents[name].backbones for name in paper.run.agents}
     assert {backbones.get("policy") for backbones in agents.values()} >= PUBLISHED | {"sdar-8b"}
     for role, benchmark in {"memory": "babyai", "selector": "bfcl", "editor": "bfcl"}.items():
         playing = {backbones["policy"]: set() for backbones in agents.values() if role in backbones}

@@ -132,9 +132,11 @@ def _shards(args: argparse.Namespace, position: int, policy: str) -> list[Shard]
             f"rollout: give as many --{'output' if len(tasks) != len(outputs) else 'replay'} as --tasks files, in the same order"
         )
     trained: list[dict[str, Path]] = [{} for _ in tasks]
+    names = {path.stem: index for index, path in enumerate(tasks)}
     for index, item in enumerate(models):
         backbone, _, directory = item.rpartition("=")
-        trained[index % len(tasks)][backbone or policy] = Path(directory)
+        # A role of one benchmark alone has no checkpoint for the others: the folder's name says which it is for.
+        trained[names.get(Path(directory).name, index % len(tasks))][backbone or policy] = Path(directory)
     files = zip(tasks, outputs, trained, replays or [None] * len(tasks), strict=True)
     return [Shard(tasks, output, models, args.trajectories, replay, args.part) for tasks, output, models, replay in files]
 

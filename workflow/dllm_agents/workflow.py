@@ -93,8 +93,8 @@ class Plan:
             dict.fromkeys(
                 (backbone, benchmark)
                 for agent in self.config.run.agents
-                for backbone in self.config.agent_backbones(agent).values()
-                for benchmark in self.config.agent_benchmarks(agent)
+                for backbone, benchmarks in self.config.played_backbones(agent).items()
+                for benchmark in benchmarks
                 if self.config.backbones[backbone].training
             )
             | dict.fromkeys(
@@ -135,7 +135,7 @@ class Plan:
             for agent in config.run.agents
             if config.agents[agent].workflow == "planner"
             and benchmark in config.agent_benchmarks(agent)
-            and all(config.backbones[name].training for name in config.agent_backbones(agent).values())
+            and all(config.backbones[name].training for name in config.agent_backbones(agent, benchmark).values())
         ]
 
     def taught_benchmarks(self) -> list[str]:
@@ -213,7 +213,7 @@ class Plan:
         for agent in config.run.agents:
             if not config.agent_benchmarks(agent):
                 continue
-            backbones = frozenset(config.agent_backbones(agent).values())
+            backbones = frozenset(config.played_backbones(agent))
             job = open_jobs.get(backbones)
             if not backbones or job is None or len(job.agents) == config.run.agents_per_job:
                 job = open_jobs[backbones] = Rollout([], config.run.shards if backbones else 1)
@@ -240,13 +240,13 @@ class Plan:
         for agent in job.agents:
             played = self.config.agent_benchmarks(agent)
             found += [shlex.join(["--agent", agent, "--tasks", *islice(task, len(played)), "--output", *islice(output, len(played))])]
-            found += [model_arguments(list(islice(model, len(self.agent_models(agent, played)))))]
+            found += [model_arguments(list(islice(model, len(self.agent_models(agent)))))]
         found += [f"--trajectories {shlex.quote(path)}" for path in trajectories]
         return " ".join(filter(None, found))
 
     def rollout_models(self, job: Rollout) -> list[str]:
         """The checkpoints of a rollout job's agents, agent by agent; one that agents share is named again."""
-        return [path for agent in job.agents for path in self.agent_models(agent, self.config.agent_benchmarks(agent))]
+        return [path for agent in job.agents for path in self.agent_models(agent)]
 
     def rollout_trajectories(self, job: Rollout) -> list[str]:
         """The accepted trajectories that tool graphs of a rollout job's agents are learnt from."""
@@ -256,14 +256,15 @@ class Plan:
         """The checkpoint that is trained for a benchmark, None for backbones that come ready."""
         return f"{self.config.results}/models/{backbone}/{benchmark}" if self.config.backbones[backbone].training else None
 
-    def agent_models(self, agent: str, played: Sequence[str]) -> list[str]:
+    def agent_models(self, agent: str) -> list[str]:
         """The checkpoints an agent's job reads, backbone by backbone."""
-        backbones = dict.fromkeys(self.config.agent_backbones(agent).values())
-        return [path for backbone in backbones for benchmark in played if (path := self.model(backbone, benchmark))]
+        backbones = self.config.played_backbones(agent)
+        return [path for backbone, benchmarks in backbones.items() for benchmark in benchmarks if (path := self.model(backbone, benchmark))]
 
     def agent_trajectories(self, agent: str) -> list[str]:
         """The accepted trajectories that an agent's tool graph is learnt from; none for an agent without one."""
-        learns = self.config.agents[agent].selector_confidence is not None and "bfcl" in self.config.agent_benchmarks(agent)
+        selector = self.config.agents[agent].selector
+        learns = selector is not None and selector.confidence is not None and "bfcl" in self.config.agent_benchmarks(agent)
         return [f"{self.config.results}/trajectories/bfcl/accepted.jsonl"] if learns else []
 
     def probed_models(self, backbone: str) -> list[str]:
@@ -301,9 +302,12 @@ class Plan:
 
     def agent_settings(self, agent: str) -> dict[str, Any]:
         """What an agent's episodes depend on beside tasks and checkpoints."""
-        backbones = {role: self._served(name) for role, name in self.config.agent_backbones(agent).items()}
+        roles: dict[str, str] = {}
+        for benchmark in self.config.agent_benchmarks(agent):
+            roles |= self.config.agent_backbones(agent, benchmark)
+        backbones = {role: self._served(name) for role, name in roles.items()}
         entry = self.config.agents[agent].model_dump(mode="json", exclude={"concurrency"})
-        prompts = {role: style_sha256(self.config.backbones[name].prompt) for role, name in self.config.agent_backbones(agent).items()}
+        prompts = {role: style_sha256(self.config.backbones[name].prompt) for role, name in roles.items()}
         if set(backbones) - {"policy"}:
             prompts["modules"] = style_sha256(MODULE_STYLE)
         # Named here too, since Snakemake takes a small input that was remade with the same bytes as unchanged.
@@ -373,8 +377,9 @@ class Plan:
         return attempt * self.resources(stage).minutes
 
     def rollout_gpus(self, agent: str) -> int:
-        """GPUs of a rollout job: those of every server it starts itself."""
-        return sum(map(self.serving_gpus, dict.fromkeys(self.config.agent_backbones(agent).values())))
+        """GPUs of a rollout job: those of the servers it starts for the benchmark that takes most."""
+        together = [set(self.config.agent_backbones(agent, benchmark).values()) for benchmark in self.config.agent_benchmarks(agent)]
+        return max((sum(map(self.serving_gpus, backbones)) for backbones in together), default=0)
 
     def verification_gpus(self) -> int:
         """GPUs of a job that replays verifiers: it serves one after the other."""
@@ -417,7 +422,7 @@ class Plan:
             "loop_length": config.report.loop_length,
             "margin": config.report.margin,
             "allow_mixed_versions": config.report.allow_mixed_versions,
-            "agents": {name: config.agent_backbones(name) for name in config.run.agents},
+            "agents": {name: config.agents[name].backbones for name in config.run.agents},
             "benchmarks": benchmarks,
         }
 

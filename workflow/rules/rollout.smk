@@ -32,7 +32,7 @@ for job in PLAN.rollouts():
         # A model gets the machine; scripted agents share it.
         threads:
             processors("rollout", PLAN.rollout_gpus(job.name))
-            if CONFIG.agent_backbones(job.name)
+            if CONFIG.played_backbones(job.name)
             else 1
         resources:
             mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),

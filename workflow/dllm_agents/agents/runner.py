@@ -20,7 +20,7 @@ from typing import TypeVar
 from dllm_agents import benchmarks, prompts
 from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
 from dllm_agents.agents.journal import Journal
-from dllm_agents.agents.modules import early_exit, editor, selector
+from dllm_agents.agents.modules import editor, selector
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
@@ -105,7 +105,7 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, 
     fingerprint = _fingerprint(config, agent_name, benchmark, shard)
     journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
     stack.callback(journal.close)
-    served = [name for name in config.agent_backbones(agent_name).values() if not config.backbones[name].url]
+    served = [name for name in config.agent_backbones(agent_name, benchmark.name).values() if not config.backbones[name].url]
     restarts = RESTARTS if served else 0
     while left := [task for task in tasks if task.id not in journal.episodes]:
         try:
@@ -230,15 +230,16 @@ def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard,
         yield partial(_play_scripted, agent.policy, benchmark, seed)
         return
     graph = None
-    if agent.selector_confidence is not None and benchmark.workflow == "tool_calling":
+    if agent.selector is not None and agent.selector.confidence is not None and benchmark.workflow == "tool_calling":
         if shard.trajectories is None:
-            raise StageError(f"agents.{agent_name}.selector_confidence: give the accepted trajectories to learn from by --trajectories")
+            raise StageError(f"agents.{agent_name}.selector.confidence: give the accepted trajectories to learn from by --trajectories")
         graph = ToolGraph.learn(iter_jsonl(shard.trajectories, Trajectory))
     playing = partial(_play_policy, config, agent_name, benchmark, graph, seed)
+    backbones = config.agent_backbones(agent_name, benchmark.name)
     if shard.replay is not None:
-        yield partial(_play_again, playing, tuple(config.agent_backbones(agent_name)), stored_episodes(shard.replay, agent_name))
+        yield partial(_play_again, playing, tuple(backbones), stored_episodes(shard.replay, agent_name))
         return
-    with servers.clients({name: shard.models.get(name) for name in config.agent_backbones(agent_name).values()}) as clients:
+    with servers.clients({name: shard.models.get(name) for name in backbones.values()}) as clients:
         yield partial(playing, Roles(config, agent_name, benchmark.name, clients))
 
 
@@ -269,19 +270,16 @@ class Roles:
     benchmark: str
     clients: Mapping[str, Client]
 
-    def complete(self, role: str, max_new_tokens: int | None = None) -> Complete | None:
-        """What answers for a role, with a token limit of the role's own where it has one; None when nothing plays it."""
-        name = self.config.agent_backbones(self.agent).get(role)
+    def complete(self, role: str) -> Complete | None:
+        """What answers for a role; None when nothing plays it."""
+        name = self.config.agent_backbones(self.agent, self.benchmark).get(role)
         if name is None:
             return None
-        decoding = self.config.decoding(self.agent, role, self.benchmark)
-        if max_new_tokens is not None:
-            decoding = decoding.model_copy(update={"max_new_tokens": max_new_tokens})
-        return partial(self.clients[name].complete, decoding=decoding)
+        return partial(self.clients[name].complete, decoding=self.config.decoding(self.agent, role, self.benchmark))
 
     def stream(self, role: str) -> search.Stream:
         """What answers for a role, as a stream."""
-        name = self.config.agent_backbones(self.agent)[role]
+        name = self.config.agent_backbones(self.agent, self.benchmark)[role]
         return search.streamed(self.clients[name], self.config.decoding(self.agent, role, self.benchmark))
 
 
@@ -304,14 +302,13 @@ def _play_workflow(
     style = config.backbones[agent.policy].prompt
     if not benchmark.interactive(task):
         selecting, editing = _tool_modules(agent, graph, roles)
-        return tool_calling.answer(benchmark, task, _policy_of(roles), style=style, seed=seed, selector=selecting, editor=editing)
+        return tool_calling.answer(benchmark, task, _required(roles, "policy"), style=style, seed=seed, selector=selecting, editor=editing)
     with benchmark.environment(task) as environment:
         if isinstance(environment, Conversation):
             selecting, editing = _tool_modules(agent, graph, roles)
-            return tool_calling.converse(environment, task, _policy_of(roles), seed=seed, selector=selecting, editor=editing)
+            return tool_calling.converse(environment, task, _required(roles, "policy"), seed=seed, selector=selecting, editor=editing)
         if benchmark.workflow == "search" and agent.workflow == "planner":
-            policy = _policy_of(roles)
-            team = planner.Roles(*(roles.complete(role) or policy for role in ("planner", "seeker", "writer")))
+            team = planner.Roles(*(_required(roles, role) for role in ("planner", "seeker", "writer")))
             return planner.play(environment, task, team, style=style, seed=seed)
         if benchmark.workflow == "search":
             stream, turns = roles.stream("policy"), benchmark.max_steps
@@ -321,33 +318,34 @@ def _play_workflow(
 
 def _tool_modules(agent: Agent, graph: ToolGraph | None, roles: Recording) -> tuple[selector.Selecting | None, editor.Editor | None]:
     """The modules of tool calling, new for every episode."""
-    selecting, editing = roles.complete("selector", selector.MAX_TOKENS), roles.complete("editor", editor.MAX_TOKENS)
+    selecting, editing = roles.complete("selector"), roles.complete("editor")
     choosing: selector.Selecting | None = selector.Selector(selecting, MODULE_STYLE) if selecting else None
-    if choosing is not None and graph is not None and agent.selector_confidence is not None:
-        choosing = GraphSelector(graph, agent.selector_confidence, choosing)
+    if choosing is not None and graph is not None and agent.selector is not None and agent.selector.confidence is not None:
+        choosing = GraphSelector(graph, agent.selector.confidence, choosing)
     return choosing, editor.Editor(editing, MODULE_STYLE) if editing else None
 
 
 def _act(agent: Agent, benchmark: Benchmark, environment: Environment, roles: Recording, style: str, seed: int, task: Task) -> Played:
-    remembering, verifying = roles.complete("memory"), roles.complete("verifier", early_exit.MAX_TOKENS)
+    memory, verifier = agent.memory, agent.verifier
+    remembering, verifying = roles.complete("memory"), roles.complete("verifier")
     return react.play(
         environment,
         task,
-        _policy_of(roles),
+        _required(roles, "policy"),
         style=style,
         history=agent.history,
         attempts=agent.attempts,
         max_steps=benchmark.max_steps,
         seed=seed,
         list_actions=benchmark.lists_actions,
-        memory=Memory(remembering, MODULE_STYLE, agent.memory_every, agent.memory_keep) if remembering else None,
-        verifier=Verifier(verifying, MODULE_STYLE, agent.verifier_prompt, agent.verifier_every) if verifying else None,
+        memory=Memory(remembering, MODULE_STYLE, memory.every, memory.keep) if memory and remembering else None,
+        verifier=Verifier(verifying, MODULE_STYLE, verifier.prompt, verifier.every) if verifier and verifying else None,
     )
 
 
-def _policy_of(roles: Recording) -> Complete:
-    complete = roles.complete("policy")
-    assert complete is not None, "an agent that is not scripted has a policy"
+def _required(roles: Recording, role: str) -> Complete:
+    complete = roles.complete(role)
+    assert complete is not None, f"the workflow has a {role}"
     return complete
 
 
@@ -374,6 +372,7 @@ def _episode(
 ) -> Episode:
     agent = config.agents[agent_name]
     backbone = config.backbones.get(agent.policy)
+    backbones = config.agent_backbones(agent_name, task.benchmark)
     seed = config.seed if agent.seed is None else agent.seed
     if isinstance(result, Exception):
         played = Played(ended="error")
@@ -386,11 +385,8 @@ def _episode(
         category=task.category,
         goal=task.goal,
         agent=agent_name,
-        backbones=config.agent_backbones(agent_name),
-        decoding={
-            role: config.decoding(agent_name, role, task.benchmark).model_dump(exclude_none=True)
-            for role in config.agent_backbones(agent_name)
-        },
+        backbones=backbones,
+        decoding={role: config.decoding(agent_name, role, task.benchmark).model_dump(exclude_none=True) for role in backbones},
         seed=seed,
         max_steps=benchmark.max_steps,
         initial_observation=played.initial_observation,
@@ -416,7 +412,7 @@ def _episode(
 def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:
     """Everything the episodes of a shard depend on, hashed."""
     agent = config.agents[agent_name]
-    backbones = config.agent_backbones(agent_name)
+    backbones = config.agent_backbones(agent_name, benchmark.name)
     parts = {
         "seed": config.seed,
         "agent": agent.model_dump(mode="json", exclude={"concurrency"}),

@@ -25,8 +25,8 @@ MAX_REPLY_CHARACTERS = 64_000
 class Backbones(Protocol):
     """The backbones of an agent, by role."""
 
-    def complete(self, role: str, max_new_tokens: int | None = None) -> Complete | None:
-        """What answers for a role, with a token limit of the role's own where it has one; None when nothing plays it."""
+    def complete(self, role: str) -> Complete | None:
+        """What answers for a role; None when nothing plays it."""
 
     def stream(self, role: str) -> search.Stream:
         """What answers for a role, as a stream."""
@@ -47,8 +47,8 @@ class Recording:
         """The calls in an order that does not depend on which of several at once was faster."""
         return sorted(self.calls, key=lambda call: (call.role, call.seed))
 
-    def complete(self, role: str, max_new_tokens: int | None = None) -> Complete | None:
-        live = self.backbones.complete(role, max_new_tokens)
+    def complete(self, role: str) -> Complete | None:
+        live = self.backbones.complete(role)
         if live is None:
             return None
 
@@ -123,7 +123,7 @@ class Replay:
         for call in episode.calls:
             self._calls[call.role, call.seed].append(call)
 
-    def complete(self, role: str, max_new_tokens: int | None = None) -> Complete | None:
+    def complete(self, role: str) -> Complete | None:
         if role not in self._roles:
             return None
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from dllm_agents.agents import MODULE_STYLE
-from dllm_agents.agents.modules.early_exit import MAX_TOKENS, Strength, Verifier, exit_of, replay
+from dllm_agents.agents.modules.early_exit import Strength, Verifier, exit_of, replay
 from dllm_agents.agents.policy import Complete
 from dllm_agents.agents.runner import spread
 from dllm_agents.client.client import Client, ServerFault
@@ -42,11 +42,7 @@ def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[s
             print(f"{output}: {name} not run: {reason}", file=sys.stderr, flush=True)
             continue
         with running_server(name, config, models.get(name)) as server, Client.for_backbone(server, config.backbones[name]) as client:
-            entry = config.backbones[name]
-            decoding = entry.benchmark_decoding.get(stored[0].benchmark, entry.decoding)
-            complete = partial(
-                client.complete, decoding=decoding.model_copy(update={"max_new_tokens": min(decoding.max_new_tokens, MAX_TOKENS)})
-            )
+            complete = partial(client.complete, decoding=config.role_decoding(name, "verifier", stored[0].benchmark))
             asked = [(prompt, episode) for prompt in settings.prompts for episode in stored]
             with ThreadPoolExecutor(CONCURRENCY) as pool:
                 rows = pool.map(lambda pair: _verified(complete, name, settings.every, config.seed, *pair), asked)  # noqa: B023 - used up here

@@ -51,8 +51,8 @@ class Listening(Replay):
         super().__init__(episode, roles)
         self.said: list[Said] = []
 
-    def complete(self, role: str, max_new_tokens: int | None = None) -> Complete | None:
-        stored = super().complete(role, max_new_tokens)
+    def complete(self, role: str) -> Complete | None:
+        stored = super().complete(role)
         if stored is None:
             return None
 
@@ -76,12 +76,12 @@ def measure(config: Config, agent: str, tasks_path: Path, episodes_path: Path, m
     if entry.workflow != "planner":
         raise StageError(f"agents.{agent}: attention by stage is read in the planner workflow; name an agent with workflow: planner")
     tasks = {task.id: task for task in read_jsonl(tasks_path, Task)}
-    backbones = config.agent_backbones(agent)
+    benchmark = benchmarks.load(next(iter(tasks.values())).benchmark, config)
+    backbones = config.agent_backbones(agent, benchmark.name)
     missing = sorted(set(backbones.values()) - set(models))
     if missing:
         raise StageError(f"attention: no checkpoint of {missing[0]}; give it as --model {missing[0]}=DIR")
     loaded = {name: load(directory) for name, directory in models.items()}
-    benchmark = benchmarks.load(next(iter(tasks.values())).benchmark, config)
     play = partial(runner._play_policy, config, agent, benchmark, None, config.seed if entry.seed is None else entry.seed)
     rows: list[Attention] = []
     for episode in read_jsonl(episodes_path, Episode):

@@ -248,7 +248,6 @@ class ALFWorld(Benchmark):
     """ALFWorld's tasks: the published games of unseen scenes, or generated games; training never shares a scene with evaluation."""
 
     name = "alfworld"
-    workflow = "react"
     lists_actions = True
     options: ALFWorldOptions
 

@@ -258,7 +258,6 @@ class BabyAI(Benchmark):
     """Levels x seeds of BabyAI; without options, AgentBoard's 112 tasks."""
 
     name: ClassVar[str] = "babyai"
-    workflow: ClassVar[Any] = "react"
     options: BabyAIOptions
 
     @property

@@ -65,13 +65,17 @@ class Benchmark(ABC):
     """A benchmark with its frozen tasks. `options` is its typed section of the configuration."""
 
     name: ClassVar[str]
-    workflow: ClassVar[Literal["react", "tool_calling", "search"]]
     lists_actions: ClassVar[bool] = False
     """Whether the published prompt lists the valid actions at every step (DiffuAgent appendix D.1: ALFWorld and ScienceWorld)."""
 
     def __init__(self, options: Any, seed: int = 42) -> None:
         self.options = options
         self.seed = seed
+
+    @property
+    def workflow(self) -> str:
+        """How agents act on it."""
+        return str(self.options.workflow)
 
     @property
     def max_steps(self) -> int:

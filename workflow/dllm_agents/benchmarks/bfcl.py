@@ -23,7 +23,6 @@ class BFCL(Benchmark):
     of multi-turn tasks also turns (messages of every turn) and held_back (turn -> functions offered only then)."""
 
     name = "bfcl"
-    workflow = "tool_calling"
 
     def __init__(self, options: Any, seed: int = 42) -> None:
         super().__init__(options, seed)

@@ -162,7 +162,6 @@ class MultiHopQA(Benchmark):
     """Multi-hop QA. Same options and seed, same tasks; a training question never stands in the evaluated sets."""
 
     name = "multihop_qa"
-    workflow = "search"
     options: MultiHopQAOptions
 
     def __init__(self, options: MultiHopQAOptions, seed: int = 42) -> None:

@@ -241,7 +241,6 @@ class ScienceWorld(Benchmark):
     """ScienceWorld's tasks: evaluation from the simulator's test variations (or AgentBoard's list), training from its train variations."""
 
     name = "scienceworld"
-    workflow = "react"
     lists_actions = True
     options: ScienceWorldOptions
 

@@ -4,7 +4,7 @@
 (`dllm-agents schema`); a test fails when they drift. Loading reports the first mistake as one line naming file and key.
 """
 
-from dllm_agents.config.agents import MODULE_ROLES, SCRIPTED, Agent
+from dllm_agents.config.agents import SCRIPTED, Agent, Editor, Memory, Selector, Verifier
 from dllm_agents.config.backbones import Backbone
 from dllm_agents.config.benchmarks import (
     BABYAI_EASY_LEVELS,
@@ -33,7 +33,6 @@ __all__ = [
     "BFCL_MULTI_TURN",
     "BFCL_SINGLE_TURN",
     "EMBODIED",
-    "MODULE_ROLES",
     "PREFERENCE",
     "SCRIPTED",
     "STAGES",
@@ -45,7 +44,9 @@ __all__ = [
     "BenchmarkOptions",
     "Benchmarks",
     "Config",
+    "Editor",
     "Lora",
+    "Memory",
     "MultiHopQAOptions",
     "Preference",
     "Reporting",
@@ -53,8 +54,10 @@ __all__ = [
     "Run",
     "ScienceWorldOptions",
     "Section",
+    "Selector",
     "Training",
     "TrainingBudget",
     "Verification",
+    "Verifier",
     "load",
 ]

@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from dllm_agents.config.roles import MODULES, TEAM
 from dllm_agents.config.section import Section
 
 SCRIPTED = ("random", "empty", "teacher")
-MODULE_ROLES = ("memory", "verifier", "selector", "editor", "planner", "seeker", "writer")
+
+
+class Memory(Section):
+    """The memory module of embodied agents (DiffuAgent, equations 3 and 4)."""
+
+    backbone: str = Field(description="backbone that keeps the memory")
+    every: int = Field(default=5, ge=1, description="steps between two memories (k_mem)")
+    keep: int = Field(default=2, ge=0, description="latest interactions kept beside the memory")
+
+
+class Verifier(Section):
+    """The early-exit verifier of embodied agents (DiffuAgent section 5.1, equation 5)."""
+
+    backbone: str = Field(description="backbone that verifies")
+    prompt: Literal["strict", "modest"] = "modest"
+    every: int = Field(default=5, ge=1, description="steps between two verifications")
+
+
+class Selector(Section):
+    """The tool selector of tool calling (DiffuAgent, equation 6)."""
+
+    backbone: str = Field(description="backbone that chooses tools")
+    confidence: float | None = Field(
+        default=None,
+        gt=0.5,
+        le=1,
+        description="choose by a tool graph learnt from accepted trajectories where every tool is this sure to be needed or not; "
+        "the backbone is asked elsewhere. Null always asks it",
+    )
+
+
+class Editor(Section):
+    """The tool-call editor of tool calling (DiffuAgent, equation 7)."""
+
+    backbone: str = Field(description="backbone that mends calls")
 
 
 class Agent(Section):
     """A workflow with backbones in its roles; `policy` may also be one of the scripted baselines."""
+
+    RENAMED: ClassVar = {
+        "memory_every": "memory: {every: ...}",
+        "memory_keep": "memory: {keep: ...}",
+        "verifier_prompt": "verifier: {prompt: ...}",
+        "verifier_every": "verifier: {every: ...}",
+        "selector_confidence": "selector: {confidence: ...}",
+    }
 
     policy: str = Field(description="backbone, or random / empty / teacher")
     workflow: Literal["planner"] | None = Field(
@@ -23,23 +66,12 @@ class Agent(Section):
     seeker: str | None = Field(default=None, description="backbone that searches (planner workflow); default: the policy's")
     writer: str | None = Field(default=None, description="backbone that answers (planner workflow); default: the policy's")
     benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has")
-    history: Literal["full", "recent", "last10"] = "full"
-    attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses")
-    memory: str | None = Field(default=None, description="backbone of the memory module (embodied)")
-    memory_every: int = Field(default=5, ge=1, description="steps between two memories (k_mem)")
-    memory_keep: int = Field(default=2, ge=0, description="latest interactions kept beside the memory")
-    verifier: str | None = Field(default=None, description="backbone of the early-exit verifier (embodied)")
-    verifier_prompt: Literal["strict", "modest"] = "modest"
-    verifier_every: int = Field(default=5, ge=1, description="steps between two verifications")
-    selector: str | None = Field(default=None, description="backbone of the tool selector (tool calling)")
-    selector_confidence: float | None = Field(
-        default=None,
-        gt=0.5,
-        le=1,
-        description="choose by a tool graph learnt from accepted trajectories where every tool is this sure to be needed or not; "
-        "the selector's backbone is asked elsewhere. Null always asks it",
-    )
-    editor: str | None = Field(default=None, description="backbone of the tool-call editor (tool calling)")
+    history: Literal["full", "recent", "last10"] = Field(default="full", description="what an embodied agent is shown of the past")
+    attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses (embodied)")
+    memory: Memory | None = Field(default=None, description="memory module (embodied)")
+    verifier: Verifier | None = Field(default=None, description="early-exit verifier (embodied)")
+    selector: Selector | None = Field(default=None, description="tool selector (tool calling)")
+    editor: Editor | None = Field(default=None, description="tool-call editor (tool calling)")
     acting: Literal["react", "p_react", "tool_first"] = Field(
         default="react",
         description="search: call after thinking; P-ReAct, the call decoded first; or the call first by prompt (AR control)",
@@ -52,3 +84,18 @@ class Agent(Section):
     )
     max_seconds: float | None = Field(default=None, gt=0, description="wall seconds an episode may take; it ends before the next call")
     seed: int | None = None
+
+    def backbone(self, role: str) -> str | None:
+        """What plays a role where a workflow has it."""
+        if role in MODULES:
+            module: Memory | Verifier | Selector | Editor | None = getattr(self, role)
+            return None if module is None else module.backbone
+        return (getattr(self, role) if role in TEAM else None) or self.policy
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """Role -> backbone as the agent names them, whether or not a benchmark's workflow has the role; empty for the scripted ones."""
+        if self.policy in SCRIPTED:
+            return {}
+        modules = {role: backbone for role in MODULES if (backbone := self.backbone(role)) is not None}
+        return {"policy": self.policy} | modules | {role: backbone for role in TEAM if (backbone := getattr(self, role)) is not None}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from dllm_agents.config.roles import WorkflowName
 from dllm_agents.config.section import Section
 
 BABYAI_EASY_LEVELS = [
@@ -52,6 +53,8 @@ class TrainingBudget(Section):
 class BenchmarkOptions(Section):
     """Options that every benchmark has."""
 
+    workflow: ClassVar[WorkflowName]
+
     tasks: int | None = Field(default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set")
     train_tasks: int = Field(default=100, ge=0, description="teacher trajectories collected on training tasks")
     exploration: float = Field(
@@ -63,6 +66,8 @@ class BenchmarkOptions(Section):
 
 
 class BabyAIOptions(BenchmarkOptions):
+    workflow: ClassVar[WorkflowName] = "react"
+
     levels: list[str] | None = Field(default=None, description="BabyAI levels without prefix and version; null for AgentBoard's 28")
     seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
     train_seed_start: int = Field(default=100_000, description="training seeds count up from here; evaluated seeds are skipped")
@@ -70,6 +75,8 @@ class BabyAIOptions(BenchmarkOptions):
 
 
 class ScienceWorldOptions(BenchmarkOptions):
+    workflow: ClassVar[WorkflowName] = "react"
+
     task_types: list[str] | None = Field(default=None, description="ScienceWorld task names; null for all 30")
     task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
     simplifications: str = Field(default="selfWateringFlowerPots,openContainers,openDoors,noElectricalAction")
@@ -79,6 +86,8 @@ class ScienceWorldOptions(BenchmarkOptions):
 
 
 class ALFWorldOptions(BenchmarkOptions):
+    workflow: ClassVar[WorkflowName] = "react"
+
     data: str | None = Field(default=None, description="folder made by alfworld-download; null generates games")
     task_list: str | None = Field(default=None, description="path of AgentBoard's alfworld test.jsonl, for its sub-goals")
     task_types: list[str] | None = Field(default=None, description="household task types; null for all six")
@@ -86,6 +95,8 @@ class ALFWorldOptions(BenchmarkOptions):
 
 
 class BFCLOptions(BenchmarkOptions):
+    workflow: ClassVar[WorkflowName] = "tool_calling"
+
     categories: list[str] = Field(default=BFCL_SINGLE_TURN + BFCL_MULTI_TURN)
     per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
     max_steps: int = Field(default=20, ge=1, description="model calls per turn (BFCL's own limit)")
@@ -100,6 +111,8 @@ class BFCLOptions(BenchmarkOptions):
 
 
 class MultiHopQAOptions(BenchmarkOptions):
+    workflow: ClassVar[WorkflowName] = "search"
+
     sets: dict[str, str | None] = Field(
         default={"generated": None},
         description="question set -> path of a question file, or hf://datasets/OWNER/NAME[@REVISION]/FILE (see `dllm-agents download`); "

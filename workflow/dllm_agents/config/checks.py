@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from dllm_agents.catalogue import FIGURES, TABLES
-from dllm_agents.config.agents import MODULE_ROLES, SCRIPTED
+from dllm_agents.config.agents import SCRIPTED, Agent
 from dllm_agents.config.benchmarks import BENCHMARKS
+from dllm_agents.config.roles import CALLED, MODULE_ROLES, MODULES, TEAM, WORKFLOWS, Workflow
 from dllm_agents.config.run import STAGES
 from dllm_agents.config.section import explain, require
 from dllm_agents.config.training import PREFERENCE
@@ -21,6 +22,7 @@ from dllm_agents.decoding.settings import Decoding
 if TYPE_CHECKING:
     from dllm_agents.config.configuration import Config
 
+AGENT_KEYS = tuple(dict.fromkeys(key for workflow in WORKFLOWS.values() for key in workflow.keys))
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -49,18 +51,39 @@ def references(config: Config) -> None:
 
 
 def agents(config: Config) -> None:
-    """Every agent has its backbones and benchmarks, and decodes with settings that fit together."""
+    """Every agent has its backbones and benchmarks, no role or key that none of these can use, and settings that fit together."""
     for name, agent in config.agents.items():
         require([agent.policy], [*SCRIPTED, *config.backbones], f"agents.{name}.policy", "backbone")
-        for role in MODULE_ROLES:
-            if (module := getattr(agent, role)) is not None:
-                require([module], config.backbones, f"agents.{name}.{role}", "backbone")
+        for role, backbone in agent.backbones.items():
+            where = f"agents.{name}.{role}.backbone" if role in MODULES else f"agents.{name}.{role}"
+            require([backbone], config.backbones, where, "backbone")
         for key in ("benchmarks", "tasks"):
             require(getattr(agent, key) or [], BENCHMARKS, f"agents.{name}.{key}", "benchmark")
-        if agent.selector_confidence is not None and agent.selector is None:
-            raise ValueError(f"agents.{name}.selector_confidence: needs a selector to ask where the graph is not sure")
+        _roles(config, name)
         if agent.decoding:
             _decoding(config, name)
+
+
+def _roles(config: Config, name: str) -> None:
+    """A role or key has a use on at least one benchmark that the agent plays, or is meant for."""
+    agent = config.agents[name]
+    backbone = config.backbones.get(agent.policy)
+    chosen = agent.benchmarks or (config.run.benchmarks if name in config.run.agents else BENCHMARKS)
+    played = [benchmark for benchmark in chosen if backbone is None or benchmark in (backbone.benchmarks or [benchmark])]
+    workflows = {config.workflow(name, benchmark): WORKFLOWS[config.workflow(name, benchmark)] for benchmark in played}
+    usable = {key for workflow in workflows.values() for key in (*workflow.roles, *workflow.keys)}
+    for key in (*MODULE_ROLES, *AGENT_KEYS):
+        if not played or agent.policy in SCRIPTED or key in usable or getattr(agent, key) == Agent.model_fields[key].default:
+            continue
+        verb, noun = ("have no" if len(played) > 1 else "has no", CALLED.get(key, key)) if key in MODULE_ROLES else ("cannot use", "it")
+        having = "; ".join(f"workflow {title}: {', '.join(_others(workflow, key)) or 'none'}" for title, workflow in workflows.items())
+        way_out = "set workflow: planner, or leave it out" if key in TEAM and "search" in workflows else "leave it out"
+        raise ValueError(f"agents.{name}.{key}: {', '.join(played)} {verb} {noun} ({having}); {way_out}")
+
+
+def _others(workflow: Workflow, key: str) -> list[str]:
+    """The roles beside the policy, or the keys, that a workflow has in place of one that it has not."""
+    return [role for role in workflow.roles if role != "policy"] if key in MODULE_ROLES else list(workflow.keys)
 
 
 def _decoding(config: Config, name: str) -> None:
@@ -68,7 +91,7 @@ def _decoding(config: Config, name: str) -> None:
         raise ValueError(f"agents.{name}.decoding: {config.agents[name].policy} decodes nothing; leave it out")
     for benchmark in config.agent_benchmarks(name):
         try:
-            config.decoding(name, "policy", benchmark)
+            config.decoding(name, next(iter(config.agent_backbones(name, benchmark))), benchmark)
         except ValidationError as error:
             raise ValueError(explain(error, Decoding, f"agents.{name}.decoding")) from None
 

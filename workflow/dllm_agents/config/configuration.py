@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from dllm_agents.config import checks
-from dllm_agents.config.agents import MODULE_ROLES, SCRIPTED, Agent
+from dllm_agents.config.agents import SCRIPTED, Agent
 from dllm_agents.config.backbones import Backbone
 from dllm_agents.config.benchmarks import BenchmarkOptions, Benchmarks
+from dllm_agents.config.merging import merged
+from dllm_agents.config.roles import REPLY_TOKENS, TEAM, WORKFLOWS, WorkflowName
 from dllm_agents.config.run import STAGES, Reporting, Resources, Run
 from dllm_agents.config.section import Section
 from dllm_agents.decoding.settings import Decoding
@@ -50,10 +55,22 @@ class Config(Section):
 
     def decoding(self, agent: str, role: str, benchmark: str) -> Decoding:
         """The decoding settings of a role of an agent on a benchmark."""
-        backbone = self.backbones[self.agent_backbones(agent)[role]]
-        base = backbone.benchmark_decoding.get(benchmark, backbone.decoding)
-        changed = self.agents[agent].decoding if role == "policy" else {}
-        return Decoding.model_validate(base.model_dump() | changed) if changed else base
+        entry = self.agents[agent]
+        of_policy = role == "policy" or (role in TEAM and getattr(entry, role) is None)
+        return self.role_decoding(self.agent_backbones(agent, benchmark)[role], role, benchmark, entry.decoding if of_policy else {})
+
+    def role_decoding(self, backbone: str, role: str, benchmark: str, changed: Mapping[str, Any] | None = None) -> Decoding:
+        """How a backbone decodes in a role on a benchmark: its settings there with what is `changed` merged in as deeply as files are,
+        and no longer a reply than the role takes, with as many tokens a step as before."""
+        entry = self.backbones[backbone]
+        decoding = entry.benchmark_decoding.get(benchmark, entry.decoding)
+        if changed:
+            decoding = Decoding.model_validate(merged(decoding.model_dump(), changed))
+        limit = REPLY_TOKENS.get(role, decoding.max_new_tokens)
+        if limit >= decoding.max_new_tokens:
+            return decoding
+        steps = None if decoding.steps is None else max(1, decoding.steps * limit // decoding.max_new_tokens)
+        return decoding.model_copy(update={"max_new_tokens": limit, "steps": steps})
 
     @property
     def results(self) -> str:
@@ -80,11 +97,26 @@ class Config(Section):
         """Whether an agent of the run plays a benchmark with a planner and a writer, which trained backbones are then taught to be."""
         return any(self.agents[name].workflow == "planner" and benchmark in self.agent_benchmarks(name) for name in self.run.agents)
 
-    def agent_backbones(self, name: str) -> dict[str, str]:
-        """Role -> backbone of an agent; empty for the scripted ones."""
+    def workflow(self, agent: str, benchmark: str) -> WorkflowName:
+        """How an agent acts on a benchmark."""
+        own = self.benchmark_options(benchmark).workflow
+        return "planner" if own == "search" and self.agents[agent].workflow == "planner" else own
+
+    def agent_backbones(self, name: str, benchmark: str) -> dict[str, str]:
+        """Role -> backbone of what plays for an agent on a benchmark; empty for the scripted ones."""
         agent = self.agents[name]
-        roles = {} if agent.policy in SCRIPTED else {"policy": agent.policy}
-        return roles | {role: module for role in MODULE_ROLES if (module := getattr(agent, role)) is not None}
+        if agent.policy in SCRIPTED:
+            return {}
+        roles = WORKFLOWS[self.workflow(name, benchmark)].roles
+        return {role: backbone for role in roles if (backbone := agent.backbone(role)) is not None}
+
+    def played_backbones(self, name: str) -> dict[str, list[str]]:
+        """Backbone -> the benchmarks of the run on which it plays for an agent."""
+        played: dict[str, list[str]] = {}
+        for benchmark in self.agent_benchmarks(name):
+            for backbone in dict.fromkeys(self.agent_backbones(name, benchmark).values()):
+                played.setdefault(backbone, []).append(benchmark)
+        return played
 
     def trained_base(self, name: str) -> str | None:
         """The backbone trained here that a backbone's training starts from."""
@@ -94,5 +126,5 @@ class Config(Section):
 
     def used_backbones(self) -> list[str]:
         """The backbones that the run's agents need, in order of first use."""
-        used = [backbone for agent in self.run.agents for backbone in self.agent_backbones(agent).values()]
+        used = [backbone for agent in self.run.agents for backbone in self.played_backbones(agent)]
         return list(dict.fromkeys(used + self.run.verification.backbones * bool(self.run.verification.agents)))

@@ -10,10 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from dllm_agents.config.configuration import Config
+from dllm_agents.config.merging import COMMAND_LINE, merge, origin_of
 from dllm_agents.config.section import explain
 from dllm_agents.errors import StageError
-
-COMMAND_LINE = "--config"
 
 
 def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> Config:
@@ -24,15 +23,15 @@ def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for path in paths:
-        _merge(merged, _read(Path(path), origin, ()), origin, None)
+        merge(merged, _read(Path(path), origin, ()), origin, None)
     if overrides:
-        _merge(merged, dict(overrides), origin, COMMAND_LINE)
+        merge(merged, dict(overrides), origin, COMMAND_LINE)
     merged.pop("extends", None)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         line = explain(error, Config, "")
-        raise StageError(f"{_origin(line.split(':')[0], origin)}: {line}") from None
+        raise StageError(f"{origin_of(line.split(':')[0], origin)}: {line}") from None
 
 
 def _read(path: Path, origin: dict[str, str], parents: tuple[Path, ...]) -> dict[str, Any]:
@@ -55,36 +54,9 @@ def _read(path: Path, origin: dict[str, str], parents: tuple[Path, ...]) -> dict
     merged: dict[str, Any] = {}
     extends = data.get("extends") or []
     for parent in [extends] if isinstance(extends, str) else extends:
-        _merge(merged, _read(path.parent / parent, origin, (*parents, path.resolve())), origin, None)
-    _merge(merged, data, origin, str(path))
+        merge(merged, _read(path.parent / parent, origin, (*parents, path.resolve())), origin, None)
+    merge(merged, data, origin, str(path))
     return merged
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any], origin: dict[str, str], file: str | None, prefix: str = "") -> None:
-    for key, value in over.items():
-        where = f"{prefix}{key}"
-        if file == COMMAND_LINE and base.get(key) == value:
-            # Snakemake hands over files and command line as one mapping; what a file says is the file's.
-            continue
-        if isinstance(value, dict):
-            # A mapping is copied, never kept: YAML anchors make one mapping stand in two places, and merging into one would change both.
-            if not isinstance(base.get(key), dict):
-                base[key] = {}
-            if file is not None:
-                origin[where] = file
-            _merge(base[key], value, origin, file, f"{where}.")
-            continue
-        base[key] = value
-        if file is not None:
-            origin[where] = file
-
-
-def _origin(key: str, origin: dict[str, str]) -> str:
-    while key:
-        if key in origin:
-            return origin[key]
-        key = key.rpartition(".")[0]
-    return next(iter(origin.values()), "configuration")
 
 
 # libyaml's parser takes a tenth of the time of the one in Python, and every stage reads a configuration.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +13,9 @@ from dllm_agents.errors import StageError
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    RENAMED: ClassVar[dict[str, str]] = {}
+    """Key of an earlier version -> what to write in its place."""
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], where: str, file: str = "configuration") -> Any:
@@ -37,10 +40,17 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     location = [str(part) for part in first["loc"]]
     key = ".".join([*filter(None, [where]), *location])
     if first["type"] == "extra_forbidden":
-        allowed = _allowed_keys(model, location[:-1])
+        section = _section_at(model, location[:-1])
+        if (spelling := getattr(section, "RENAMED", {}).get(location[-1])) is not None:
+            return f"{key}: is now written {spelling}"
+        allowed = list(section.model_fields) if section is not None else []
         close = difflib.get_close_matches(location[-1], allowed, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return f"{key}: unknown key{hint}; allowed: {', '.join(sorted(allowed))}"
+    if first["type"] == "model_type" and isinstance(first["input"], str):
+        section = _section_at(model, location)
+        if section is not None and "backbone" in section.model_fields:
+            return f"{key}: is a section; write {location[-1]}: {{backbone: {first['input']}}}"
     if first["type"] == "value_error":
         message = str(first["ctx"]["error"])
         return message if _names_key(message) else f"{key}: {message}"
@@ -53,19 +63,19 @@ def _names_key(message: str) -> bool:
     return ":" in message and " " not in head
 
 
-def _allowed_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Keys of the section at `location`, walking dictionaries of sections by any name."""
+def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
+    """The section at `location`, walking dictionaries of sections by any name."""
     current: Any = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
             if part not in current.model_fields:
-                return []
+                return None
             current = current.model_fields[part].annotation
         else:
             current = current.__args__[1]
         while not (isinstance(current, type) and issubclass(current, BaseModel)) and getattr(current, "__origin__", None) is not dict:
             candidates = [item for item in getattr(current, "__args__", ()) if item is not type(None)]
             if not candidates:
-                return []
+                return None
             current = candidates[0]
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None

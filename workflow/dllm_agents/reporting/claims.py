@@ -208,7 +208,7 @@ def _members(group: Group, inputs: Inputs) -> list[str]:
     config = inputs.config
     members = []
     for agent in group.agents or inputs.agents:
-        backbones = config.agent_backbones(agent)
+        backbones = config.agents[agent].backbones
         modules = [role for role in backbones if role != "policy"]
         if group.agents is None and modules != ([] if group.role == "policy" else [group.role]):
             continue

@@ -134,7 +134,11 @@ def _log(config: Config, agent: str, benchmark: str, episodes: list[Episode]) ->
             "model_args": {},
             "config": {"epochs": max(epochs.values(), default=1)},
             "packages": first.versions if first else {},
-            "metadata": {"scale": config.scale, "backbones": config.agent_backbones(agent), "tasks": benchmark_note(benchmark, config)},
+            "metadata": {
+                "scale": config.scale,
+                "backbones": config.agent_backbones(agent, benchmark),
+                "tasks": benchmark_note(benchmark, config),
+            },
         },
         "plan": {"name": "plan", "steps": [], "config": {}},
         "results": {"total_samples": len(samples), "completed_samples": len(samples), "scores": scores},

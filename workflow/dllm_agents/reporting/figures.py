@@ -192,7 +192,7 @@ def diffuagent_figure7(inputs: Inputs, figure: Figure) -> None:
     config = inputs.config
     averaged = ("multi_turn",) if set(BFCL_MULTI_TURN) <= set(config.benchmarks.bfcl.categories) else ("non_live", "live")
     helped = {
-        agent: config.agent_backbones(agent) for agent in inputs.agents if {"selector", "editor"} & set(config.agent_backbones(agent))
+        agent: config.agents[agent].backbones for agent in inputs.agents if {"selector", "editor"} & set(config.agents[agent].backbones)
     }
     helped = {agent: roles for agent, roles in helped.items() if "bfcl" in config.agent_benchmarks(agent)}
     pairs = list(dict.fromkeys((roles["policy"], roles.get("selector", roles.get("editor", ""))) for roles in helped.values()))

@@ -148,7 +148,7 @@ class Inputs:
     def alone(self, agent: str) -> bool:
         """Whether a backbone acts without modules in the benchmark's own workflow, thinking first: what the papers' main tables hold."""
         entry = self.config.agents[agent]
-        return set(self.config.agent_backbones(agent)) == {"policy"} and (entry.acting, entry.workflow) == ("react", None)
+        return set(self.config.agents[agent].backbones) == {"policy"} and (entry.acting, entry.workflow) == ("react", None)
 
     def random_agent(self) -> str | None:
         """The run's random baseline, if it has one."""

@@ -446,7 +446,9 @@ def _without_seeds(config: Config, agent: str) -> str:
         return described
 
     entry = config.agents[agent].model_dump(mode="json")
-    return json.dumps(entry | {role: spelt(name) for role, name in config.agent_backbones(agent).items()}, sort_keys=True)
+    for role, name in config.agents[agent].backbones.items():
+        entry[role] = {**entry[role], "backbone": spelt(name)} if isinstance(entry[role], dict) else spelt(name)
+    return json.dumps(entry, sort_keys=True)
 
 
 def family_name(agents: Sequence[str]) -> str:
@@ -471,7 +473,7 @@ def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
     """(diffusion agent, AR agent, benchmark) of agents that differ in their policy's paradigm alone: no modules, the same way of acting,
     both trained in this run or both ready-made, both on the benchmark."""
     config = inputs.config
-    plain = [agent for agent in inputs.agents if set(config.agent_backbones(agent)) == {"policy"}]
+    plain = [agent for agent in inputs.agents if set(config.agents[agent].backbones) == {"policy"}]
     return [
         (first, second, benchmark)
         for benchmark in config.run.benchmarks

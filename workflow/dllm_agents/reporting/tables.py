@@ -291,7 +291,7 @@ def diffuagent_table3(inputs: Inputs) -> Table:
     table, lines = published_modules("diffuagent_table3", columns)
     ours = []
     for agent in inputs.agents:
-        backbones = inputs.config.agent_backbones(agent)
+        backbones = inputs.config.agents[agent].backbones
         if set(backbones) <= {"policy", "memory"} and ("memory" in backbones or inputs.config.agents[agent].history == "recent"):
             category = f"memory={backbones.get('memory', 'w/o')}"
             found = [row for name in EMBODIED for row in outcome_rows(inputs, agent, name, {})] + embodied_average(inputs, agent, {})
@@ -316,7 +316,7 @@ def diffuagent_table6(inputs: Inputs) -> Table:
         "live": ("Single-Turn", "Live"),
     }
     table, lines = published_modules("diffuagent_table6", [("bfcl", name) for name in columns])
-    roles = {agent: inputs.config.agent_backbones(agent) for agent in inputs.players("bfcl")}
+    roles = {agent: inputs.config.agents[agent].backbones for agent in inputs.players("bfcl")}
     helped = [agent for agent in roles if {"selector", "editor"} & set(roles[agent])]
     policies = {roles[agent]["policy"] for agent in helped}
     ours = []

@@ -11,8 +11,6 @@ from dllm_agents.agents.policy import Complete, add_usage
 from dllm_agents.records import Episode, EpisodeStep, Exit, RoleUsage
 
 Strength = Literal["strict", "modest"]
-MAX_TOKENS = 32
-"""Of a reply, which has to say YES or NO."""
 
 
 @dataclass(slots=True)

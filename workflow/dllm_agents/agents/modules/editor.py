@@ -10,7 +10,6 @@ from dllm_agents import prompts
 from dllm_agents.agents.policy import Complete, add_usage
 from dllm_agents.records import RoleUsage
 
-MAX_TOKENS = 64
 MAX_CALL = 8000
 
 

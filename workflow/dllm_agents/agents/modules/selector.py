@@ -12,7 +12,6 @@ from dllm_agents.agents.policy import Complete, add_usage
 from dllm_agents.records import RoleUsage
 
 SKIP_AT = 3
-MAX_TOKENS = 64
 MAX_REPLY = 4000
 
 
