@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEST_SCALE = ROOT / "config" / "test.yaml"
-SOURCES = ("Snakefile", "workflow/rules", "workflow/dllm_agents", "config", "paper/published")
+SOURCES = ("Snakefile", "workflow/rules", "workflow/dllm_agents", "config")
 
 
 def snakemake_command(workdir: Path, *arguments: str, config: Sequence[Path] = (TEST_SCALE,), python: str = sys.executable) -> list[str]:

@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "workflow" / "dllm_agents"
 # A room may import the rooms on the lines before its own, and those of its own line that make no circle.
 ROOMS = [
-    ["errors", "__init__"],
-    ["records", "layout", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "frames"],
+    ["errors", "__init__", "layout"],
+    ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "frames"],
     ["config"],
     ["benchmarks"],
     ["prompts"],

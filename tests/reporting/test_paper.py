@@ -56,7 +56,7 @@ def test_the_manuscript_cites_only_tables_and_figures_that_exist():
     from dllm_agents.reporting.figures import FIGURES
     from dllm_agents.reporting.tables import TABLES
 
-    text = paper.SOURCE.read_text()
+    text = paper.MANUSCRIPT.read_text()
     cited = set(re.findall(r'(?:result-table|listing|rows)\("([a-z0-9_]+)"', text))
     assert cited <= {*TABLES, *(f"{name}_timing" for name in TABLES)}
     assert set(re.findall(r'result-figure\("([a-z0-9_]+)"', text)) <= set(FIGURES)

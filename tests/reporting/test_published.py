@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import pytest
 
+from dllm_agents.layout import PUBLISHED
 from dllm_agents.reporting import published
 
 COLUMNS = ["source", "table", "agent", "benchmark", "category", "metric", "n", "value", "note"]
@@ -19,9 +20,9 @@ def grouped(name, part):
     return found
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in published.FOLDER.glob("*.csv") if path.stem not in ("models", "oddities")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.csv") if path.stem not in ("models", "oddities")))
 def test_every_row_names_source_and_table(name):
-    with open(published.FOLDER / f"{name}.csv", newline="") as handle:
+    with open(PUBLISHED / f"{name}.csv", newline="") as handle:
         reader = csv.DictReader(handle)
         rows = list(reader)
     assert reader.fieldnames == COLUMNS

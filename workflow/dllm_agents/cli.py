@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dllm_agents import __version__, lifeline
 from dllm_agents.errors import StageError
+from dllm_agents.layout import Results, default_config
 
 if TYPE_CHECKING:
     from dllm_agents.agents.runner import Shard
@@ -88,7 +89,7 @@ def download(args: argparse.Namespace) -> None:
     from dllm_agents.download import download as run
 
     config = _config(args)
-    record = args.output or Path(config.results) / "downloads.json"
+    record = args.output or Results(Path(config.results)).downloads
     for name, entry in run(config, record).items():
         source = entry.get("model") or entry["dataset"]
         _say(f"{name}: {source} at {entry['revision']} in {entry['directory']}, {len(entry['files'])} files as the hub lists them")
@@ -268,7 +269,7 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(function.__name__.replace("_", "-"), help=help_text, description=help_text)
         sub.set_defaults(run=function)
         if config:
-            sub.add_argument("--config", nargs="+", default=["config/demo.yaml"], metavar="FILE", help="YAML files, later ones on top")
+            sub.add_argument("--config", nargs="+", default=[default_config()], metavar="FILE", help="YAML files, later ones on top")
         return sub
 
     sub = command(sample_tasks, "freeze the tasks of a benchmark")

@@ -18,6 +18,7 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 
 from dllm_agents.benchmarks.search_reply import parse_reply, reply_text
 from dllm_agents.errors import StageError
+from dllm_agents.layout import PROMPTS
 from dllm_agents.records import EpisodeStep, Task
 
 if TYPE_CHECKING:
@@ -25,16 +26,15 @@ if TYPE_CHECKING:
 
 History = Literal["full", "recent", "last10"]
 KEPT_STEPS: dict[str, int | None] = {"full": None, "recent": 2, "last10": 10}
-PROMPT_ROOT = Path(__file__).resolve().parents[2] / "config" / "prompts"
 
 
 @cache
 def style_folder(style: str) -> Path:
     """The folder of a prompt style, given by path or by name. Raises StageError when there is none."""
-    for folder in (Path(style), Path("config/prompts") / style, PROMPT_ROOT / style):
+    for folder in (Path(style), Path("config/prompts") / style, PROMPTS / style):
         if folder.is_dir():
             return folder
-    known = ", ".join(sorted(path.name for path in PROMPT_ROOT.iterdir() if path.is_dir())) if PROMPT_ROOT.is_dir() else "none"
+    known = ", ".join(sorted(path.name for path in PROMPTS.iterdir() if path.is_dir()))
     raise StageError(f"prompt style {style!r}: no such folder; give a path or one of: {known}")
 
 

@@ -23,20 +23,16 @@ from dllm_agents.agents import MODULE_STYLE
 from dllm_agents.catalogue import NEEDS
 from dllm_agents.config import EMBODIED, PREFERENCE, STAGES, Config, Resources, load
 from dllm_agents.errors import StageError
+from dllm_agents.layout import CLAIMS, MANUSCRIPT, PUBLISHED, WORKFLOW, default_config
 from dllm_agents.prompts import style_sha256
 from dllm_agents.records import write_aside
 from dllm_agents.reporting.captions import caption
 
-DEFAULT_CONFIG = "config/demo.yaml"
 CONFIG_VARIABLE = "DLLM_AGENTS_CONFIG"
 CLOCK_SLACK = 60.0  # seconds by which the clock of a file server may be ahead
 # Options that say how a benchmark runs here, not what it computes.
 RUNTIME_OPTIONS = frozenset({"scratch", "cache", "jvm_memory_mb", "recycle_after", "judge_url", "second_judge_url"})
 REPORTING = Path(__file__).parent / "reporting"
-CHECKOUT = Path(__file__).resolve().parents[2]
-PUBLISHED = CHECKOUT / "paper" / "published"
-CLAIMS = CHECKOUT / "config" / "claims.yaml"
-MANUSCRIPT = CHECKOUT / "paper" / "paper.typ"
 
 
 @dataclass
@@ -65,7 +61,7 @@ class Plan:
         another call on the same scale must not change the settings of a run. A Snakemake `inside_job` ends with what started it.
         Ends Snakemake with one line on a mistake."""
         try:
-            config = load(files or [DEFAULT_CONFIG], overrides)
+            config = load(files or [default_config()], overrides)
         except StageError as error:
             raise SystemExit(f"dllm-agents: {error}") from None
         # Rules call the stages by name: those of the environment that runs Snakemake, wherever it was started from.
@@ -162,7 +158,7 @@ class Plan:
         if entry.training.launch is None:
             return "dllm-agents"
         nodes, processes = entry.training.nodes, max(1, entry.training_gpus)
-        file = shlex.quote(str(CHECKOUT / "config" / "accelerate" / f"{entry.training.launch}.yaml"))
+        file = shlex.quote(str(WORKFLOW / "config" / "accelerate" / f"{entry.training.launch}.yaml"))
         command = f"accelerate launch --config_file {file} --num_machines {nodes} --num_processes {nodes * processes}"
         if nodes > 1:
             first = "$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)"

@@ -30,7 +30,7 @@ class Backbone(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     gpus: int = Field(default=0, ge=0, description="GPUs its server takes, as tensor parallelism where the engine has it")
     training_gpus: int = Field(default=0, ge=0, description="GPUs its training takes")
-    prompt: str = Field(default="react", description="prompt style: a folder name under config/prompts, or a path")
+    prompt: str = Field(default="react", description="prompt style: the name of one in the package or under config/prompts, or a path")
     benchmarks: list[str] | None = Field(default=None, description="benchmarks it is run on; null for all of the run")
     tasks: dict[str, int] = Field(default={}, description="benchmark -> evaluate only n of its tasks, at even distances (slow models)")
 

@@ -67,7 +67,7 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """(index row without its place, what the page shows) of every episode, agent by agent."""
     for benchmark in inputs.config.run.benchmarks:
         for agent in inputs.config.run.agents:
-            path = inputs.results / "episodes" / benchmark / f"{agent}.jsonl"
+            path = inputs.files.episodes(benchmark, agent)
             if benchmark not in inputs.config.agent_benchmarks(agent) or not path.is_file():
                 continue
             solved = inputs.rows(agent, benchmark).set_index("task_id")["success"].to_dict()

@@ -1,4 +1,4 @@
-"""The papers' claims (config/claims.yaml), each tested on the run at hand: holds, does not hold, cannot tell."""
+"""The papers' claims (data/claims.yaml), each tested on the run at hand: holds, does not hold, cannot tell."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
 from dllm_agents.config import EMBODIED, Section
 from dllm_agents.errors import StageError
+from dllm_agents.layout import CLAIMS
 from dllm_agents.records import Exit
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.rows import clusters
 
-CLAIMS = Path(__file__).resolve().parents[3] / "config" / "claims.yaml"
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 COLUMNS = {"success": 100.0, "progress": 100.0, "steps": 1.0, "seconds": 1.0, "completion_tokens": 1.0, "forwards": 1.0}
 """Metrics that are columns of the scores, with the factor to the unit they are reported in."""
@@ -39,7 +39,7 @@ class Group(Section):
 
 
 class Test(Section):
-    """One comparison; see config/claims.yaml for its keys."""
+    """One comparison; see data/claims.yaml for its keys."""
 
     model_config = ConfigDict(extra="forbid")
     metric: str

@@ -20,9 +20,10 @@ from typing import Any
 from dllm_agents import __version__
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.layout import DATA, SNAKEFILE, WORKFLOW
 from dllm_agents.provenance import git_revision, hardware
 from dllm_agents.records import write_json
-from dllm_agents.workflow import CHECKOUT, CLAIMS, PUBLISHED, Plan
+from dllm_agents.workflow import Plan
 
 NAME, CRATE = "provenance.json", "ro-crate-metadata.json"
 # Not what a run computed: logs, timings, the copies of its configuration, and these files themselves.
@@ -62,7 +63,7 @@ def changes(results: Path) -> list[str]:
     try:
         record = json.loads((results / NAME).read_text(encoding="utf-8"))
         recorded = {results / name: entry for name, entry in record["outputs"].items()}
-        inputs = {CHECKOUT / name: entry for name, entry in record["inputs"].items()}
+        inputs = {WORKFLOW / name: entry for name, entry in record["inputs"].items()}
     except OSError as error:
         raise StageError(f"{results / NAME}: {error.strerror}; run `dllm-agents provenance` after a run") from None
     except (ValueError, KeyError, AttributeError, TypeError):
@@ -144,9 +145,9 @@ def _outputs(results: Path) -> Iterator[Path]:
 
 def _inputs(config: Config, files: list[str]) -> Iterator[Path]:
     """Configuration, prompts, published values, environments and rules; and the data files that the configuration names."""
-    named = [Path(name) for name in files] + [CHECKOUT / "Snakefile", CLAIMS, *sorted(PUBLISHED.glob("*.csv"))]
-    for tree in HASHED_TREES:
-        named += sorted(path for path in (CHECKOUT / tree).rglob("*") if path.is_file())
+    named = [Path(name) for name in files] + [SNAKEFILE]
+    for tree in (*(WORKFLOW / tree for tree in HASHED_TREES), DATA):
+        named += sorted(path for path in tree.rglob("*") if path.is_file())
     for name in config.run.benchmarks:
         options = config.benchmark_options(name).model_dump()
         values = [value for value in options.values() if isinstance(value, str)]
@@ -171,7 +172,7 @@ def _text_sha256(text: str) -> str:
 
 def _shown(path: Path) -> str:
     """A path as the record names it: relative to the checkout where it lies in it."""
-    return path.relative_to(CHECKOUT).as_posix() if path.is_relative_to(CHECKOUT) else path.as_posix()
+    return path.relative_to(WORKFLOW).as_posix() if path.is_relative_to(WORKFLOW) else path.as_posix()
 
 
 MEDIA_TYPES = {

@@ -69,7 +69,7 @@ def export(config: Config, results_dir: str | Path, output: str | Path, form: st
         (agent, benchmark)
         for benchmark in config.run.benchmarks
         for agent in config.run.agents
-        if benchmark in config.agent_benchmarks(agent) and (inputs.results / "episodes" / benchmark / f"{agent}.jsonl").is_file()
+        if benchmark in config.agent_benchmarks(agent) and inputs.files.episodes(benchmark, agent).is_file()
     ]
     if not played:
         raise StageError(f"{inputs.results}/episodes: no episode of this configuration; run `snakemake episodes` first")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from dllm_agents.analysis.failures import BESIDE_CHECKER
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame
+from dllm_agents.layout import Results
 from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, SpokenEpisode, Task, iter_jsonl
 
 
@@ -38,10 +39,15 @@ class Inputs:
     _rows: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
     _tasks: dict[str, dict[str, Task]] = field(default_factory=dict, repr=False)
 
+    @property
+    def files(self) -> Results:
+        """Where each file of the run lies."""
+        return Results(self.results)
+
     def scores(self, benchmark: str) -> pd.DataFrame:
         """The scores of the run's agents on a benchmark. Raises StageError for duplicates and for rows of mixed versions."""
         if benchmark not in self._scores:
-            frame = self._read("scores", benchmark, Score)
+            frame = self._read(self.files.scores, benchmark, Score)
             check_scores(frame, allow_mixed=self.config.report.allow_mixed_versions)
             self._scores[benchmark] = frame
         return self._scores[benchmark]
@@ -56,37 +62,37 @@ class Inputs:
 
     def _classified(self, benchmark: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         if benchmark not in self._failures:
-            frame = self._read("failures", benchmark, Failure)
+            frame = self._read(self.files.failures, benchmark, Failure)
             beside = frame["source"] == BESIDE_CHECKER
             self._failures[benchmark] = frame[~beside], frame[beside]
         return self._failures[benchmark]
 
     def classified(self, agent: str, benchmark: str) -> bool:
         """Whether the failures stage has run for an agent, with or without a failure found."""
-        return benchmark in self.config.agent_benchmarks(agent) and self._path("failures", benchmark, agent).is_file()
+        return benchmark in self.config.agent_benchmarks(agent) and self.files.failures(benchmark, agent).is_file()
 
     def exits(self, benchmark: str) -> pd.DataFrame:
         """What early-exit verifiers, replayed on stored episodes, would have done; no rows where none was."""
-        path = self.results / "exits" / f"{benchmark}.parquet"
+        path = self.files.exits(benchmark)
         wanted = benchmark in self.config.run.benchmarks and path.is_file()
         return read_frame(path, Exit) if wanted else pd.DataFrame(columns=list(Exit.model_fields))
 
     def attention(self, agent: str, benchmark: str) -> pd.DataFrame:
         """Where an agent's replies looked, one row per reply; no rows where it was not read."""
-        path = self._path("attention", benchmark, agent)
+        path = self.files.attention(benchmark, agent)
         return read_frame(path, Attention) if path.is_file() else pd.DataFrame(columns=list(Attention.model_fields))
 
     def episodes(self, agent: str, benchmark: str, *, traced: bool = False) -> Iterator[Episode]:
         """An agent's episodes on a benchmark, in task order, with their traces where asked for; none before its rollout. Raises StageError
         naming the line of a bad one."""
-        path = self.results / "episodes" / benchmark / f"{agent}.jsonl"
+        path = self.files.episodes(benchmark, agent)
         if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
             yield from iter_jsonl(path, Episode if traced else SpokenEpisode)
 
     def tasks(self, benchmark: str) -> dict[str, Task]:
         """The frozen tasks of a benchmark of the run by id, in their order; none before they were sampled."""
         if benchmark not in self._tasks:
-            path = self.results / "tasks" / f"{benchmark}.jsonl"
+            path = self.files.tasks(benchmark)
             there = benchmark in self.config.run.benchmarks and path.is_file()
             self._tasks[benchmark] = {task.id: task for task in iter_jsonl(path, Task)} if there else {}
         return self._tasks[benchmark]
@@ -96,7 +102,7 @@ class Inputs:
         """Backbone -> what the serving probe saw."""
         found = {}
         for backbone in self.config.used_backbones():
-            path = self.results / "serving" / f"{backbone}.json"
+            path = self.files.serving(backbone)
             if path.is_file():
                 try:
                     found[backbone] = Probe.model_validate_json(path.read_bytes())
@@ -106,8 +112,7 @@ class Inputs:
 
     def filtered(self, benchmark: str) -> FilterCounts | None:
         """How many of a benchmark's teacher trajectories were accepted and rejected; None before the filter has run."""
-        folder = self.results / "trajectories" / benchmark
-        accepted, rejected = folder / "accepted.jsonl", folder / "rejected.jsonl"
+        accepted, rejected = (self.files.trajectories(benchmark, part) for part in ("accepted", "rejected"))
         if not (accepted.is_file() and rejected.is_file()):
             return None
         with open(accepted, "rb") as handle:
@@ -178,13 +183,10 @@ class Inputs:
             self._rows[agent, benchmark] = frame[frame["agent"] == agent]
         return self._rows[agent, benchmark]
 
-    def _path(self, kind: str, benchmark: str, agent: str) -> Path:
-        return self.results / kind / benchmark / f"{agent}.parquet"
-
-    def _read(self, kind: str, benchmark: str, record: type[Record]) -> pd.DataFrame:
+    def _read(self, path_of: Callable[[str, str], Path], benchmark: str, record: type[Record]) -> pd.DataFrame:
         frames = []
         for agent in self.config.run.agents:
-            path = self._path(kind, benchmark, agent)
+            path = path_of(benchmark, agent)
             if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
                 frame = read_frame(path, record)
                 foreign = frame[(frame["agent"] != agent) | (frame["benchmark"] != benchmark)]

@@ -1,4 +1,4 @@
-"""Builds the manuscript (paper/paper.typ) from a run's tables and figures."""
+"""Builds the manuscript (data/paper/paper.typ) from a run's tables and figures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.layout import MANUSCRIPT, Results
 from dllm_agents.records import write_aside
-
-SOURCE = Path(__file__).resolve().parents[3] / "paper" / "paper.typ"
 
 
 def build(config: Config, results_dir: str | Path, output: str | Path) -> Path:
@@ -19,15 +18,15 @@ def build(config: Config, results_dir: str | Path, output: str | Path) -> Path:
 
     results = Path(results_dir).resolve()
     # Typst reads nothing outside its root, so the root holds both the manuscript and the results.
-    root = Path(os.path.commonpath([SOURCE.parents[1], results]))
-    tables = sorted(path.stem for path in (results / "tables").glob("*.csv"))
-    figures = sorted(f"figure:{path.stem}" for path in (results / "figures").glob("*.png"))
+    root = Path(os.path.commonpath([MANUSCRIPT.parent, results]))
+    tables = sorted(path.stem for path in Results(results).table("*").parent.glob("*.csv"))
+    figures = sorted(f"figure:{path.stem}" for path in Results(results).figure("*").parent.glob("*.png"))
     inputs = {"results": f"/{results.relative_to(root).as_posix()}", "scale": config.scale, "there": ",".join([*tables, *figures])}
     try:
-        pdf = typst.compile(SOURCE, root=root, sys_inputs=inputs, ignore_system_fonts=True)
+        pdf = typst.compile(MANUSCRIPT, root=root, sys_inputs=inputs, ignore_system_fonts=True)
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else "unknown error"
-        raise StageError(f"{SOURCE}: {first}; make the tables again (`snakemake tables`)") from None
+        raise StageError(f"{MANUSCRIPT}: {first}; make the tables again (`snakemake tables`)") from None
     with write_aside(output, "wb") as handle:
         handle.write(pdf)
     return Path(output)

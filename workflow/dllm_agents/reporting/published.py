@@ -1,17 +1,15 @@
-"""The papers' own numbers, one tidy CSV per table or figure under paper/published/ (columns source, table, agent, benchmark, category,
+"""The papers' own numbers, one tidy CSV per table or figure under data/paper/published/ (columns source, table, agent, benchmark, category,
 metric, n, value, note; rates as percentages). `models.csv` says which checkpoint a published name stands for."""
 
 from __future__ import annotations
 
 import csv
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-
-FOLDER = Path(__file__).resolve().parents[3] / "paper" / "published"
+from dllm_agents.layout import PUBLISHED
 
 
 class Value(NamedTuple):
@@ -75,9 +73,9 @@ def published_name(config: Config, agent: str) -> str | None:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    path = FOLDER / f"{name}.csv"
+    path = PUBLISHED / f"{name}.csv"
     try:
         with open(path, encoding="utf-8", newline="") as handle:
             return list(csv.DictReader(handle))
     except OSError as error:
-        raise StageError(f"{path}: {error.strerror}; published values come with the checkout: restore the file") from None
+        raise StageError(f"{path}: {error.strerror}; published values come with the package: install it again") from None

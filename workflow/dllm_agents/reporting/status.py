@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dllm_agents.errors import StageError
-from dllm_agents.workflow import CHECKOUT
+from dllm_agents.layout import SNAKEFILE
 
 TARGETS = ["report", "episodes", "serving"]
 ORDER = ["sample", "collect", "filter", "train", "probe", "rollout", "merge", "replay", "score", "classify", "table", "figure", "browser"]
@@ -93,7 +93,7 @@ def show(files: Sequence[str]) -> None:
 
 
 def _snakemake(files: Sequence[str], option: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile"), "--cores", "1", "--nocolor", option, *TARGETS]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--cores", "1", "--nocolor", option, *TARGETS]
     done = subprocess.run([*command, "--configfile", *files], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("dllm-agents: ")]

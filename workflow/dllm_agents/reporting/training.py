@@ -24,7 +24,7 @@ def reports(inputs: Inputs) -> dict[tuple[str, str], TrainingReport]:
     found = {}
     for backbone in inputs.config.used_backbones():
         for benchmark in inputs.config.run.benchmarks:
-            path = inputs.results / "models" / backbone / benchmark / "training.json"
+            path = inputs.files.model(backbone, benchmark) / "training.json"
             if inputs.config.backbones[backbone].training is not None and path.is_file():
                 try:
                     found[backbone, benchmark] = TrainingReport.model_validate_json(path.read_bytes())
