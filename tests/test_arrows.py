@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "workflow" / "dllm_agents"
 # A room may import the rooms on the lines before its own, and those of its own line that make no circle.
 ROOMS = [
-    ["errors", "__init__", "layout"],
+    ["errors", "__init__", "layout", "tool_calls"],
     ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "frames"],
     ["config"],
     ["benchmarks"],

@@ -82,7 +82,11 @@ def test_a_named_strategy_brings_all_of_its_settings(tokenizer: Any, scripted: C
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field": ({"stepz": 3}, "stepz: this server has no such field"),
-    "a field of OpenAI's that is not offered": ({"logprobs": True}, "logprobs: this server has no such field"),
+    "a field of OpenAI's that is not offered": ({"functions": []}, "functions: this server has no such field"),
+    "a penalty": ({"frequency_penalty": 0.5}, "frequency_penalty"),
+    "a bias": ({"logit_bias": {"5": 1}}, "logit_bias"),
+    "sound": ({"modalities": ["text", "audio"]}, "modalities"),
+    "alternatives of nothing": ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
     "an image": ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "should be 'text'"),
     "too many stop strings": ({"stop": ["a"] * 20}, "at most 8 items"),
     "negative steps": ({"steps": -1}, "steps"),
@@ -97,7 +101,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown strategy": ({"strategy": "magic"}, "strategy"),
     "unknown role": ({"messages": [{"role": "oracle", "content": "x"}]}, "role"),
     "no messages": ({"messages": []}, "messages"),
-    "two answers": ({"n": 2}, "n"),
+    "no answers": ({"n": 0}, "n"),
     "mask id out of range": ({"mask_id": 10**6}, "outside the vocabulary"),
     "stop id out of range": ({"stop_ids": [-1]}, "outside the vocabulary"),
     "empty stop string": ({"stop": ""}, "stop"),

@@ -18,7 +18,9 @@ from dllm_agents.serving.app import create_app
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, negative_data_rejection]
 
 
-OPERATIONS = [("/health", "get"), ("/metrics", "get"), ("/v1/models", "get"), ("/v1/chat/completions", "post"), ("/v1/completions", "post")]
+WITHOUT_INPUT = [("/health", "get"), ("/metrics", "get"), ("/v1/models", "get")]
+REQUESTS = [("/v1/chat/completions", "post"), ("/v1/completions", "post")]
+RETRIEVE = ("/v1/models/{model}", "get")
 
 
 @pytest.fixture
@@ -28,11 +30,11 @@ def api(tokenizer: Any, scripted: Callable[..., Any]) -> Any:
 
 
 def test_every_operation_is_fuzzed(api: Any) -> None:
-    assert {(path, method) for path in api for method in api[path]} == set(OPERATIONS)
+    assert {(path, method) for path in api for method in api[path]} == {*WITHOUT_INPUT, *REQUESTS, RETRIEVE}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-@pytest.mark.parametrize(("path", "method"), OPERATIONS[3:])
+@pytest.mark.parametrize(("path", "method"), REQUESTS)
 def test_requests_from_the_schema_and_beside_it(path: str, method: str, mode: GenerationMode, api: Any) -> None:
     @given(case=api[path][method].as_strategy(generation_mode=mode))
     @settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -48,6 +50,13 @@ def test_requests_from_the_schema_and_beside_it(path: str, method: str, mode: Ge
     assert (200 in answers) == (mode is GenerationMode.POSITIVE)
 
 
-@pytest.mark.parametrize(("path", "method"), OPERATIONS[:3])
+@pytest.mark.parametrize(("path", "method"), WITHOUT_INPUT)
 def test_what_takes_no_input_answers(path: str, method: str, api: Any) -> None:
     api[path][method].Case().call_and_validate(checks=CHECKS)
+
+
+@given(name=...)
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_a_model_is_there_or_not(api: Any, name: str) -> None:
+    answer = api[RETRIEVE[0]][RETRIEVE[1]].Case(path_parameters={"model": name or "tiny"}).call_and_validate(checks=CHECKS[:3])
+    assert answer.status_code == (200 if (name or "tiny") == "tiny" else 404)

@@ -1,12 +1,11 @@
 """Settled tokens become text, stop strings cut it, tool calls are taken out of it."""
 
-import json
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dllm_agents.serving.text import Splitter, TokenText, parse_tool_call
+from dllm_agents.serving.text import Splitter, TokenText
 
 CALL = '<tool_call>{"name": "search", "arguments": {"query": ["a"]}}</tool_call>'
 
@@ -51,12 +50,20 @@ def test_broken_calls_stay_text() -> None:
         assert content(split(text, 3, tools=True)) == content(split(text, 100, tools=True)) == text
 
 
-def test_an_early_call_is_told_once() -> None:
-    splitter = Splitter(tools=True)
-    assert splitter.early('{"name": "search", "arguments": {"query": ["a"]}}') == [{"name": "search", "arguments": {"query": ["a"]}}]
-    assert content(splitter.push(f"thinking {CALL}") + splitter.finish()) == "thinking "
+@settings(max_examples=100, deadline=None)
+@given(cuts=st.lists(st.integers(0, 200), max_size=5), stop=st.sampled_from(["red", "}}</", "</tool_call>\nT", "\n", "l>x", "never"]))
+def test_stop_strings_and_calls_together_do_not_depend_on_the_pieces(cuts: list[int], stop: str) -> None:
+    text = f"I search. {CALL}\nThen a red one. {CALL}x"
+    splitter = Splitter([stop], tools=True)
+    bounds = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    pieces = [piece for start, end in zip(bounds, bounds[1:], strict=False) for piece in splitter.push(text[start:end])]
+    pieces += splitter.finish()
+    whole = split(text.partition(stop)[0], 1000, tools=True)
+    assert content(pieces) == content(whole)
+    assert [piece for piece in pieces if isinstance(piece, dict)] == [piece for piece in whole if isinstance(piece, dict)]
 
 
-def test_hostile_json_is_no_call() -> None:
-    for text in ("[" * 100_000, '{"name": ""}', '{"name": "f", "arguments": [1]}', "null", json.dumps({"arguments": {}})):
-        assert parse_tool_call(text) is None
+def test_an_answer_with_one_call_ends_behind_it() -> None:
+    for size in (1, 7, 1000):
+        pieces = split(f"I search. {CALL} And {CALL}", size, tools=True, single=True)
+        assert content(pieces) == "I search. " and len([piece for piece in pieces if isinstance(piece, dict)]) == 1

@@ -1,4 +1,8 @@
-"""What a request may say: OpenAI's fields that mean something here, and every field of `Decoding` beside them at top level."""
+"""What a request may say: OpenAI's fields as its clients send them, and every field of `Decoding` beside them at top level.
+
+What cannot change an answer is accepted and left unread: nulls, notes on the request, and what clients echo of earlier answers. A field
+that this server does not carry out is accepted at the value that asks for nothing, and refused by name at any other.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,15 @@ from dllm_agents.decoding.settings import Decoding, ToolPrefill
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 8, 256
+MAX_CHOICES = 64
+MAX_TOP_LOGPROBS = 20
+
+
+class _Open(BaseModel):
+    """Unknown fields are accepted when they are null, and refused otherwise."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, None] = Field(init=False)
 
 
 class StrictToolPrefill(ToolPrefill):
@@ -22,8 +35,9 @@ def _decoding_fields() -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, field in Decoding.model_fields.items():
         if name == "seed":
-            wide = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-            fields[name] = (wide | None, Field(default=None, description="seed of this request's sampling"))
+            wide = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+            text = "seed of this request's sampling; without one, a sampled answer differs from time to time"
+            fields[name] = (wide | None, Field(default=None, description=text))
             continue
         annotation: Any = StrictToolPrefill if name == "tool_prefill" else field.annotation
         kept: Any = Annotated[annotation, *field.metadata] if field.metadata else annotation
@@ -31,7 +45,36 @@ def _decoding_fields() -> dict[str, Any]:
     return fields
 
 
-DecodingFields: type[BaseModel] = create_model("DecodingFields", __config__=STRICT, **_decoding_fields())
+def _unread(*names: str) -> dict[str, Any]:
+    return {name: (Any, Field(default=None, description="accepted and not read")) for name in names}
+
+
+def _only(**values: Any) -> dict[str, Any]:
+    """Fields that are not carried out, each with the values that ask for nothing."""
+    return {name: (Literal[value] | None, Field(default=None, description="nothing else is carried out")) for name, value in values.items()}
+
+
+DecodingFields: type[BaseModel] = create_model("DecodingFields", __base__=_Open, **_decoding_fields())
+NoNumber = Annotated[float, Field(ge=0, le=0)]
+Neutral: type[BaseModel] = create_model(
+    "Neutral",
+    __base__=DecodingFields,
+    **_unread("metadata", "store", "service_tier", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prediction"),
+    **_only(
+        use_beam_search=False,
+        ignore_eos=False,
+        skip_special_tokens=True,
+        spaces_between_special_tokens=True,
+        include_stop_str_in_output=False,
+    ),
+    frequency_penalty=(NoNumber | None, None),
+    presence_penalty=(NoNumber | None, None),
+    min_p=(NoNumber | None, None),
+    min_tokens=(Literal[0] | None, None),
+    repetition_penalty=(Annotated[float, Field(ge=1, le=1)] | None, None),
+    top_k=(Literal[-1, 0] | None, None),
+    logit_bias=(Annotated[dict[str, Any], Field(max_length=0)] | None, None),
+)
 
 
 class BadRequest(ValueError):
@@ -42,46 +85,66 @@ class BadRequest(ValueError):
         self.param, self.code = param, code
 
 
-class TextPart(BaseModel):
-    model_config = STRICT
+class TextPart(_Open):
     type: Literal["text"]
     text: str
+    cache_control: Any = None
+    annotations: Any = None
 
 
-class FunctionCall(BaseModel):
-    model_config = STRICT
+class RefusalPart(_Open):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class FunctionCall(_Open):
     name: str
     arguments: str
+    parsed_arguments: Any = None
 
 
-class ToolCall(BaseModel):
-    model_config = STRICT
+class ToolCall(_Open):
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
+    index: Any = None
 
 
-class ChatMessage(BaseModel):
-    model_config = STRICT
+class ChatMessage(_Open):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[TextPart | RefusalPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    # What clients' own records of a message hold beside it.
+    id: Any = None
+    annotations: Any = None
+    parsed: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
+    cache_control: Any = None
 
     def template_values(self) -> dict[str, Any]:
         """The message as chat templates read it: text content, tool arguments as an object where they are one."""
-        parts = self.content if isinstance(self.content, list) else []
-        content = "".join(part.text for part in parts) if isinstance(self.content, list) else self.content or ""
+        if isinstance(self.content, list):
+            content = "".join(part.text if isinstance(part, TextPart) else part.refusal for part in self.content)
+        else:
+            content = self.content or self.refusal or ""
         values: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": content}
-        if self.name is not None:
-            values["name"] = self.name
-        if self.tool_call_id is not None:
-            values["tool_call_id"] = self.tool_call_id
+        for key in ("name", "tool_call_id", "reasoning_content"):
+            if (value := getattr(self, key)) is not None:
+                values[key] = value
         if self.tool_calls:
             values["tool_calls"] = [
-                {"type": "function", "function": {"name": call.function.name, "arguments": _object_or_text(call.function.arguments)}}
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.function.name, "arguments": _object_or_text(call.function.arguments)},
+                }
                 for call in self.tool_calls
             ]
         return values
@@ -94,45 +157,51 @@ def _object_or_text(text: str) -> Any:
         return text
 
 
-class FunctionDefinition(BaseModel):
-    model_config = STRICT
+class FunctionDefinition(_Open):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(BaseModel):
-    model_config = STRICT
+class Tool(_Open):
     type: Literal["function"]
     function: FunctionDefinition
+    cache_control: Any = None
 
 
-class StreamOptions(BaseModel):
-    model_config = STRICT
+class StreamOptions(_Open):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
-class _Request(DecodingFields):  # type: ignore[valid-type, misc]
-    model_config = STRICT
+class TextFormat(_Open):
+    type: Literal["text"]
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+
+
+class _Request(Neutral):  # type: ignore[valid-type, misc]
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
-    stop: (
-        Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
-        | Annotated[list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]], Field(max_length=MAX_STOP_STRINGS)]
-        | None
-    ) = None
-    n: Literal[1] | None = None
-    user: str | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        default=None, description="answers to each prompt, with seeds that follow each other"
+    )
     return_trace: bool | None = Field(
         default=None, description="adds choices[].trace: token ids, their texts, the forward that settled each, and how surely"
     )
 
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    def names_length(self) -> bool:
+        """Whether the request says how many tokens it wants at most."""
+        return any(getattr(self, name, None) for name in ("max_tokens", "max_completion_tokens", "max_new_tokens"))
 
     def decoding(self, default: Decoding) -> Decoding:
         """The backbone's settings with what the request says on top; a request that names a strategy brings all of its settings.
@@ -142,12 +211,12 @@ class _Request(DecodingFields):  # type: ignore[valid-type, misc]
         given = {name: getattr(self, name) for name in Decoding.model_fields if getattr(self, name) is not None}
         for alias in ("max_tokens", "max_completion_tokens"):
             value = getattr(self, alias, None)
-            if value is not None and given.setdefault("max_new_tokens", value) != value:
+            if value and given.setdefault("max_new_tokens", value) != value:
                 raise BadRequest(f"{alias} is {value} but max_new_tokens is {given['max_new_tokens']}; give one of them", alias)
         if isinstance(given.get("tool_prefill"), ToolPrefill):
             given["tool_prefill"] = given["tool_prefill"].model_dump()
         try:
-            return Decoding.model_validate(given if "strategy" in given else {**default.model_dump(), **given})
+            return Decoding.model_validate(given if "strategy" in given else {**default.model_dump(exclude_unset=True), **given})
         except ValidationError as error:
             first = error.errors()[0]
             raise BadRequest(first["msg"], ".".join(str(part) for part in first["loc"]) or None) from None
@@ -156,15 +225,74 @@ class _Request(DecodingFields):  # type: ignore[valid-type, misc]
 class ChatRequest(_Request):
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
+    max_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
     tools: list[Tool] | None = None
     tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: bool | None = Field(default=None, description="false: the answer ends behind its first call")
+    tools_in_prompt: bool | None = Field(default=None, description="the messages describe the tools already; calls are read all the same")
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    verbosity: Literal["medium"] | None = None
+    reasoning_effort: str | None = Field(
+        default=None, description="a variable of the chat template; none also sets enable_thinking to false"
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(default=None, description="variables of the chat template, as enable_thinking")
+    add_generation_prompt: Literal[True] | None = None
+    continue_final_message: Literal[False] | None = None
+    logprobs: bool | None = Field(default=None, description="adds the probability of every token at the forward that settled it")
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def offered_tools(self) -> list[dict[str, Any]] | None:
         """The tools as chat templates read them; None when there are none or they may not be called."""
         if not self.tools or self.tool_choice == "none":
             return None
-        return [tool.model_dump(exclude_none=True) for tool in self.tools]
+        return [tool.model_dump(exclude_none=True, exclude={"cache_control"}) for tool in self.tools]
+
+    def template_variables(self, default: dict[str, Any]) -> dict[str, Any]:
+        """The chat template's variables: the backbone's, with the request's on top."""
+        values = dict(default)
+        if self.reasoning_effort is not None:
+            values["reasoning_effort"] = self.reasoning_effort
+            if self.reasoning_effort == "none":
+                values["enable_thinking"] = False
+        return values | (self.chat_template_kwargs or {})
+
+    def logprobs_wanted(self) -> int | None:
+        """Alternatives to report for each token; None when no probability was asked for. Raises BadRequest for top_logprobs alone."""
+        if self.top_logprobs and not self.logprobs:
+            raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class CompletionRequest(_Request):
-    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    prompt: str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=2048)]
+    echo: bool | None = Field(
+        default=None, description="gives the prompt back before the answer, with its likelihoods where logprobs are asked for"
+    )
+    best_of: Literal[1] | None = None
+    suffix: Literal[""] | None = None
+    add_special_tokens: Literal[True] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        default=None, description="adds the probability of every token at the forward that settled it, and that many alternatives"
+    )
+    likelihood_draws: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None, description="diffusion models: random maskings that the likelihoods of an echoed prompt are estimated from"
+    )
+    context_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="first tokens of an echoed prompt that are never masked, so that the rest is scored given them"
+    )
+
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts, one or more."""
+        whole: Any = self.prompt
+        return list(whole) if isinstance(whole, list) and not isinstance(whole[0], int) else [whole]
+
+    def logprobs_wanted(self) -> int | None:
+        """Alternatives to report for each token; None when no probability was asked for."""
+        if self.max_tokens == 0 and not self.echo:
+            raise BadRequest("max_tokens: 0 asks for nothing; it goes with echo", "max_tokens")
+        return self.logprobs

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,7 @@ class Engine:
         self._max_waiting, self._max_running, self._batch_tokens = max_waiting, max_running, batch_tokens
         self._waiting: deque[Handle] = deque()
         self._running: deque[_Running] = deque()
+        self._errands: deque[tuple[Sequence[Segment], Future[list[Tensor]]]] = deque()
         self._prefixes = Prefixes(prefix_bytes)
         self._stats = Stats()
         self._closed = False
@@ -170,6 +172,17 @@ class Engine:
             self._changed.notify()
         return handle
 
+    def run(self, segments: Sequence[Segment]) -> list[Tensor]:
+        """One forward that belongs to no request, between two of theirs; waits for it. Raises RuntimeError once the engine is closed,
+        and what the forward raises."""
+        future: Future[list[Tensor]] = Future()
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            self._errands.append((segments, future))
+            self._changed.notify()
+        return future.result()
+
     def stats(self) -> Stats:
         """A copy of the counters."""
         return replace(self._stats, waiting=len(self._waiting), running=len(self._running))
@@ -184,7 +197,7 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._running or self._closed):
+                while not (self._waiting or self._running or self._errands or self._closed):
                     self._changed.wait()
                 if self._closed:
                     break
@@ -195,9 +208,13 @@ class Engine:
             self._end(handle, Failed("the server is shutting down"))
         self._running.clear()
         self._waiting.clear()
+        for _, future in self._errands:
+            future.set_exception(RuntimeError("the server is shutting down"))
 
     def _step(self) -> None:
         """Admit, run one forward, hand out what it settled."""
+        if self._errands:
+            self._run_errand(*self._errands.popleft())
         self._drop_cancelled()
         self._admit()
         batch = self._next_batch()
@@ -213,6 +230,12 @@ class Engine:
             return
         for (running, _), rows in zip(batch, logits, strict=True):
             self._advance(running, rows)
+
+    def _run_errand(self, segments: Sequence[Segment], future: Future[list[Tensor]]) -> None:
+        try:
+            future.set_result(forward(self.model, segments))
+        except Exception as error:
+            future.set_exception(error)
 
     def _one_by_one(self, batch: list[tuple[_Running, Segment]]) -> None:
         """After a forward that failed: whoever fails alone is to blame, the others go on."""

@@ -83,7 +83,7 @@ def _reference(backbone: Backbone, model_dir: Path | None, record: Probe) -> lis
 
     from dllm_agents.decoding import generate
     from dllm_agents.serving import roofline
-    from dllm_agents.serving.text import chat_prompt
+    from dllm_agents.serving.templates import chat_prompt
 
     try:
         model = load_model(directory, backbone.dtype)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dllm_agents.serving.engine import Settled
-from dllm_agents.serving.text import Decode, Piece, Splitter, TokenText
+from dllm_agents.serving.text import Decode, Splitter, TokenText
+from dllm_agents.tool_calls import Call, Piece
 
 
 @dataclass
@@ -14,9 +15,12 @@ class Reply:
     """The state of one answer.
 
     Text is given out when everything before it is settled. With `tags` (the ids of <tool_call> and </tool_call>, for requests with
-    `tool_prefill`) a tool call is given out as soon as it is complete between its tags, before the thinking in front of it, and stop
-    ids in front of a settled closing tag are padding. `token_ids`, `reveal_step`, `nfe` and `finish_reason` are final once `done`;
-    `confidence` stays empty when a stop string ended the answer before `generate` had returned.
+    `tool_prefill`) an opening tag ends the text in front of it, and what stands between it and the next closing tag is read on its
+    own: when the two were set together, it is given out as soon as it is decoded, before the thinking in front of it. Stop ids in
+    front of a settled closing tag are padding. What is given out does not depend on the order in which tokens settled.
+
+    `token_ids`, `reveal_step`, `nfe` and `finish_reason` are final once `done`; `confidence` stays empty when a stop string ended
+    the answer before `generate` had returned.
     """
 
     decode: Decode
@@ -29,12 +33,16 @@ class Reply:
     token_ids: list[int] = field(default_factory=list)
     reveal_step: list[int] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
+    generation: Any = None
 
     def __post_init__(self) -> None:
         self._text = TokenText(self.decode)
         self._sent = 0
         self._ahead: dict[int, tuple[int, int]] = {}
-        self._told: set[int] = set()
+        self._tried: set[int] = set()
+        self._given_early: list[Call] = []
+        self._between: list[int] | None = None
+        self._held = ""
         self._next = 0
         self._called = False
         self._at_stop = False
@@ -52,22 +60,24 @@ class Reply:
                 pieces += self._append(token, step)
             elif not self._before_closing_tag():
                 self._at_stop = True
-        if self.tags and not self.done and not self._at_stop:
+        if self.tags and self.splitter.early and not self.done and not self._at_stop:
             pieces += self._early_calls(*self.tags)
         return self._note(pieces)
 
     def finish(self, generation: Any) -> list[Piece]:
         """The rest of the answer, once `generate` has returned."""
         pieces: list[Piece] = []
-        known = len(self.token_ids)
-        for token, step in zip(generation.token_ids[known:], generation.reveal_step[known:], strict=True):
+        here = len(self.token_ids)
+        for token, step in zip(generation.token_ids[here:], generation.reveal_step[here:], strict=True):
             if not self.done:
                 pieces += self._append(token, step)
         if not self.done:
-            pieces += self.splitter.push(self.decode(self.token_ids)[self._sent :]) + self.splitter.finish()
+            rest = self._held + self.decode(self.token_ids)[self._sent :]
+            pieces += self.splitter.push(rest) + self.splitter.finish()
             self.nfe = generation.nfe
             self.confidence = generation.confidence
             self.finish_reason = generation.finish_reason
+            self.generation = generation
             self.done = True
         return self._note(pieces)
 
@@ -76,23 +86,51 @@ class Reply:
         self.reveal_step.append(step)
         text = self._text.push(token)
         self._sent += len(text)
-        pieces = self.splitter.push(text)
+        pieces = self.splitter.push(text) if self.tags is None else self._by_tags(token, text, *self.tags)
         self.done = self.splitter.stopped
         return pieces
+
+    def _by_tags(self, token: int, text: str, opening: int, closing: int) -> list[Piece]:
+        """The pieces of one more token where tags are tokens; text behind an opening tag is held until its closing tag."""
+        if token == opening:
+            tag = self.decode([opening])
+            front = text.removesuffix(tag)
+            pieces = self.splitter.push(self._held + front)
+            self._held, self._between = text[len(front) :], []
+            return pieces
+        if self._between is None:
+            return self.splitter.push(text)
+        self._held += text
+        if token != closing:
+            self._between.append(token)
+            return []
+        calls = self.splitter.calls_between_tags(self.decode(self._between))
+        held, self._held, self._between = self._held, "", None
+        return self.splitter.give([call for call in calls if not self._was_given(call)]) if calls else self.splitter.push(held)
+
+    def _was_given(self, call: Call) -> bool:
+        if call not in self._given_early:
+            return False
+        self._given_early.remove(call)
+        return True
 
     def _before_closing_tag(self) -> bool:
         return self.tags is not None and any(token == self.tags[1] for token, _ in self._ahead.values())
 
     def _early_calls(self, opening: int, closing: int) -> list[Piece]:
-        """Tag-to-tag spans that are complete ahead of the settled prefix; each is told once."""
+        """Calls between two tags that were set in one step, complete ahead of the settled prefix; each is given once."""
         pieces: list[Piece] = []
-        for start in [position for position, (token, _) in self._ahead.items() if token == opening and position not in self._told]:
+        starts = [place for place, (token, _) in self._ahead.items() if token == opening and place not in self._tried]
+        for start in sorted(starts):
             span: list[int] = []
-            while (settled := self._ahead.get(start + 1 + len(span))) and settled[0] != closing:
+            while (settled := self._ahead.get(start + 1 + len(span))) and settled[0] not in (opening, closing):
                 span.append(settled[0])
             if settled:
-                self._told.add(start)
-                pieces += self.splitter.early(self.decode([token for token in span if token not in self.stop_ids]))
+                self._tried.add(start)
+                if settled == (closing, self._ahead[start][1]):
+                    calls = self.splitter.calls_between_tags(self.decode([token for token in span if token not in self.stop_ids]))
+                    self._given_early += calls
+                    pieces += calls
         return pieces
 
     def _note(self, pieces: list[Piece]) -> list[Piece]:

@@ -1,14 +1,13 @@
-"""From settled tokens to what a client reads: text piece by piece, stop strings, tool calls."""
+"""From settled tokens to what a client reads: text piece by piece, cut at stop strings, tool calls taken out of it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+from dllm_agents.tool_calls import CLOSE, OPEN, Call, CallReader, Piece, Span, held_back, read_tagged
+
 Decode = Callable[[Sequence[int]], str]
-Piece = str | dict[str, Any]
 
 
 class TokenText:
@@ -22,105 +21,76 @@ class TokenText:
     def push(self, token_id: int) -> str:
         """The text this token adds. A short window is decoded: O(1), and right where a piece's text depends on its neighbour."""
         self._ids.append(token_id)
-        known = self._decode(self._ids[self._start : self._read])
+        before = self._decode(self._ids[self._start : self._read])
         text = self._decode(self._ids[self._start :])
-        if len(text) <= len(known) or text.endswith("\ufffd"):
+        if len(text) <= len(before) or text.endswith("\ufffd"):
             return ""
         self._start, self._read = self._read, len(self._ids)
-        return text[len(known) :]
-
-
-def chat_prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-    """Prompt ids of chat messages by the checkpoint's template; without one, the contents joined by blank lines.
-
-    Raises whatever the template raises: it comes with the checkpoint.
-    """
-    if not tokenizer.chat_template:
-        return list(tokenizer("\n\n".join(str(message["content"]) for message in messages))["input_ids"])
-    text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def parse_tool_call(text: str) -> dict[str, Any] | None:
-    """{name, arguments} of the JSON between the tags (Hermes / Qwen format), or None when it is no such object."""
-    try:
-        call = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(call, dict):
-        return None
-    name, arguments = call.get("name"), call.get("arguments", {})
-    return {"name": name, "arguments": arguments} if isinstance(name, str) and name and isinstance(arguments, dict) else None
+        return text[len(before) :]
 
 
 class Splitter:
-    """Cuts growing text at the first stop string and, when asked, takes the tool calls out of it.
+    """Cuts growing text at the first stop string and, with `tools`, takes the tool calls out of what is left.
 
-    `push` and `finish` return pieces in order: str for content, dict for a complete tool call. A call announced by `early`
-    (P-ReAct decodes it before the thinking in front of it) is not repeated when the text reaches it.
+    `push` and `finish` return pieces in order: str for content, dict for a complete tool call. `schemas` and `bare` as `CallReader`
+    takes them. With `single` the answer ends behind its first call.
     """
 
-    def __init__(self, stop: Sequence[str] = (), tools: bool = False) -> None:
+    def __init__(
+        self,
+        stop: Sequence[str] = (),
+        tools: bool = False,
+        schemas: Mapping[str, Mapping[str, Any]] | None = None,
+        bare: bool = False,
+        single: bool = False,
+    ) -> None:
         self.stopped = False
         self._stop = tuple(stop)
-        self._tools = tools
+        self._reader = CallReader(schemas, bare) if tools else None
+        self._single = single
         self._pending = ""
-        self._early: list[dict[str, Any]] = []
 
-    def early(self, text: str) -> list[Piece]:
-        """A span between tags that is complete ahead of the text before it."""
-        call = parse_tool_call(text)
-        if not self._tools or call is None or self.stopped:
-            return []
-        self._early.append(call)
-        return [call]
+    @property
+    def early(self) -> bool:
+        """Whether a call may be given out before the text in front of it is there: nothing in that text can undo it."""
+        return self._reader is not None and not self._stop and not self._single
 
     def push(self, text: str) -> list[Piece]:
+        """The pieces that are certain with this text."""
         if self.stopped:
             return []
         self._pending += text
-        found = [at for at in (self._pending.find(stop) for stop in self._stop) if at >= 0]
-        if found:
+        cuts = [at for at in (self._pending.find(stop) for stop in self._stop) if at >= 0]
+        if cuts:
+            self._pending = self._pending[: min(cuts)]
+            pieces = self.finish()
             self.stopped = True
-            self._pending = self._pending[: min(found)]
-            return self.finish()
-        return self._pieces(final=False)
+            return pieces
+        certain = len(self._pending) - held_back(self._pending, self._stop)
+        text, self._pending = self._pending[:certain], self._pending[certain:]
+        return self._pieces([text] if self._reader is None else self._reader.push(text))
 
     def finish(self) -> list[Piece]:
-        """What is still held back, once no more text comes."""
-        return self._pieces(final=True)
+        """What is still held back, once no more text comes, or none that belongs to it."""
+        if self.stopped:
+            return []
+        text, self._pending = self._pending, ""
+        return self._pieces([text] if self._reader is None else self._reader.push(text) + self._reader.finish())
 
-    def _pieces(self, final: bool) -> list[Piece]:
-        pieces: list[Piece] = []
-        while self._tools and (start := self._pending.find(OPEN)) >= 0:
-            pieces.append(self._pending[:start])
-            self._pending = self._pending[start:]
-            end = self._pending.find(CLOSE)
-            if end < 0:
-                break
-            whole, self._pending = self._pending[: end + len(CLOSE)], self._pending[end + len(CLOSE) :]
-            call = parse_tool_call(whole[len(OPEN) : -len(CLOSE)])
-            if call is None:
-                pieces.append(whole)
-            elif call in self._early:
-                self._early.remove(call)
-            else:
-                pieces.append(call)
-        if final:
-            keep = 0
-        elif self._tools and self._pending.startswith(OPEN):
-            keep = len(self._pending)
-        else:
-            keep = _held_back(self._pending, (*self._stop, OPEN) if self._tools else self._stop)
-        pieces.append(self._pending[: len(self._pending) - keep])
-        self._pending = self._pending[len(self._pending) - keep :]
-        return [piece for piece in pieces if piece]
+    def calls_between_tags(self, text: str) -> list[Call]:
+        """The calls of a text that stood between two tags, when it is nothing else."""
+        whole = OPEN + text + CLOSE
+        span = read_tagged(whole) if self._reader is not None else None
+        return span.calls if isinstance(span, Span) and span.end == len(whole) else []
 
+    def give(self, calls: Sequence[Call]) -> list[Piece]:
+        """Calls that stand behind the text so far, which ends there."""
+        return self.finish() + ([] if self.stopped else self._pieces(list(calls)))
 
-def _held_back(text: str, strings: Sequence[str]) -> int:
-    """Length of the longest end of `text` that one of the strings begins with."""
-    longest = max((len(string) for string in strings), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(string.startswith(text[-length:]) for string in strings):
-            return length
-    return 0
+    def _pieces(self, pieces: list[Piece]) -> list[Piece]:
+        pieces = [piece for piece in pieces if piece]
+        first = next((at for at, piece in enumerate(pieces) if isinstance(piece, dict)), None)
+        if self._single and first is not None:
+            self.stopped = True
+            pieces = pieces[: first + 1]
+        return pieces

@@ -1,0 +1,162 @@
+"""Chat messages as the checkpoint's template writes them: nothing that was said is left out, and text never becomes control tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dllm_agents.tool_calls import KEPT
+
+Message = Mapping[str, Any]
+# Special in some tokenizers, but part of what models read and write in text.
+TAGS = (*KEPT, "<tool_response>", "</tool_response>", "<think>", "</think>", "<answer>", "</answer>")
+ID_LENGTH = 9  # what Mistral's templates want of a call's id: so many letters and digits
+# No template writes these; one that stands in no message marks where a control token's text is taken apart.
+_SENTINELS = [chr(point) for point in range(0xE000, 0xE100)]
+
+
+class TemplateError(ValueError):
+    """The template cannot say what was asked. `param` is the request's field."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+def chat_prompt(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    values: Mapping[str, Any] | None = None,
+    control: str = "text",
+) -> list[int]:
+    """Prompt ids of chat messages by the checkpoint's template; without one, the contents joined by blank lines.
+
+    `values` are further variables of the template (`enable_thinking`). Control tokens that are spelled out in a message are encoded as
+    plain text, or with `control="tokens"` as the tokens themselves, which is what the papers' code does. Where the template refuses the
+    roles, or leaves the system message out, it stands at the head of the first user turn and turns of one role are joined.
+    Raises TemplateError when the template fails on every form, has no place for tools, or leaves out calls of the history.
+    """
+    guarded, sentinel = _guarded(tokenizer, messages) if control == "text" else (list(messages), None)
+    if not tokenizer.chat_template:
+        if tools or any(message.get("tool_calls") for message in messages):
+            raise TemplateError("the checkpoint has no chat template, so tools cannot be shown to it", "tools" if tools else "messages")
+        return _encode(tokenizer, "\n\n".join(str(message["content"]) for message in guarded), sentinel, add_special_tokens=True)
+
+    def render(turns: Sequence[Message], offered: Sequence[Mapping[str, Any]] | None) -> str:
+        text = tokenizer.apply_chat_template(turns, tools=offered, tokenize=False, add_generation_prompt=True, **(values or {}))
+        return str(text)
+
+    turns, text = _first_accepted(lambda turns: render(turns, tools), guarded)
+    if tools and render(turns, None) == text:
+        raise TemplateError("the checkpoint's chat template has no place for tools; put them into a message with tools_in_prompt", "tools")
+    calls = (call for message in turns for call in message.get("tool_calls") or [])
+    if (left_out := next((name for call in calls if (name := call["function"]["name"]) not in text), None)) is not None:
+        raise TemplateError(f"the checkpoint's chat template leaves out the call of {left_out}", "messages")
+    return _encode(tokenizer, text, sentinel, add_special_tokens=False)
+
+
+def _first_accepted(render: Callable[[Sequence[Message]], str], messages: list[Message]) -> tuple[list[Message], str]:
+    """The first form of the messages that the template takes, and its text. Raises TemplateError with the template's own reason."""
+    reason, whole = "", None
+    for form in (list, short_ids, folded, lambda turns: folded(short_ids(turns))):
+        turns = form(messages)
+        try:
+            text = render(turns)
+        except Exception as error:  # templates come with the checkpoint and raise what they like
+            reason = reason or str(error) or type(error).__name__
+            continue
+        whole = whole or (turns, text)
+        if all(str(message["content"]).strip() in text for message in turns if message["role"] == "system"):
+            return turns, text
+    if whole is None:
+        raise TemplateError(f"the chat template refuses these messages: {reason}", "messages")
+    return whole
+
+
+def folded(messages: Sequence[Message]) -> list[Message]:
+    """Messages without a system role and with alternating turns: what the system says heads the first user turn."""
+    system = [str(message["content"]) for message in messages if message["role"] == "system"]
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] == "system":
+            continue
+        if (
+            turns
+            and message["role"] == turns[-1]["role"] in ("user", "assistant")
+            and not (message.keys() | turns[-1].keys()) & {"tool_calls"}
+        ):
+            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{message['content']}"
+        else:
+            turns.append(dict(message))
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    if system and first is None:
+        turns.insert(0, {"role": "user", "content": "\n\n".join(system)})
+    elif system and first is not None:
+        first["content"] = "\n\n".join([*system, str(first["content"])])
+    return list(turns)
+
+
+def short_ids(messages: Sequence[Message]) -> list[Message]:
+    """Messages whose call ids are of the one form that no template refuses; equal ids stay equal."""
+    return [
+        {
+            **message,
+            **({"tool_call_id": _short(message["tool_call_id"])} if message.get("tool_call_id") else {}),
+            **(
+                {"tool_calls": [{**call, "id": _short(str(call.get("id")))} for call in message["tool_calls"]]}
+                if message.get("tool_calls")
+                else {}
+            ),
+        }
+        for message in messages
+    ]
+
+
+def _short(name: str) -> str:
+    return (
+        name
+        if re.fullmatch(rf"[A-Za-z0-9]{{{ID_LENGTH}}}", name)
+        else hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:ID_LENGTH]
+    )
+
+
+def control_texts(tokenizer: Any) -> list[str]:
+    """The texts of the tokenizer's control tokens, longest first."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted({*added, *map(str, tokenizer.all_special_tokens)} - {*TAGS, ""}, key=len, reverse=True)
+
+
+def _guarded(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
+    """The messages with a sentinel inside every control token that is spelled out in one, and the sentinel."""
+    controls = control_texts(tokenizer)
+    contents = [str(message["content"]) for message in messages]
+    if not any(control in content for content in contents for control in controls):
+        return list(messages), None
+    sentinel = next((mark for mark in _SENTINELS if not any(mark in content for content in contents)), None)
+    if sentinel is None:
+        raise TemplateError("the messages spell out control tokens beside every private character", "messages")
+    pattern = re.compile("|".join(map(re.escape, controls)))
+
+    def apart(found: re.Match[str]) -> str:
+        return f"{found[0][:1]}{sentinel}{found[0][1:]}"
+
+    return [{**message, "content": pattern.sub(apart, content)} for message, content in zip(messages, contents, strict=True)], sentinel
+
+
+def _encode(tokenizer: Any, text: str, sentinel: str | None, add_special_tokens: bool) -> list[int]:
+    """Token ids; what stands on either side of a sentinel is encoded apart."""
+    first, *rest = [text] if sentinel is None else text.split(sentinel)
+    ids = list(tokenizer(first, add_special_tokens=add_special_tokens)["input_ids"])
+    for part in rest:
+        ids += tokenizer(part, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def writes_bare_calls(tokenizer: Any) -> bool:
+    """Whether the checkpoint's template has calls written as nothing but JSON (Llama 3): it names parameters and no mark of a call."""
+    template = tokenizer.chat_template
+    text = template if isinstance(template, str) else " ".join(map(str, (template or {}).values()))
+    return '"parameters":' in text and "tool" in text and not any(mark in text for mark in KEPT if mark != "<|python_tag|>")
