@@ -7,12 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-Says = Callable[[str], str | int]
+Says = Callable[[str], str | int | tuple[int, dict[str, str]]]
 
 
 @pytest.fixture
 def said_by_prompt() -> Iterator[Callable[[Says], str]]:
-    """Start a server whose answer to the last message is `says(message)`: text, or an HTTP status to fail with. Gives its URL."""
+    """Start a server whose answer to the last message is `says(message)`: text, an HTTP status to fail with, or a status
+    and the error that OpenAI's servers explain it by. Gives its URL."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(says: Says) -> str:
@@ -24,7 +25,9 @@ def said_by_prompt() -> Iterator[Callable[[Says], str]]:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 said = says(asked["messages"][-1]["content"])
                 if isinstance(said, int):
-                    self.reply(said, {"error": {"message": "maximum context length exceeded" if said == 400 else "no"}})
+                    said = said, {"message": "maximum context length exceeded" if said == 400 else "no"}
+                if isinstance(said, tuple):
+                    self.reply(said[0], {"error": said[1]})
                     return
                 usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
                 if asked.get("stream"):

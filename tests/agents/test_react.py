@@ -100,9 +100,11 @@ def test_a_list_of_actions_that_does_not_fit_is_left_out_last() -> None:
     assert "Valid actions now" in backend.asked[2]
 
 
-def test_a_prompt_that_never_fits_is_an_error_not_an_endless_loop() -> None:
-    with pytest.raises(PromptTooLong):
-        play(Backend(PromptTooLong("too long")))
+def test_a_prompt_that_never_fits_ends_the_episode_by_its_name_and_keeps_what_was_played() -> None:
+    assert play(Backend(PromptTooLong("too long"))).ended == "prompt_too_long"
+    wait = prompts.react_completion("Wait.", "wait")
+    played = play(Backend(wait, *[PromptTooLong("too long")] * 2))
+    assert (played.ended, played.success, len(played.steps)) == ("prompt_too_long", False, 1)
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,16 @@ def test_a_server_that_refuses_stops_the_stage_in_one_line(tmp_path: Path, said_
     with pytest.raises(StageError, match="HTTP 401"):
         replay_verifiers(config, [tmp_path / "a.jsonl"], {}, tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()
+
+
+def test_refused_settings_name_their_key_and_an_episode_too_long_to_read_goes_on(tmp_path: Path, said_by_prompt) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [stored("stuck", [0.0] * 12)])
+    for status, message in ((400, "steps: must divide the length"), (400, "maximum context length exceeded")):
+        url = said_by_prompt(lambda prompt, said=(status, {"message": message}): said)
+        config = Config.model_validate({"backbones": {"v": {"url": url}}, "run": {"verification": {"backbones": ["v"]}}})
+        if message.startswith("steps"):
+            with pytest.raises(StageError, match=r"change backbones\.v\.decoding\.steps"):
+                replay_verifiers(config, [tmp_path / "a.jsonl"], {}, tmp_path / "x.parquet")
+            continue
+        replay_verifiers(config, [tmp_path / "a.jsonl"], {}, tmp_path / "x.parquet")
+        assert read_frame(tmp_path / "x.parquet", Exit)["exit_step"].isna().all()

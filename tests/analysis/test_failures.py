@@ -63,6 +63,7 @@ RULES = {
     "truncated": episode(EpisodeStep(index=0, completion="Thought: t Action: go", action="go", finish_reason="length")),
     "server": episode(success=False, ended="error", error="connection refused"),
     "step_limit": episode(*acts("a", "b"), success=False, ended="step_limit"),
+    "prompt_too_long": episode(success=False, ended="prompt_too_long"),
     "premature_exit": episode(*acts("a", "b"), success=False, ended="early_exit"),
     "loop": episode(*acts("a", "a", "a")),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault
+from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault, SettingsRefused
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
@@ -94,11 +94,14 @@ def test_server_faults_are_retried(server: Any, status: int) -> None:
     ("answer", "error", "requests"),
     [
         ((500, {"error": {"message": "logits are not finite"}}), ServerFault, 3),
-        ((400, {"error": {"message": "unknown field"}}), RequestRefused, 1),
+        ((400, {"error": {"message": "unknown field"}}), SettingsRefused, 1),
+        ((422, {"error": {"message": "not so long", "param": "max_new_tokens"}}), SettingsRefused, 1),
+        ((400, {"error": {"message": "no such role", "param": "messages.0.role"}}), RequestRefused, 1),
+        ((400, {"error": {"message": "not fit to print", "code": "content_filter"}}), RequestRefused, 1),
         ((400, {"error": {"message": "no room", "code": "context_length_exceeded"}}), PromptTooLong, 1),
         ((400, {"error": {"message": "This model's maximum context length is 4096 tokens"}}), PromptTooLong, 1),
         ((401, {"error": {"message": "key"}}), ServerFault, 1),
-        ((404, {"detail": "Not Found"}), ServerFault, 1),
+        ((404, {"detail": "Not Found"}), SettingsRefused, 1),
         ((200, b"not json"), BadReply, 1),
         ((200, []), BadReply, 1),
         ((200, {"choices": []}), BadReply, 1),
@@ -111,9 +114,25 @@ def test_server_faults_are_retried(server: Any, status: int) -> None:
 )
 def test_faults_have_a_kind(server: Any, answer: Answer, error: type[Exception], requests: int) -> None:
     url, seen = server([answer])
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         ask(url)
-    assert len(seen) == requests
+    assert len(seen) == requests and type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "field"),
+    [
+        (400, {"message": "strategy: ar needs a causal model"}, "strategy"),
+        (400, {"message": "too hot", "param": "temperature"}, "temperature"),
+        (400, {"message": "no"}, ""),
+        (404, {"message": "model 'm' is not served here", "param": None}, "model"),
+    ],
+)
+def test_a_refused_setting_is_named(server: Any, status: int, error: dict[str, Any], field: str) -> None:
+    url, _ = server([(status, {"error": error})])
+    with pytest.raises(SettingsRefused, match=error["message"].split(":")[0]) as caught:
+        ask(url)
+    assert caught.value.field == field
 
 
 def test_long_and_empty_answers_are_answers(server: Any) -> None:

@@ -21,7 +21,10 @@ from dllm_agents.errors import StageError
 
 SpanKind = Literal["context", "thought", "action", "observation"]
 FailureSource = Literal["rules", "checker", "beside checker"]
-Ending = Literal["success", "done", "step_limit", "token_limit", "time_limit", "no_action", "early_exit", "answered", "error"]
+Ending = Literal[
+    "success", "done", "step_limit", "token_limit", "time_limit", "prompt_too_long", "no_action", "early_exit", "answered", "error"
+]
+"""How an episode ended. `error` is one of the server, the client or the environment, and says nothing of the agent; all else is its own."""
 
 
 class Record(BaseModel):
@@ -361,6 +364,10 @@ class TableRow(Record):
     low: float | None = None
     high: float | None = None
     published: float | None = None
+    missing: str = Field(
+        default="not run",
+        description="what stands in the column `value` where there is none: not run, or how many of the episodes ended in an error",
+    )
 
 
 RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Attention, Failure, Probe, Pair, TrainingReport, TableRow)

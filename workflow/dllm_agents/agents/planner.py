@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, add_usage, ending_of, step_cost
 from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
 from dllm_agents.agents.search import whole_text
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words, normalise
 from dllm_agents.benchmarks.search_reply import Reply, answer_text, parse_reply, reply_text, tool_call
-from dllm_agents.client.client import Completion
+from dllm_agents.client.client import Completion, PromptTooLong
 from dllm_agents.records import Ending, EpisodeStep, Task
 
 MAX_PLAN_STEPS = 6
@@ -93,8 +93,8 @@ def play(
             coverage.append(played.steps[-1].progress)
         if failure is None:
             _write(environment, task, roles.writer, style, findings, played, call_seed(seed, task, max_rounds, 0))
-    except EpisodeLimit as limit:
-        ended = limit.ending
+    except (EpisodeLimit, PromptTooLong) as stop:
+        ended = ending_of(stop)
     _finish(environment, task, played, plans, asked, coverage, failure)
     played.ended = ended or played.ended
     return played

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from dllm_agents.records import RoleUsage
+from dllm_agents.client.client import PromptTooLong
+from dllm_agents.records import Ending, RoleUsage
 
 Message = dict[str, str]
 
@@ -16,6 +17,11 @@ class EpisodeLimit(Exception):
     def __init__(self, ending: Literal["token_limit", "time_limit"]) -> None:
         super().__init__(ending)
         self.ending = ending
+
+
+def ending_of(stop: EpisodeLimit | PromptTooLong) -> Ending:
+    """How an episode ends that can take no further answer: it has used up what it may, or its prompt no longer fits the context."""
+    return stop.ending if isinstance(stop, EpisodeLimit) else "prompt_too_long"
 
 
 class CompletionLike(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from dllm_agents import prompts
 from dllm_agents.agents.modules.early_exit import Verifier, redundant_steps
 from dllm_agents.agents.modules.memory import Memory
-from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, add_usage, ending_of, step_cost
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Call, Ending, EpisodeStep, RoleUsage, Task
@@ -100,8 +100,8 @@ def play(
             ):
                 ended = "early_exit"
                 break
-    except EpisodeLimit as limit:
-        ended = limit.ending
+    except (EpisodeLimit, PromptTooLong) as stop:
+        ended = ending_of(stop)
     close(environment, played)
     if verifier is not None:
         reached = [step.progress for step in played.steps]

@@ -24,13 +24,15 @@ from dllm_agents.agents.modules import editor, selector
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
-from dllm_agents.agents.policy import Complete, EpisodeLimit
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, ending_of
 from dllm_agents.agents.react import Played
 from dllm_agents.agents.tape import Backbones, Recording, Replay
 from dllm_agents.benchmarks.base import Benchmark, Environment, check_tasks
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
-from dllm_agents.client.client import Client, ServerFault
+from dllm_agents.client.client import Client, Completion, PromptTooLong, ServerFault, SettingsRefused
+from dllm_agents.client.streaming import Partial
 from dllm_agents.config import SCRIPTED, Agent, Config
+from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import not_run
 from dllm_agents.progress import track
@@ -86,7 +88,11 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack,
         write_jsonl(shard.output, [])
         return None
     tasks, journal = play_shard(config, agent_name, shard, stack, servers)
-    write_jsonl(shard.output, (journal.episodes[task.id] for task in tasks))
+    episodes = [journal.episodes[task.id] for task in tasks]
+    write_jsonl(shard.output, episodes)
+    if errors := [episode for episode in episodes if episode.ended == "error"]:
+        said = f"{len(errors)} of {len(tasks)} episodes ended in an error and count for nothing; the first: {errors[0].error}"
+        print(f"{shard.output}: {said}", file=sys.stderr, flush=True)
     if shard.replay is not None:
         stored = stored_episodes(shard.replay, agent_name)
         equal = sum(timeless(journal.episodes[task.id]) == timeless(stored[task.id]) for task in tasks)
@@ -263,24 +269,65 @@ def _play_again(playing: Callable[[Backbones, Task], Played], roles: Sequence[st
 
 @dataclass(frozen=True)
 class Roles:
-    """The served backbones of an agent, by role."""
+    """The served backbones of an agent, by role. A backbone whose server refuses its settings ends the run (StageError, naming the key):
+    every further episode would fare the same."""
 
     config: Config
     agent: str
     benchmark: str
     clients: Mapping[str, Client]
+    _accepted: set[str] = field(default_factory=set)
+    """Roles whose settings the server has taken."""
 
     def complete(self, role: str) -> Complete | None:
         """What answers for a role; None when nothing plays it."""
         name = self.config.agent_backbones(self.agent, self.benchmark).get(role)
         if name is None:
             return None
-        return partial(self.clients[name].complete, decoding=self.config.decoding(self.agent, role, self.benchmark))
+        decoding = self.config.decoding(self.agent, role, self.benchmark)
+
+        def ask(messages: Sequence[Message], *, seed: int) -> Completion:
+            with self._settings(role):
+                return self.clients[name].complete(messages, decoding=decoding, seed=seed)
+
+        return ask
 
     def stream(self, role: str) -> search.Stream:
         """What answers for a role, as a stream."""
         name = self.config.agent_backbones(self.agent, self.benchmark)[role]
-        return search.streamed(self.clients[name], self.config.decoding(self.agent, role, self.benchmark))
+        live = search.streamed(self.clients[name], self.config.decoding(self.agent, role, self.benchmark))
+
+        def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | CompletionLike]:
+            with self._settings(role):
+                yield from live(messages, seed=seed, final=final)
+
+        return ask
+
+    @contextmanager
+    def _settings(self, role: str) -> Iterator[None]:
+        """Tell a refusal of the settings from one of a prompt: settings that have been answered before are not what is refused now."""
+        try:
+            yield
+        except SettingsRefused as refusal:
+            if role in self._accepted and refusal.field != "model":
+                raise
+            name = self.config.agent_backbones(self.agent, self.benchmark)[role]
+            own = role != "policy" and getattr(self.config.agents[self.agent], role) is not None
+            key = setting_key(self.config, name, self.benchmark, refusal.field, "" if own else self.agent)
+            raise StageError(f"{refusal}; change {key}; finished episodes are kept") from None
+        self._accepted.add(role)
+
+
+def setting_key(config: Config, backbone: str, benchmark: str, field: str, agent: str = "") -> str:
+    """The key of the configuration that sets a field of the requests to a backbone, as a server names it; an agent's own settings come
+    before the backbone's."""
+    if field == "model":
+        return f"backbones.{backbone}.served_name"
+    field = "max_new_tokens" if field in ("max_tokens", "max_completion_tokens") else field
+    if agent and field in config.agents[agent].decoding:
+        return f"agents.{agent}.decoding.{field}"
+    section = f"benchmark_decoding.{benchmark}" if benchmark in config.backbones[backbone].benchmark_decoding else "decoding"
+    return f"backbones.{backbone}.{section}" + (f".{field}" if field in Decoding.model_fields else "")
 
 
 def _play_policy(
@@ -290,8 +337,8 @@ def _play_policy(
     recording = Recording(backbones, agent.max_tokens, agent.max_seconds)
     try:
         played = _play_workflow(config, agent, benchmark, graph, recording, seed, task)
-    except EpisodeLimit as limit:
-        played = Played(ended=limit.ending)
+    except (EpisodeLimit, PromptTooLong) as stop:
+        played = Played(ended=ending_of(stop))
     played.calls = recording.in_order()
     return played
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, add_usage, ending_of, step_cost
 from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
 from dllm_agents.benchmarks.base import Environment, Step
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words
@@ -127,8 +127,8 @@ def play(
                 played.steps.append(_record(index, attempt, turn))
                 if turn.step.done or isinstance(turn.reply, str):
                     break
-    except EpisodeLimit as limit:
-        ended = limit.ending
+    except (EpisodeLimit, PromptTooLong) as stop:
+        ended = ending_of(stop)
     _finish(environment, task, acting, played, turns)
     played.ended = ended or played.ended
     return played

@@ -9,10 +9,11 @@ from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.selector import Selecting
 from dllm_agents.agents.modules.tool_graph import called_names
-from dllm_agents.agents.policy import Complete, EpisodeLimit, add_usage, step_cost
+from dllm_agents.agents.policy import Complete, EpisodeLimit, add_usage, ending_of, step_cost
 from dllm_agents.agents.react import Played, call_seed, close
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
+from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Ending, EpisodeStep, Task
 
 MAX_ANSWER = 16_000
@@ -97,8 +98,8 @@ def converse(
                     **step_cost(completion),
                 )
             )
-    except EpisodeLimit as limit:
-        ended = limit.ending
+    except (EpisodeLimit, PromptTooLong) as stop:
+        ended = ending_of(stop)
     if conversation.verdict is not None:
         played.extra["error_type"] = conversation.verdict.error_type
     _note_modules(played, selector, editor)

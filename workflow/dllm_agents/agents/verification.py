@@ -15,8 +15,8 @@ from pathlib import Path
 from dllm_agents.agents import MODULE_STYLE
 from dllm_agents.agents.modules.early_exit import Strength, Verifier, exit_of, replay
 from dllm_agents.agents.policy import Complete
-from dllm_agents.agents.runner import spread
-from dllm_agents.client.client import Client, ServerFault
+from dllm_agents.agents.runner import setting_key, spread
+from dllm_agents.client.client import Client, ServerFault, SettingsRefused
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import write_frame
@@ -50,6 +50,8 @@ def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[s
                     found += track(rows, len(asked), f"{name} as verifier")
                 except ServerFault as error:
                     raise StageError(f"{error}; run the same command again") from None
+                except SettingsRefused as refusal:
+                    raise StageError(f"{refusal}; change {setting_key(config, name, stored[0].benchmark, refusal.field)}") from None
     return write_frame(output, found, Exit)
 
 

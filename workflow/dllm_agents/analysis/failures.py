@@ -30,8 +30,11 @@ TAXONOMY: dict[str, str] = {
     "step_limit": "the step limit came first",
     "empty": "no text at all",
     "truncated": "the completion ran into its token limit",
+    "prompt_too_long": "the prompt does not fit the backbone's context, however much of the history is left out",
     "server": "the backbone's server or the environment gave an error",
 }
+ERROR = "server"
+"""The class that is no failure of the agent: such episodes are counted beside the others."""
 LOOP_LENGTH = 3
 EVIDENCE_CHARACTERS = 200
 # ast.parse may exhaust the interpreter's stack on deep nesting; no honest call comes near this.
@@ -209,6 +212,8 @@ def _ending_failures(episode: Episode) -> list[Failure]:
     if episode.ended in ("early_exit", "done"):
         detail = "verifier" if episode.ended == "early_exit" else "environment"
         return [_failure(episode, "premature_exit", detail, last, last[0].observation if last else "")]
+    if episode.ended == "prompt_too_long":
+        return [_failure(episode, "prompt_too_long", "", last, last[0].observation if last else episode.goal)]
     if episode.ended == "step_limit":
         return [_failure(episode, "step_limit", "", last, last[0].action or "" if last else "")]
     if not episode.steps:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, Score
+
+ERROR_SHARE = 0.1
+"""Share of a cell's episodes that may have ended in an error of server, client or environment. Those are left out of n; above this share
+what is left need no longer be like the whole, and the cell says how many there were in place of a number."""
+
+
+class Errors(NamedTuple):
+    """How many of some episodes ended in an error of server, client or environment, which says nothing of the agent."""
+
+    number: int = 0
+    episodes: int = 0
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the other episodes are too few to speak for all."""
+        return self.number > ERROR_SHARE * self.episodes
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.episodes} errors"
 
 
 def score(

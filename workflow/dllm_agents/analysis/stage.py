@@ -34,7 +34,8 @@ def _verdicts(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -
     if not episodes:
         return {}
     benchmark = benchmarks.load(episodes[0].benchmark, config)
-    answered = [episode for episode in episodes if episode.ended != "error" and not benchmark.interactive(tasks[episode.task_id])]
+    # Without an answer there is nothing to judge: saying nothing is right for some tasks, failing to answer for none.
+    answered = [episode for episode in episodes if episode.answer is not None and not benchmark.interactive(tasks[episode.task_id])]
     verdicts = benchmark.judge_many([(tasks[episode.task_id], episode.answer or "") for episode in answered])
     return {episode.task_id: verdict for episode, verdict in zip(answered, verdicts, strict=True)}
 

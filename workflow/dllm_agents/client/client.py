@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
@@ -19,15 +19,26 @@ from dllm_agents.errors import StageError
 MAX_REPLY_BYTES = 16 << 20
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 OPENAI_FIELDS = ("temperature", "top_p")
+# What of a request differs from prompt to prompt; a refusal that names anything else would meet every request.
+PROMPT_FIELDS = ("messages", "prompt")
 T = TypeVar("T")
 
 
 class ServerFault(Exception):
-    """The server is gone, refuses the key or the model, or keeps failing: further requests would fare no better."""
+    """The server is gone, refuses the key, or keeps failing: further requests would fare no better."""
 
 
 class RequestRefused(Exception):
     """The server answers, but not to this request (400 and the like)."""
+
+
+class SettingsRefused(RequestRefused):
+    """The server refuses what every request to it holds: the model's name, or a decoding setting. `field` is its name in the request
+    ("model", "strategy", ...), empty where the server does not say."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PromptTooLong(RequestRefused):
@@ -115,7 +126,8 @@ class Client:
         """One chat completion.
 
         Server faults (no connection, 429, 5xx) are retried with growing pauses. Raises ServerFault when they last,
-        PromptTooLong or RequestRefused when the server refuses this request, BadReply for an answer that is no completion.
+        PromptTooLong or RequestRefused when the server refuses this request, SettingsRefused when it would refuse any with these
+        settings, BadReply for an answer that is no completion.
         """
         body: dict[str, Any] = {"model": self.endpoint.model, "messages": list(messages), **self._settings(decoding, seed)}
         if tools:
@@ -145,10 +157,10 @@ class Client:
                 continue
             if status == 200:
                 return _json_object(content), time.perf_counter() - started
-            message, code = _reason(content)
-            fault = f"HTTP {status}: {message}"
+            reason = _reason(content)
+            fault = f"HTTP {status}: {reason.message}"
             if status not in RETRIED_STATUS:
-                raise _refusal(status, message, code, self.endpoint)
+                raise _refusal(status, reason, self.endpoint)
         raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})")
 
     def _exchange(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
@@ -175,24 +187,46 @@ def _is_local(url: str) -> bool:
     return httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
 
 
-def _refusal(status: int, message: str, code: str | None, endpoint: Endpoint) -> Exception:
-    lowered = message.lower()
-    if code == "context_length_exceeded" or (status == 400 and "context" in lowered and ("length" in lowered or "exceed" in lowered)):
+class _Reason(NamedTuple):
+    """An error body: what it says, OpenAI's code for it, and the part of the request at fault."""
+
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
+def _refusal(status: int, reason: _Reason, endpoint: Endpoint) -> Exception:
+    message, lowered = reason.message, reason.message.lower()
+    too_long = status == 400 and "context" in lowered and ("length" in lowered or "exceed" in lowered)
+    if too_long or reason.code == "context_length_exceeded":
         return PromptTooLong(message)
-    if status in (401, 403, 404):
-        return ServerFault(f"{endpoint!r} refuses (HTTP {status}: {message})")
+    if status in (401, 403):
+        return ServerFault(f"{endpoint!r} refuses the key (HTTP {status}: {message}); set the right one")
+    text, field = f"{endpoint!r} refuses (HTTP {status}: {message})", _field(reason)
+    if status == 404:
+        return SettingsRefused(text, "model")
+    if status in (400, 422) and field not in PROMPT_FIELDS and reason.code != "content_filter":
+        return SettingsRefused(text, field)
     return RequestRefused(f"HTTP {status}: {message}")
 
 
-def _reason(content: bytes) -> tuple[str, str | None]:
-    """(message, code) of an error body, whatever its shape."""
+def _field(reason: _Reason) -> str:
+    """The field of the request that is at fault: as the server names it, else the first word of its message if that is one."""
+    if reason.param:
+        return reason.param.partition(".")[0].partition("[")[0]
+    word = reason.message.partition(":")[0]
+    return word if word in Decoding.model_fields or word in PROMPT_FIELDS else ""
+
+
+def _reason(content: bytes) -> _Reason:
+    """What an error body says, whatever its shape."""
     text = content[:2000].decode("utf-8", "replace").strip()
     try:
         error = json.loads(content).get("error")
-        message, code = error.get("message"), error.get("code")
+        message, code, param = error.get("message"), error.get("code"), error.get("param")
     except (ValueError, AttributeError, RecursionError):
-        return " ".join(text.split())[:300] or "no reason given", None
-    return str(message)[:300], code if isinstance(code, str) else None
+        return _Reason(" ".join(text.split())[:300] or "no reason given")
+    return _Reason(str(message)[:300], *(value if isinstance(value, str) else None for value in (code, param)))
 
 
 def _json_object(content: bytes) -> dict[str, Any]:

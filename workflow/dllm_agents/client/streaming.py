@@ -94,10 +94,10 @@ def stream(
                             yield collected.partial()
                     yield _completion(collected.payload(), time.perf_counter() - started)
                     return
-                message, code = _reason(response.read())
-                fault = f"HTTP {response.status_code}: {message}"
+                reason = _reason(response.read())
+                fault = f"HTTP {response.status_code}: {reason.message}"
                 if response.status_code not in RETRIED_STATUS:
-                    raise _refusal(response.status_code, message, code, client.endpoint)
+                    raise _refusal(response.status_code, reason, client.endpoint)
         except (httpx.TransportError, httpx.StreamError) as error:
             fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     raise ServerFault(f"{client.endpoint!r} does not answer after {client.attempts} attempts ({fault})")

@@ -18,6 +18,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.layout import CLAIMS
 from dllm_agents.records import Exit
 from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.layout import NOT_RUN
 from dllm_agents.reporting.rows import clusters
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
@@ -135,6 +136,9 @@ def _examine(test: Test, inputs: Inputs) -> Finding:
     chosen = _choose(test, inputs)
     if chosen is None:
         return Finding(test, "cannot tell", why="the run has no such agents")
+    missing = inputs.missing(dict.fromkeys([*chosen[0], *chosen[1]]), _benchmarks(test, inputs), test.categories)
+    if missing != NOT_RUN:
+        return Finding(test, "cannot tell", why=missing)
     of, against = _by_seed(*chosen, inputs)
     first = [_per_task(test, test.metric, agents, inputs) for agents in of]
     if test.against is None:
@@ -182,7 +186,7 @@ def _choose(test: Test, inputs: Inputs) -> tuple[list[str], list[str]] | None:
             against = of
         else:
             against = [agent for agent in _members(test.against, inputs) if inputs.trained(agent) == trained]
-        played = [agent for agent in {*of, *against} if any(len(inputs.rows(agent, name)) for name in _benchmarks(test, inputs))]
+        played = [agent for agent in {*of, *against} if any(inputs.errors(agent, name).episodes for name in _benchmarks(test, inputs))]
         of, against = [a for a in of if a in played], [a for a in against if a in played]
         if of and against:
             return of, against

@@ -53,14 +53,15 @@ def format_failure_rows(inputs: Inputs, agent: str) -> list[TableRow]:
     for episode in inputs.episodes(agent, SEARCH):
         if episode.ended != "error":
             counts[str(episode.extra.get("format_failure") or "none")] += 1
-    n = counts.total()
-    return [rate_row(agent, SEARCH, kind, "share", counts[kind], n) for kind in (*FORMAT_FAILURES, "none")]
+    n, errors = counts.total(), inputs.errors(agent, SEARCH)
+    return [rate_row(agent, SEARCH, kind, "share", counts[kind], n, errors=errors) for kind in (*FORMAT_FAILURES, "none")]
 
 
 def planning_rows(inputs: Inputs, agent: str) -> list[TableRow]:
     """What a planner's plans were worth: hit rate of the first plan, recall of gold hops, first round that covers them all, sub-questions
     that go back; rounds and tool calls over the questions answered rightly."""
     scores = inputs.rows(agent, SEARCH)
+    errors = inputs.errors(agent, SEARCH)
     planned = np.isfinite(measured(scores, "planner_hit"))
     scores = scores[planned]
     known = scores[np.isfinite(measured(scores, "hop_recall"))]
@@ -69,15 +70,15 @@ def planning_rows(inputs: Inputs, agent: str) -> list[TableRow]:
 
     def mean(metric: str, part: pd.DataFrame, name: str, category: str = "", share: bool = False) -> TableRow:
         values = measured(part, name)
-        return mean_row(agent, SEARCH, category, metric, values[np.isfinite(values)], seed, share=share)
+        return mean_row(agent, SEARCH, category, metric, values[np.isfinite(values)], seed, share=share, errors=errors)
 
     covered = int(np.isfinite(measured(known, "first_full_round")).sum())
     hits = int(measured(known, "planner_hit").sum())
     return [
-        rate_row(agent, SEARCH, "", "acc_r", int(scores["success"].sum()), len(scores)),
-        rate_row(agent, SEARCH, "first plan", "planner_hit_rate", hits, len(known)),
+        rate_row(agent, SEARCH, "", "acc_r", int(scores["success"].sum()), len(scores), errors=errors),
+        rate_row(agent, SEARCH, "first plan", "planner_hit_rate", hits, len(known), errors=errors),
         mean("hop_recall", known, "hop_recall", share=True),
-        rate_row(agent, SEARCH, "", "full_coverage", covered, len(known)),
+        rate_row(agent, SEARCH, "", "full_coverage", covered, len(known), errors=errors),
         mean("first_full_coverage_round", known, "first_full_round"),
         mean("backtracks_per_question", scores, "backtracks"),
         mean("rounds", right, "rounds", "answered rightly"),
@@ -237,7 +238,7 @@ def settled_rows(inputs: Inputs, agent: str) -> list[TableRow]:
 def accuracy(inputs: Inputs, agent: str) -> TableRow:
     """ACC_R of a search agent over all its questions."""
     scores = inputs.rows(agent, SEARCH)
-    return rate_row(agent, SEARCH, "all", "acc_r", int(scores["success"].sum()), len(scores))
+    return rate_row(agent, SEARCH, "all", "acc_r", int(scores["success"].sum()), len(scores), errors=inputs.errors(agent, SEARCH))
 
 
 def shown_episode(inputs: Inputs, agent: str, benchmark: str) -> Episode | None:
@@ -301,9 +302,11 @@ def stage_row(inputs: Inputs, agent: str, base: str, benchmark: str) -> TableRow
     """An agent's success rate on a benchmark, or its gain over the agent of its SFT model on the same tasks (points, paired)."""
     scores = inputs.rows(agent, benchmark)
     if not base:
-        return rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores))
+        errors = inputs.errors(agent, benchmark)
+        return rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores), errors=errors)
+    missing = inputs.missing([agent, base], [benchmark])
     return compare(inputs, [agent], [base], benchmark).get("success_difference") or TableRow(
-        agent=agent, benchmark=benchmark, metric="success_difference", n=0
+        agent=agent, benchmark=benchmark, metric="success_difference", n=0, missing=missing
     )
 
 

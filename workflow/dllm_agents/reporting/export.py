@@ -101,10 +101,8 @@ def _log(config: Config, agent: str, benchmark: str, episodes: list[Episode]) ->
     for episode in episodes:
         epochs[episode.task_id] += 1
         samples.append(_sample(model, episode, epochs[episode.task_id]))
-    means = {
-        "success": sum(episode.success for episode in episodes) / max(1, len(episodes)),
-        "progress": sum(episode.progress for episode in episodes) / max(1, len(episodes)),
-    }
+    played = [episode for episode in episodes if episode.ended != "error"]
+    means = {name: sum(getattr(episode, name) for episode in played) / max(1, len(played)) for name in ("success", "progress")}
     tokens = [
         sum(getattr(role, key) for episode in episodes for role in episode.usage.values()) for key in ("prompt_tokens", "completion_tokens")
     ]

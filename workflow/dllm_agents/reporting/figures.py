@@ -95,7 +95,10 @@ def diffuagent_figure1(inputs: Inputs, figure: Figure) -> None:
         axis.set_title(f"{title} ({subtitle})", fontsize=style.FONT)
         absent = [agent for agent in ours if agent not in {point.label for point in points}]
         if absent or not ours:
-            text = f"{NOT_RUN}: {', '.join(absent or ['this run'])}"
+            missing: dict[str, list[str]] = {} if absent else {NOT_RUN: ["this run"]}
+            for agent in absent:
+                missing.setdefault(row.missing if (row := ours[agent]) is not None else NOT_RUN, []).append(agent)
+            text = "\n".join(f"{why}: {', '.join(names)}" for why, names in missing.items())
             axis.text(0.02, 0.98, text, transform=axis.transAxes, va="top", fontsize=style.FONT - 2, color="#666666", style="italic")
         drawn.append((axis, points))
     _legend(
@@ -269,8 +272,8 @@ def searcher_figure4(inputs: Inputs, figure: Figure) -> None:
                 continue
             axis.plot([row.low, row.high], [place + shift] * 2, color=look.colour, linewidth=0.9)
             axis.plot(row.value, place + shift, look.marker, markersize=7, markerfacecolor=face, markeredgecolor=look.colour)
-        absent = any(row.value is None for row in measured)
-        names.append(f"{first}\n({style.PARADIGM[look.paradigm]}, " + (NOT_RUN if absent else f"n = {measured[1].n}") + ")")
+        absent = next((row.missing for row in measured if row.value is None), None)
+        names.append(f"{first}\n({style.PARADIGM[look.paradigm]}, {absent or f'n = {measured[1].n}'})")
     axis.set_yticks(range(len(pairs)), names)
     axis.set(xlabel="ACC_R (%)", xlim=(-3, 103), ylim=(max(len(pairs), 1) - 0.5, -0.5))
     axis.grid(visible=False, axis="y")
@@ -390,7 +393,7 @@ def _published_bar(model: str, label: str, value: float, look: str) -> Bar:
 
 def _module_bar(label: str, row: TableRow | None, model: str) -> Bar:
     if row is None or row.value is None:
-        return Bar(label, None, None, None, NOT_RUN, model)
+        return Bar(label, None, None, None, row.missing if row else NOT_RUN, model)
     return Bar(label, row.value, row.low, row.high, f"{row.value:.1f}", model)
 
 
@@ -467,7 +470,7 @@ def plot(name: str, config: Config, results_dir: str | Path, output_base: str | 
 
 def _bar(agent: str, row: TableRow) -> Bar:
     if row.value is None or not row.n:
-        return Bar(agent, None, None, None, NOT_RUN)
+        return Bar(agent, None, None, None, row.missing)
     return Bar(agent, row.value, row.low, row.high, f"{round(row.value * row.n / 100)}/{row.n}")
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from dllm_agents.analysis.failures import BESIDE_CHECKER
+from dllm_agents.analysis.metrics import Errors
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame
 from dllm_agents.layout import Results
 from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, SpokenEpisode, Task, iter_jsonl
+from dllm_agents.reporting.layout import NOT_RUN
 
 
 class FilterCounts(NamedTuple):
@@ -37,6 +40,7 @@ class Inputs:
     _scores: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     _failures: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
     _rows: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+    _errors: dict[tuple[str, str], dict[str, Errors]] = field(default_factory=dict, repr=False)
     _tasks: dict[str, dict[str, Task]] = field(default_factory=dict, repr=False)
 
     @property
@@ -177,11 +181,29 @@ class Inputs:
         return self.config.seed if backbone.training.seed is None else backbone.training.seed
 
     def rows(self, agent: str, benchmark: str) -> pd.DataFrame:
-        """An agent's scores on a benchmark; empty when it has none."""
+        """An agent's scores on a benchmark, without the episodes that ended in an error; empty when it has none, and when too many did."""
         if (agent, benchmark) not in self._rows:
             frame = self.scores(benchmark)
-            self._rows[agent, benchmark] = frame[frame["agent"] == agent]
+            played = frame[(frame["agent"] == agent) & (frame["ended"] != "error")]
+            self._rows[agent, benchmark] = played.iloc[:0] if self.errors(agent, benchmark).too_many else played
         return self._rows[agent, benchmark]
+
+    def errors(self, agent: str, benchmark: str, categories: Collection[str] | None = None) -> Errors:
+        """How many of an agent's episodes on a benchmark, or on some of its categories, ended in an error of server, client or
+        environment."""
+        if (agent, benchmark) not in self._errors:
+            frame = self.scores(benchmark)
+            ended = frame[frame["agent"] == agent].groupby("category")["ended"]
+            self._errors[agent, benchmark] = {str(name): Errors(int((part == "error").sum()), len(part)) for name, part in ended}
+        wanted = [found for name, found in self._errors[agent, benchmark].items() if categories is None or name in categories]
+        return Errors(sum(found.number for found in wanted), sum(found.episodes for found in wanted))
+
+    def missing(self, agents: Iterable[str], benchmarks: Iterable[str], categories: Collection[str] | None = None) -> str:
+        """Why there is no number for agents together: the first whose episodes ended in too many errors, or that they were not run."""
+        for agent, benchmark in product(agents, benchmarks):
+            if (errors := self.errors(agent, benchmark, categories)).too_many:
+                return f"{agent} on {benchmark}: {errors}"
+        return NOT_RUN
 
     def _read(self, path_of: Callable[[str, str], Path], benchmark: str, record: type[Record]) -> pd.DataFrame:
         frames = []

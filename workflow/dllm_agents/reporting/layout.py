@@ -14,6 +14,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow
 
 NOT_RUN = "not run"
+CSV_COLUMNS = ("agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published")
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def number(value: float) -> str:
 
 
 def cell(row: TableRow | None) -> str:
-    """A tidy row as a cell: value with its interval, the published value for a published row, or "not run"."""
+    """A tidy row as a cell: value with its interval, the published value for a published row, or why there is none."""
     if row is None or (row.value is None and row.published is None):
-        return NOT_RUN
+        return NOT_RUN if row is None else row.missing
     if row.value is None:
         return number(float(row.published or 0.0))
     interval = f" [{number(row.low)}, {number(row.high)}]" if row.low is not None and row.high is not None else ""
@@ -65,11 +66,11 @@ def to_csv(rows: Iterable[TableRow]) -> str:
     """Tidy CSV with fixed number formats, so that equal rows are equal bytes. Raises StageError for a value that is not finite."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(TableRow.model_fields)
+    writer.writerow(CSV_COLUMNS)
     for row in rows:
         values = [_plain(row, name) for name in ("value", "low", "high", "published")]
         if row.value is None:
-            values[0] = NOT_RUN
+            values[0] = row.missing
         writer.writerow([row.agent, row.benchmark, row.category, row.metric, "" if row.n is None else row.n, *values])
     return out.getvalue()
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.bfcl_averages import PARTS, averages
-from dllm_agents.analysis.failures import TAXONOMY
+from dllm_agents.analysis.failures import ERROR, TAXONOMY
+from dllm_agents.analysis.metrics import Errors
 from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED, Config
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
@@ -33,6 +34,7 @@ FIGURE4_SETS = (
 )
 SAME_AS = {"relevance": "live_relevance", "multi_turn_standard": "multi_turn_base"}
 """Columns of Table 2 that are one category under another name."""
+NO_ERRORS = Errors()
 Key = tuple[str, str, str]
 """(benchmark, category, metric) of a table's column."""
 
@@ -60,12 +62,12 @@ def arrange(
         for key in columns:
             row = found.get((agent, *key))
             if with_n and key[0] != previous and key[0] != "average":
-                cells.append(str(row.n or 0) if row else "0")
+                cells.append(counted(row.n if row else 0, inputs.errors(agent, key[0])))
             # The published number of a model must not stand in for a run of ours that is missing.
-            cells.append(NOT_RUN if ours and row is not None and row.value is None else cell(row))
+            cells.append(row.missing if ours and row is not None and row.value is None else cell(row))
             previous = key[0]
         largest = max((row.n or 0 for row in (found.get((agent, *key)) for key in columns) if row), default=0)
-        return cells if with_n else [str(largest), *cells]
+        return cells if with_n else [counted(largest, inputs.errors(agent, columns[0][0])), *cells]
 
     heads: list[tuple[str, str]] = [] if with_n else [("", "n")]
     previous = None
@@ -88,6 +90,18 @@ def arrange(
     return Layout(corner, heads, [block for block in lines if block.rows])
 
 
+def counted(n: int | None, errors: Errors) -> str:
+    """A number of episodes, and beside it how many more ended in an error."""
+    return str(n or 0) + (f" (+ {errors.number} error{'s' * (errors.number > 1)})" if errors.number else "")
+
+
+def error_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """How many of an agent's episodes are left out of its numbers; none where all count."""
+    errors = inputs.errors(agent, benchmark)
+    row = TableRow(agent=agent, benchmark=benchmark, metric="errors", n=errors.episodes, value=errors.number)
+    return [row] if errors.number else []
+
+
 def published_rows(name: str) -> list[TableRow]:
     """A published table as rows whose only number is the published one."""
     return [
@@ -107,23 +121,26 @@ def published_values(config: Config, agent: str, name: str) -> dict[Key, float]:
 
 
 def rate_row(
-    agent: str, benchmark: str, category: str, metric: str, successes: int, n: int, published_value: float | None = None
+    agent: str,
+    benchmark: str,
+    category: str,
+    metric: str,
+    successes: int,
+    n: int,
+    published_value: float | None = None,
+    errors: Errors = NO_ERRORS,
 ) -> TableRow:
-    """A rate in percent with its Wilson interval; "not run" when n is 0."""
-    if n == 0:
-        return TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=0, published=published_value)
+    """A rate in percent with its Wilson interval; none when n is 0, and when too many of the episodes ended in an error."""
+    row = TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=n, published=published_value)
+    if n == 0 or errors.too_many:
+        return without_value(row, errors)
     low, high = statistics.wilson_interval(successes, n)
-    return TableRow(
-        agent=agent,
-        benchmark=benchmark,
-        category=category,
-        metric=metric,
-        n=n,
-        value=100 * successes / n,
-        low=100 * low,
-        high=100 * high,
-        published=published_value,
-    )
+    return row.model_copy(update={"value": 100 * successes / n, "low": 100 * low, "high": 100 * high})
+
+
+def without_value(row: TableRow, errors: Errors) -> TableRow:
+    """A row that has no number, with the errors that are why, if they are."""
+    return row.model_copy(update={"missing": str(errors)}) if errors.number else row
 
 
 def mean_row(
@@ -136,11 +153,13 @@ def mean_row(
     *,
     share: bool = False,
     published_value: float | None = None,
+    errors: Errors = NO_ERRORS,
 ) -> TableRow:
-    """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; "not run" without values."""
+    """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; none without values, and when too many of the
+    episodes ended in an error."""
     row = TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(values), published=published_value)
-    if len(values) == 0:
-        return row
+    if len(values) == 0 or errors.too_many:
+        return without_value(row, errors)
     draws = statistics.bootstrap_means(values, seed=seed)
     low, high = statistics.share_interval(draws, len(values)) if share else statistics.percentile_interval(draws)
     scale = 100.0 if share else 1.0
@@ -167,14 +186,15 @@ def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, pu
     scores = inputs.rows(agent, benchmark)
     n = len(scores) if inputs.classified(agent, benchmark) else 0
     found = inputs.failures(benchmark)
-    found = found[(found["agent"] == agent) & (found["kind"] == "loop")]
+    found = found[(found["agent"] == agent) & (found["kind"] == "loop") & found["task_id"].isin(scores["task_id"])]
     length = inputs.config.report.loop_length
     twin = twins.get((benchmark, "", "episodes_with_loop"))
     share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
     longer = found[found["count"] > length]
+    errors = inputs.errors(agent, benchmark)
     rows = [
-        rate_row(agent, benchmark, f"at least {length}", "episodes_with_loop", found["task_id"].nunique(), n, share),
-        rate_row(agent, benchmark, f"more than {length}", "episodes_with_loop", longer["task_id"].nunique(), n),
+        rate_row(agent, benchmark, f"at least {length}", "episodes_with_loop", found["task_id"].nunique(), n, share, errors),
+        rate_row(agent, benchmark, f"more than {length}", "episodes_with_loop", longer["task_id"].nunique(), n, errors=errors),
     ]
     if n == 0:
         return rows
@@ -196,7 +216,7 @@ def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, pu
 def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
     """The three classes of Figure 4 as shares of single-turn entries: over all of them, and without Java and JavaScript."""
     scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
-    found = found[found["agent"] == agent]
+    found = found[(found["agent"] == agent) & found["task_id"].isin(scores["task_id"])]
     rows = []
     for metric, sets in (
         ("single_turn_failures", FIGURE4_SETS),
@@ -204,10 +224,12 @@ def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value
     ):
         n = int(scores["category"].isin(sets).sum()) if inputs.classified(agent, "bfcl") else 0
         inside = found[found["category"].isin(sets)]
+        errors = inputs.errors(agent, "bfcl", sets)
         for kind in FIGURE4_CLASSES:
             twin = twins.get(("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
             share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
-            rows.append(rate_row(agent, "bfcl", kind, metric, inside[inside["kind"] == kind]["task_id"].nunique(), n, share))
+            count = inside[inside["kind"] == kind]["task_id"].nunique()
+            rows.append(rate_row(agent, "bfcl", kind, metric, count, n, share, errors))
     return rows
 
 
@@ -223,24 +245,29 @@ def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Ke
     for name in shown:
         known = twin.get(("bfcl", name, "success_rate"))
         parts = PARTS.get(name, (SAME_AS.get(name, name),))
+        errors = inputs.errors(agent, "bfcl", parts)
         if len(parts) == 1 and parts[0] in outcomes:
-            rows.append(rate_row(agent, "bfcl", name, "success_rate", int(outcomes[parts[0]]["success"].sum()), sizes[parts[0]], known))
+            solved = int(outcomes[parts[0]]["success"].sum())
+            rows.append(rate_row(agent, "bfcl", name, "success_rate", solved, sizes[parts[0]], known, errors))
             continue
         row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=known)
-        if rates.get(name) is not None:
+        # An average is no better than its worst part.
+        spoilt = any(inputs.errors(agent, "bfcl", [part]).too_many for part in parts)
+        row = without_value(row, errors)
+        if rates.get(name) is not None and not spoilt:
             n = sum(sizes[part] for part in parts)
             low, high = statistics.share_interval(draws[name], n)
             row = row.model_copy(update={"n": n, "value": 100 * rates[name], "low": 100 * low, "high": 100 * high})
         rows.append(row)
-    return rows
+    return rows + error_rows(inputs, agent, "bfcl")
 
 
 def bfcl_mean(inputs: Inputs, agent: str, names: Sequence[str]) -> TableRow | None:
-    """The unweighted mean of some of an agent's BFCL averages, None unless all of them were run; the mean of their ends is an interval that
-    is wide enough, since it takes the parts to err together."""
-    rows = bfcl_rows(inputs, agent, names, {})
+    """The unweighted mean of some of an agent's BFCL averages, None unless all of them were run, without value where errors took one; the
+    mean of their ends is an interval that is wide enough, since it takes the parts to err together."""
+    rows = bfcl_rows(inputs, agent, names, {})[: len(names)]
     if any(row.value is None or row.low is None or row.high is None for row in rows):
-        return None
+        return next((row for row in rows if row.missing != NOT_RUN), None)
     value, low, high = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("value", "low", "high"))
     return rows[0].model_copy(
         update={"category": "+".join(names), "n": sum(row.n or 0 for row in rows), "value": value, "low": low, "high": high}
@@ -288,10 +315,18 @@ def published_failures() -> list[TableRow]:
 
 
 def failure_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
-    n = len(inputs.rows(agent, benchmark)) if inputs.classified(agent, benchmark) else 0
-    found = inputs.failures(benchmark)
-    with_failure = found[found["agent"] == agent].groupby("kind")["task_id"].nunique()
-    return [rate_row(agent, benchmark, kind, "episodes_with_failure", int(with_failure.get(kind, 0)) if n else 0, n) for kind in TAXONOMY]
+    """Share of an agent's episodes with each class of failure; of all its episodes for errors, which count for no other class."""
+    scores, errors, found = inputs.rows(agent, benchmark), inputs.errors(agent, benchmark), inputs.failures(benchmark)
+    n = len(scores) if inputs.classified(agent, benchmark) else 0
+    found = found[(found["agent"] == agent) & found["task_id"].isin(scores["task_id"])]
+    count = found.groupby("kind")["task_id"].nunique()
+    rows = [
+        rate_row(agent, benchmark, kind, "episodes_with_failure", int(count.get(kind, 0)) if n else 0, n, errors=errors)
+        for kind in TAXONOMY
+        if kind != ERROR
+    ]
+    every = errors.episodes if inputs.classified(agent, benchmark) else 0
+    return [*rows, rate_row(agent, benchmark, ERROR, "episodes_with_failure", errors.number if every else 0, every)]
 
 
 def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
@@ -305,9 +340,11 @@ def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]
     found = inputs.failures(benchmark)
     found = found[found["agent"] == agent]
     n = len(scores) if inputs.classified(agent, benchmark) else 0
+    errors = inputs.errors(agent, benchmark)
 
     def row(category: str, agreed: pd.Series) -> TableRow:
-        return rate_row(agent, benchmark, category, "agreement_with_checker", int(agreed.sum()) if n else 0, len(agreed) if n else 0)
+        count, total = (int(agreed.sum()), len(agreed)) if n else (0, 0)
+        return rate_row(agent, benchmark, category, "agreement_with_checker", count, total, errors=errors)
 
     if benchmark == "bfcl":
         tasks = pd.Index(scores[scores["category"].isin(FIGURE4_SETS) & (scores["ended"] == "answered")]["task_id"].unique())
@@ -322,7 +359,7 @@ def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]
     if benchmark not in EMBODIED:
         return []
     refused = scores["task_id"].isin(found[found["kind"].isin(("format", "empty", "invalid_action"))]["task_id"])
-    failed = scores["task_id"].isin(found[found["kind"].isin(("premature_exit", "step_limit", "server"))]["task_id"])
+    failed = scores["task_id"].isin(found[found["kind"].isin(("premature_exit", "step_limit", "prompt_too_long"))]["task_id"])
     return [
         row("refused steps", refused == (scores["invalid_steps"] > 0)),
         row("outcome", failed == ~scores["success"].astype(bool)),
@@ -341,9 +378,11 @@ def outcome_rows(inputs: Inputs, agent: str, benchmark: str, twin: Mapping[Key, 
     scores = inputs.rows(agent, benchmark)
     success, progress = (twin.get((benchmark, "", metric)) for metric in ("success_rate", "progress_rate"))
     values = scores["progress"].to_numpy(dtype=float)
+    errors = inputs.errors(agent, benchmark)
     return [
-        rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores), success),
-        mean_row(agent, benchmark, "", "progress_rate", values, inputs.config.seed, share=True, published_value=progress),
+        rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores), success, errors),
+        mean_row(agent, benchmark, "", "progress_rate", values, inputs.config.seed, share=True, published_value=progress, errors=errors),
+        *error_rows(inputs, agent, benchmark),
     ]
 
 
@@ -361,7 +400,8 @@ def macro_row(
     parts = [inputs.rows(agent, benchmark)[column].to_numpy(dtype=float) for benchmark in benchmarks]
     row = TableRow(agent=agent, benchmark="average", metric=metric, n=0, published=published_value)
     if not parts or not all(len(part) for part in parts):
-        return row
+        worst = max((inputs.errors(agent, benchmark) for benchmark in benchmarks), key=lambda errors: errors.too_many, default=NO_ERRORS)
+        return without_value(row, worst) if worst.too_many else row
     n = sum(map(len, parts))
     draws = [statistics.bootstrap_means(part, seed=inputs.config.seed + index) for index, part in enumerate(parts)]
     low, high = statistics.share_interval(np.mean(draws, axis=0), n)
@@ -491,15 +531,17 @@ def cost_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     """What an agent's episodes cost, without a clock: steps, tokens, forward evaluations."""
     scores = inputs.rows(agent, benchmark)
     columns = {name: scores[name].to_numpy(dtype=float) for name in ("steps", "completion_tokens", "forwards", "success")}
-    rows = [mean_row(agent, benchmark, "", "steps_per_episode", columns["steps"], inputs.config.seed)]
+    errors = inputs.errors(agent, benchmark)
+    rows = [mean_row(agent, benchmark, "", "steps_per_episode", columns["steps"], inputs.config.seed, errors=errors)]
     for metric, top, bottom in (
         ("tokens_per_step", "completion_tokens", "steps"),
         ("nfe_per_token", "forwards", "completion_tokens"),
         ("forwards_per_success", "forwards", "success"),
     ):
-        rows.append(ratio_row(agent, benchmark, metric, columns[top], columns[bottom], inputs.config.seed))
+        row = ratio_row(agent, benchmark, metric, columns[top], columns[bottom], inputs.config.seed)
+        rows.append(row if len(scores) else without_value(row, errors))
     invalid, steps = int(scores["invalid_steps"].sum()), int(scores["steps"].sum())
-    return [*rows, rate_row(agent, benchmark, "", "executable_steps", steps - invalid, steps)]
+    return [*rows, rate_row(agent, benchmark, "", "executable_steps", steps - invalid, steps, errors=errors)]
 
 
 def clock_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.failures import TAXONOMY
+from dllm_agents.analysis.metrics import Errors
 from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
 from dllm_agents.catalogue import NEEDS
 from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED, Config
@@ -41,6 +42,7 @@ from dllm_agents.reporting.episode_rows import (
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import NOT_RUN, Block, Layout, Table, cell, number, to_csv, to_html, to_latex, to_markdown
 from dllm_agents.reporting.rows import (
+    NO_ERRORS,
     OURS_BLOCK,
     PUBLISHED_BLOCK,
     agreement_rows,
@@ -49,7 +51,9 @@ from dllm_agents.reporting.rows import (
     clock_rows,
     compare,
     cost_rows,
+    counted,
     embodied_average,
+    error_rows,
     failure_rows,
     family_name,
     figure4_rows,
@@ -126,16 +130,19 @@ def comparisons(inputs: Inputs) -> Table:
     ]
     pairs += [([agent], [other], name) for agent, other, name in matched_pairs(inputs)] + seed_pairs(inputs)
     pairs = [pair for pair in pairs if all(pair[2] in inputs.config.agent_benchmarks(agent) for agents in pair[:2] for agent in agents)]
-    found = [(family_name(first), family_name(second), name, compare(inputs, first, second, name)) for first, second, name in pairs]
+    found = [(first, second, name, compare(inputs, first, second, name)) for first, second, name in pairs]
     corrected = iter(
         statistics.holm([1.0 if result["mcnemar_p"].value is None else result["mcnemar_p"].value for *_, result in found if result])
     )
     rows: list[TableRow] = []
     lines = []
-    for agent, other, benchmark, result in found:
+    for first, second, benchmark, result in found:
+        agent, other = family_name(first), family_name(second)
         if not result:
-            rows.append(TableRow(agent=agent, benchmark=benchmark, category=f"against {other}", metric="success_difference", n=0))
-            lines.append((f"{agent} against {other}", [display_name(benchmark), "0", *[NOT_RUN] * 5]))
+            missing = inputs.missing([*first, *second], [benchmark])
+            row = TableRow(agent=agent, benchmark=benchmark, category=f"against {other}", metric="success_difference", n=0, missing=missing)
+            rows.append(row)
+            lines.append((f"{agent} against {other}", [display_name(benchmark), "0", missing, *[NOT_RUN] * 4]))
             continue
         result["holm_p"] = result["mcnemar_p"].model_copy(update={"metric": "holm_p", "value": next(corrected)})
         rows += result.values()
@@ -182,11 +189,11 @@ def failures(inputs: Inputs) -> Table:
             by_kind = {
                 row.category: row for row in rows if (row.agent, row.benchmark, row.metric) == (agent, benchmark, "episodes_with_failure")
             }
-            n = next(iter(by_kind.values())).n or 0
+            n = counted(next(iter(by_kind.values())).n, inputs.errors(agent, benchmark))
             shown = [by_kind[kind] for kind in kinds]
             shown += [row for row in rows if (row.agent, row.benchmark, row.category) == (agent, benchmark, AGREEMENT.get(benchmark))]
-            cells = [NOT_RUN if row.value is None else number(row.value) for row in shown]
-            lines.append((agent, [str(n), *cells, *[""] * (len(kinds) + 1 - len(cells))]))
+            cells = [row.missing if row.value is None else number(row.value) for row in shown]
+            lines.append((agent, [n, *cells, *[""] * (len(kinds) + 1 - len(cells))]))
         blocks.append(Block(display_name(benchmark), lines))
     columns = [("", "n"), *(("", kind.replace("_", " ")) for kind in kinds), ("", "agreement")]
     classes = "; ".join(f"{kind.replace('_', ' ')}: {meaning}" for kind, meaning in TAXONOMY.items())
@@ -347,21 +354,23 @@ def searcher_table1(inputs: Inputs) -> Table:
         scores = inputs.rows(agent, "multihop_qa")
         for name in sets:
             part = scores.iloc[:0] if name == "average" else scores[scores["category"] == name]
-            table += _accuracies(agent, name, part)
+            table += _accuracies(agent, name, part, inputs.errors(agent, "multihop_qa", [name]))
         other = scores[~scores["category"].isin(sets)]
-        table += _accuracies(agent, "other sets", other)
-        table += _judges(agent, scores)
+        names = set(inputs.scores("multihop_qa")["category"]) - set(sets)
+        table += _accuracies(agent, "other sets", other, inputs.errors(agent, "multihop_qa", names))
+        table += _judges(agent, scores) + error_rows(inputs, agent, "multihop_qa")
     columns = [("multihop_qa", name, metric) for name in (*sets, "other sets") for metric in ("acc_r", "acc_l")]
     titles = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue", "average": "Avg."}
     labels = [(titles.get(name, "Other sets"), label) for name in (*sets, "other sets") for label in ("ACC_R", "ACC_L")]
     return Table(table, arrange(inputs, table, columns, labels, "Model", agents))
 
 
-def _accuracies(agent: str, name: str, part: pd.DataFrame) -> list[TableRow]:
+def _accuracies(agent: str, name: str, part: pd.DataFrame, errors: Errors) -> list[TableRow]:
     parsed = part[part["judge"].isin(["correct", "incorrect"])]
+    judged = errors if len(parsed) or not len(part) else NO_ERRORS  # without a judge it is not for errors that there is no verdict
     return [
-        rate_row(agent, "multihop_qa", name, "acc_r", int(part["success"].sum()), len(part)),
-        rate_row(agent, "multihop_qa", name, "acc_l", int((parsed["judge"] == "correct").sum()), len(parsed)),
+        rate_row(agent, "multihop_qa", name, "acc_r", int(part["success"].sum()), len(part), errors=errors),
+        rate_row(agent, "multihop_qa", name, "acc_l", int((parsed["judge"] == "correct").sum()), len(parsed), errors=judged),
     ]
 
 
@@ -462,12 +471,16 @@ def searcher_table2(inputs: Inputs) -> Table:
         published_lines.append((agent, [*cells, *[""] * len(measured)]))
     lines: list[tuple[str, list[str]]] = []
     for label, agent, base in [*ready, *((label, agent, base) for label, agent, base, _ in trained)]:
-        scores = inputs.rows(agent, "multihop_qa") if agent else pd.DataFrame()
-        found = [row for name in sets for row in _accuracies(agent, name, scores[scores["category"] == name] if len(scores) else scores)]
+        scores = inputs.rows(agent, "multihop_qa")
+        found = [
+            row
+            for name in sets
+            for row in _accuracies(agent, name, scores[scores["category"] == name], inputs.errors(agent, "multihop_qa", [name]))
+        ]
         outcomes = [stage_row(inputs, agent, base, name) for name in measured]
         table += [row.model_copy(update={"category": f"{label};{row.category}"}) for row in found]
         table += [row.model_copy(update={"category": label}) for row in outcomes]
-        lines.append((f"{agent or 'no agent'} ({label})", [*map(cell, found), *map(cell, outcomes)]))
+        lines.append((f"{agent} ({label})", [*map(cell, found), *map(cell, outcomes)]))
     titles = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue"}
     heads = [(titles[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success or gain") for name in measured]
     blocks = [Block(PUBLISHED_BLOCK, published_lines), own_block(lines, len(heads))]
@@ -602,8 +615,9 @@ def dllm_agent_efficiency(inputs: Inputs) -> Table:
             table += costs
             timing += clock
             cells = {row.metric: row for row in (*costs, *clock)}
-            shown = [NOT_RUN if name not in cells or cells[name].value is None else number(cells[name].value or 0.0) for name in metrics]
-            lines.append((f"{agent}, {display_name(benchmark)}", [str(costs[0].n or 0), *shown]))
+            why = costs[0].missing
+            shown = [why if name not in cells or cells[name].value is None else number(cells[name].value or 0.0) for name in metrics]
+            lines.append((f"{agent}, {display_name(benchmark)}", [counted(costs[0].n, inputs.errors(agent, benchmark)), *shown]))
     for first, second, benchmark in matched_pairs(inputs):
         pair, clock = solved_by_both(inputs, first, second, benchmark)
         table += pair
@@ -634,18 +648,19 @@ def dllm_agent_tool_errors(inputs: Inputs) -> Table:
     for agent in inputs.players("bfcl"):
         scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
         scores = scores[scores["category"].isin(calling)]
-        found = found[(found["agent"] == agent) & found["category"].isin(calling)]
+        found = found[(found["agent"] == agent) & found["task_id"].isin(scores["task_id"])]
         n = len(scores) if inputs.classified(agent, "bfcl") else 0
-        malformed = set(found[found["kind"].isin(["schema", "format", "empty", "server"])]["task_id"])
+        errors = inputs.errors(agent, "bfcl", calling)
+        malformed = set(found[found["kind"].isin(["schema", "format", "empty", "prompt_too_long"])]["task_id"])
         misnamed = malformed | set(found[found["kind"] == "wrong_function"]["task_id"])
         correct = int(scores["success"].sum()) if n else 0
         made = [
-            rate_row(agent, "bfcl", "", "well_formed", n - len(malformed) if n else 0, n),
-            rate_row(agent, "bfcl", "", "right_function", n - len(misnamed) if n else 0, n),
-            rate_row(agent, "bfcl", "", "correct", correct, n),
+            rate_row(agent, "bfcl", "", "well_formed", n - len(malformed) if n else 0, n, errors=errors),
+            rate_row(agent, "bfcl", "", "right_function", n - len(misnamed) if n else 0, n, errors=errors),
+            rate_row(agent, "bfcl", "", "correct", correct, n, errors=errors),
         ]
         table += made
-        lines.append((agent, [str(n), *map(cell, made)]))
+        lines.append((agent, [counted(n, errors), *map(cell, made)]))
     heads = [("", name) for name in ("n", "Well formed", "and right function", "Correct")]
     return Table(table, Layout("Agent", heads, [Block("", lines)]))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dllm_agents import prompts
 from dllm_agents.agents.policy import Complete, add_usage
+from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Episode, EpisodeStep, Exit, RoleUsage
 
 Strength = Literal["strict", "modest"]
@@ -44,10 +46,12 @@ class Verifier:
 
 
 def replay(verifier: Verifier, episode: Episode, seed: int = 0) -> int | None:
-    """The step after which the verifier would have ended a stored episode, None when it never would."""
-    for t in range(verifier.every, len(episode.steps), verifier.every):
-        if verifier.exits(episode.goal, episode.initial_observation, episode.steps[:t], seed + t):
-            return t
+    """The step after which the verifier would have ended a stored episode, None when it never would; what it cannot read because it is
+    too long, it lets go on."""
+    with suppress(PromptTooLong):
+        for t in range(verifier.every, len(episode.steps), verifier.every):
+            if verifier.exits(episode.goal, episode.initial_observation, episode.steps[:t], seed + t):
+                return t
     return None
 
 

@@ -1,0 +1,212 @@
+"""What is no answer is no result: refused settings, dead servers, broken environments and prompts that do not fit, from the rollout to the
+cells of the tables."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dllm_agents import benchmarks
+from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.analysis.metrics import ERROR_SHARE, Errors
+from dllm_agents.analysis.stage import classify_file, score_file
+from dllm_agents.benchmarks.babyai import BabyAI
+from dllm_agents.benchmarks.base import Environment
+from dllm_agents.client.client import Client
+from dllm_agents.config import Config
+from dllm_agents.errors import StageError
+from dllm_agents.frames import read_frame
+from dllm_agents.records import Episode, Score, Task, read_jsonl, write_jsonl
+from dllm_agents.reporting import figures
+from dllm_agents.reporting.claims import Claim, evaluate
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.tables import tabulate
+
+Start = Callable[[Callable[[str], Any]], str]
+GO = "Thought: on.\nAction: move forward"
+REFUSED = 400, {"message": "strategy: ar needs a causal model, this one is block_causal", "param": "strategy"}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "for_backbone", classmethod(lambda cls, endpoint, backbone: cls(endpoint, attempts=2, backoff=0.01)))
+
+
+def configuration(url: str, **agent: Any) -> Config:
+    """Twenty tasks of BabyAI, and eight of BFCL."""
+    return Config.model_validate(
+        {
+            "benchmarks": {
+                "babyai": {"levels": ["GoToObj"], "seeds": list(range(20)), "max_steps": 3},
+                "bfcl": {"categories": ["simple", "irrelevance"], "per_category": 4},
+            },
+            "backbones": {"mine": {"url": url}},
+            "agents": {"mine": {"policy": "mine", "concurrency": 1, **agent}, "random": {"policy": "random"}},
+            "run": {"agents": ["random", "mine"], "benchmarks": ["babyai", "bfcl"]},
+        }
+    )
+
+
+class Run:
+    """The stages from rollout to table of a small run, in files."""
+
+    def __init__(self, config: Config, results: Path) -> None:
+        self.config, self.results = config, results
+        for benchmark in config.run.benchmarks:
+            write_jsonl(self.path("tasks", benchmark), benchmarks.load(benchmark, config).tasks("test"))
+
+    def path(self, kind: str, benchmark: str, agent: str = "", suffix: str = "jsonl") -> Path:
+        return self.results / kind / (f"{benchmark}/{agent}.{suffix}" if agent else f"{benchmark}.{suffix}")
+
+    def play(self, agent: str, benchmark: str) -> list[Episode]:
+        episodes = self.path("episodes", benchmark, agent)
+        rollout(self.config, {agent: [Shard(self.path("tasks", benchmark), episodes)]})
+        scores, failures = (self.path(kind, benchmark, agent, "parquet") for kind in ("scores", "failures"))
+        score_file(self.config, episodes, self.path("tasks", benchmark), scores)
+        classify_file(self.config, episodes, scores, self.path("tasks", benchmark), failures)
+        return read_jsonl(episodes, Episode)
+
+    def table(self, name: str) -> tuple[list[dict[str, str]], str]:
+        """A table's tidy rows, and what its reader sees."""
+        tabulate(name, self.config, self.results, self.results / "tables" / name)
+        with open(self.results / "tables" / f"{name}.csv", newline="") as handle:
+            return list(csv.DictReader(handle)), (self.results / "tables" / f"{name}.md").read_text()
+
+    def cells(self, name: str, **wanted: str) -> list[tuple[str, str]]:
+        """(n, value) of the rows of a table that have these columns."""
+        return [(row["n"], row["value"]) for row in self.table(name)[0] if all(row[key] == value for key, value in wanted.items())]
+
+
+@pytest.fixture
+def run(tmp_path: Path, said_by_prompt: Start) -> Iterator[Callable[..., Run]]:
+    yield lambda says, **agent: Run(configuration(said_by_prompt(says), **agent), tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "agent", "key"),
+    [
+        (REFUSED, {}, "backbones.mine.decoding.strategy"),
+        (REFUSED, {"decoding": {"strategy": "ar"}}, "agents.mine.decoding.strategy"),
+        ((422, {"message": "max_tokens is too large", "param": "max_tokens"}), {}, "backbones.mine.decoding.max_new_tokens"),
+        ((404, {"message": "model 'mine' is not served here"}), {}, "backbones.mine.served_name"),
+        ((400, {"message": "I do not like it"}), {}, "backbones.mine.decoding;"),
+    ],
+)
+def test_a_server_that_refuses_a_setting_stops_the_rollout_with_its_key(
+    run: Callable[..., Run], refusal: Any, agent: Any, key: str
+) -> None:
+    small = run(lambda prompt: refusal, **agent)
+    small.play("random", "babyai")
+    for benchmark in ("babyai", "bfcl"):
+        with pytest.raises(StageError, match=f"change {key}") as caught:
+            small.play("mine", benchmark)
+        assert refusal[1]["message"] in str(caught.value) and "\n" not in str(caught.value) and "again" not in str(caught.value)
+        assert not small.path("episodes", benchmark, "mine").exists()
+    success = {"agent": "mine", "benchmark": "babyai", "metric": "success_rate"}
+    assert small.cells("diffuagent_table1", **success) == [("0", "not run")]
+
+
+def test_a_refusal_after_answers_to_the_same_settings_is_of_that_prompt_alone(run: Callable[..., Run]) -> None:
+    said: list[str] = []
+    small = run(lambda prompt: (said.append(prompt), REFUSED if len(said) == 8 else GO)[1])
+    episodes = small.play("mine", "babyai")
+    assert [episode.ended for episode in episodes].count("error") == 1 and "RequestRefused" not in {episode.ended for episode in episodes}
+    row = {"agent": "mine", "benchmark": "babyai"}
+    assert small.cells("diffuagent_table1", **row, metric="errors") == [("20", "1")]
+    assert small.cells("diffuagent_table1", **row, metric="success_rate")[0][0] == "19"
+    assert "19 (+ 1 error)" in small.table("diffuagent_table1")[1]
+
+
+def test_finished_episodes_outlive_a_server_that_changes_its_mind(run: Callable[..., Run]) -> None:
+    said: list[str] = []
+    small = run(lambda prompt: (said.append(prompt), (404, {"message": "not served here"}) if len(said) > 7 else GO)[1])
+    with pytest.raises(StageError, match="served_name"):
+        small.play("mine", "babyai")
+    (journal,) = small.results.rglob("*.journal")
+    assert len(journal.read_text().splitlines()) == 1 + 2  # two episodes of three steps were over
+
+
+def test_a_server_that_dies_leaves_no_table_of_zeros(run: Callable[..., Run]) -> None:
+    said: list[str] = []
+    small = run(lambda prompt: (said.append(prompt), 500 if len(said) > 10 else GO)[1])
+    with pytest.raises(StageError, match=r"does not answer after 2 attempts .*; finished episodes are kept"):
+        small.play("mine", "babyai")
+    assert small.cells("diffuagent_table1", agent="mine", benchmark="babyai", metric="success_rate") == [("0", "not run")]
+
+
+@pytest.mark.parametrize("broken", [2, 3, 20])
+def test_episodes_of_a_broken_environment_are_counted_beside_n(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    """With 2 of 20 errors, the stated share, the rate is that of the 18 others; with more there is no number, in no table."""
+    small = run(lambda prompt: GO)
+    small.play("random", "babyai")
+    working = BabyAI.environment
+
+    def environment(self: BabyAI, task: Task) -> Environment:
+        if int(task.id.rpartition("/")[2]) < broken:
+            raise OSError("the simulator broke")
+        return working(self, task)
+
+    monkeypatch.setattr(BabyAI, "environment", environment)
+    assert [episode.ended for episode in small.play("mine", "babyai")].count("error") == broken
+    row = {"agent": "mine", "benchmark": "babyai"}
+    assert small.cells("diffuagent_table1", **row, metric="errors") == [("20", str(broken))]
+    assert small.cells("failures", **row, category="server", metric="episodes_with_failure") == [("20", str(5 * broken))]
+    lines = {
+        name: next(line for line in small.table(name)[1].splitlines() if line.startswith("| mine"))
+        for name in ("diffuagent_table1", "failures", "dllm_agent_efficiency", "comparisons")
+    }
+    success, difference = ({**row, "metric": metric} for metric in ("success_rate", "success_difference"))
+    if broken == 2:
+        assert small.cells("diffuagent_table1", **success) == [("18", "0")] and small.cells("comparisons", **difference)[0][0] == "18"
+        assert all("18 (+ 2 errors)" in line for name, line in lines.items() if name != "comparisons")
+        return
+    text = f"{broken} of 20 errors"
+    assert small.cells("diffuagent_table1", **success) == [("0", text)]
+    assert small.cells("comparisons", **difference) == [("0", f"mine on babyai: {text}")]
+    assert all(text in line and "[" not in line for line in lines.values()), lines
+
+
+def test_a_claim_about_an_agent_of_errors_cannot_be_told(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = run(lambda prompt: GO)
+    small.play("random", "babyai")
+    monkeypatch.setattr(BabyAI, "environment", lambda self, task: 1 / 0)
+    small.play("mine", "babyai")
+    test = {"metric": "success", "benchmarks": ["babyai"], "of": {"agents": ["mine"]}, "expect": "at_most", "bound": 50}
+    verdict, (finding,) = evaluate(
+        Claim.model_validate({"source": "s", "statement": "t", "tests": [test]}), Inputs(small.config, small.results)
+    )
+    assert (verdict, finding.value, finding.why) == ("cannot tell", None, "mine on babyai: 20 of 20 errors")
+
+
+def test_a_bar_of_errors_says_so(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = run(lambda prompt: GO)
+    monkeypatch.setattr(BabyAI, "environment", lambda self, task: 1 / 0)
+    small.play("mine", "babyai")
+    drawn: list[figures.Bar] = []
+    monkeypatch.setattr(figures, "_draw_bar", lambda axis, place, bar, look, quiet: drawn.append(bar))
+    figures.plot("diffuagent_figure3", small.config, small.results, small.results / "figure3")
+    assert ("mine", None, "20 of 20 errors") in [(bar.label, bar.value, bar.note) for bar in drawn]
+
+
+def test_a_prompt_that_does_not_fit_is_a_failure_of_the_agent_with_a_name(run: Callable[..., Run]) -> None:
+    """Also where saying nothing would have been right."""
+    small = run(lambda prompt: 400)  # the stand-in's way to say that the prompt does not fit
+    for benchmark, tasks in (("babyai", 20), ("bfcl", 8)):
+        assert {episode.ended for episode in small.play("mine", benchmark)} == {"prompt_too_long"}
+        row = {"agent": "mine", "benchmark": benchmark}
+        named = {"category": "prompt_too_long", "metric": "episodes_with_failure"}
+        assert small.cells("failures", **row, **named) == [(str(tasks), "100")]
+        assert small.cells("failures", **row, category="schema", metric="episodes_with_failure") == [(str(tasks), "0")]
+    assert small.cells("diffuagent_table1", agent="mine", benchmark="babyai", metric="success_rate") == [("20", "0")]
+    assert not read_frame(small.path("scores", "bfcl", "mine", "parquet"), Score)["success"].any()
+    assert not small.cells("diffuagent_table1", metric="errors") and not small.cells("diffuagent_table2", metric="errors")
+
+
+def test_the_share_of_errors_that_a_number_bears() -> None:
+    assert ERROR_SHARE == 0.1
+    assert [Errors(number, 20).too_many for number in (0, 2, 3, 20)] == [False, False, True, True]
+    assert not Errors(0, 0).too_many and str(Errors(128, 128)) == "128 of 128 errors"
