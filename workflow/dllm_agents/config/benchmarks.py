@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dllm_agents.config.roles import WorkflowName
-from dllm_agents.config.section import Section
+from dllm_agents.config.section import Mistake, Section
 
 BABYAI_EASY_LEVELS = [
     "GoToRedBallGrey",
@@ -106,7 +106,7 @@ class BFCLOptions(BenchmarkOptions):
     def _known_categories(self) -> BFCLOptions:
         unknown = sorted(set(self.categories) - set(BFCL_SINGLE_TURN + BFCL_MULTI_TURN))
         if unknown:
-            raise ValueError(f"unknown category {unknown[0]!r}; allowed: {', '.join(BFCL_SINGLE_TURN + BFCL_MULTI_TURN)}")
+            raise Mistake("categories", f"unknown category {unknown[0]!r}; allowed: {', '.join(BFCL_SINGLE_TURN + BFCL_MULTI_TURN)}")
         return self
 
 
@@ -152,7 +152,7 @@ class MultiHopQAOptions(BenchmarkOptions):
     @model_validator(mode="after")
     def _delays(self) -> MultiHopQAOptions:
         if not self.tool_delays or not all(0 <= delay <= 600 for delay in self.tool_delays):
-            raise ValueError("tool_delay: needs one or more numbers of seconds from 0 to 600")
+            raise Mistake("tool_delay", "needs one or more numbers of seconds from 0 to 600")
         return self
 
 

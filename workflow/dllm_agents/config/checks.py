@@ -1,6 +1,6 @@
 """What no section can check alone: names that must exist elsewhere, and settings that must fit one another.
 
-Every check reads a configuration and raises ValueError with one line, `key: what is wrong; what is allowed`.
+Every check reads a configuration and raises Mistake with the key, what is wrong and what is allowed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dllm_agents.config.agents import SCRIPTED, Agent
 from dllm_agents.config.benchmarks import BENCHMARKS
 from dllm_agents.config.roles import CALLED, MODULE_ROLES, MODULES, TEAM, WORKFLOWS, Workflow
 from dllm_agents.config.run import STAGES
-from dllm_agents.config.section import explain, require
+from dllm_agents.config.section import Mistake, explain, require
 from dllm_agents.config.training import PREFERENCE
 from dllm_agents.decoding.settings import Decoding
 
@@ -31,7 +31,7 @@ def names(config: Config) -> None:
     for kind, entries in (("add", config.add), ("backbones", config.backbones), ("agents", config.agents)):
         for name in entries:
             if not NAME.fullmatch(name):
-                raise ValueError(f"{kind}.{name}: files and rules are named after it; use letters, digits, _, . and -")
+                raise Mistake(f"{kind}.{name}", "files and rules are named after it; use letters, digits, _, . and -")
 
 
 def references(config: Config) -> None:
@@ -78,7 +78,7 @@ def _roles(config: Config, name: str) -> None:
         verb, noun = ("have no" if len(played) > 1 else "has no", CALLED.get(key, key)) if key in MODULE_ROLES else ("cannot use", "it")
         having = "; ".join(f"workflow {title}: {', '.join(_others(workflow, key)) or 'none'}" for title, workflow in workflows.items())
         way_out = "set workflow: planner, or leave it out" if key in TEAM and "search" in workflows else "leave it out"
-        raise ValueError(f"agents.{name}.{key}: {', '.join(played)} {verb} {noun} ({having}); {way_out}")
+        raise Mistake(f"agents.{name}.{key}", f"{', '.join(played)} {verb} {noun} ({having}); {way_out}")
 
 
 def _others(workflow: Workflow, key: str) -> list[str]:
@@ -88,12 +88,12 @@ def _others(workflow: Workflow, key: str) -> list[str]:
 
 def _decoding(config: Config, name: str) -> None:
     if config.agents[name].policy in SCRIPTED:
-        raise ValueError(f"agents.{name}.decoding: {config.agents[name].policy} decodes nothing; leave it out")
+        raise Mistake(f"agents.{name}.decoding", f"{config.agents[name].policy} decodes nothing; leave it out")
     for benchmark in config.agent_benchmarks(name):
         try:
             config.decoding(name, next(iter(config.agent_backbones(name, benchmark))), benchmark)
         except ValidationError as error:
-            raise ValueError(explain(error, Decoding, f"agents.{name}.decoding")) from None
+            raise explain(error, Decoding, f"agents.{name}.decoding") from None
 
 
 def backbones(config: Config) -> None:

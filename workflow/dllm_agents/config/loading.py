@@ -30,8 +30,8 @@ def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        line = explain(error, Config, "")
-        raise StageError(f"{origin_of(line.split(':')[0], origin)}: {line}") from None
+        mistake = explain(error, Config, "")
+        raise StageError(f"{origin_of(mistake.key, origin)}: {mistake}") from None
 
 
 def _read(path: Path, origin: dict[str, str], parents: tuple[Path, ...]) -> dict[str, Any]:

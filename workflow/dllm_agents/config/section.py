@@ -26,41 +26,44 @@ class Section(BaseModel):
             raise StageError(f"{file}: {explain(error, cls, where)}") from None
 
 
+class Mistake(ValueError):
+    """What is wrong with a key, which is told from the section whose check raises."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key, self.reason = key, reason
+
+
 def require(wanted: Iterable[str], allowed: Iterable[str], where: str, what: str) -> None:
-    """Raise ValueError for the first wanted name that is not allowed."""
+    """Raise Mistake for the first wanted name that is not allowed."""
     allowed = list(allowed)
     for name in wanted:
         if name not in allowed:
-            raise ValueError(f"{where}: unknown {what} {name!r}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}")
+            raise Mistake(where, f"unknown {what} {name!r}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}")
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """The first mistake as `key: what is wrong; what is allowed`."""
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> Mistake:
+    """The first mistake: its key, what is wrong and what is allowed."""
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     key = ".".join([*filter(None, [where]), *location])
     if first["type"] == "extra_forbidden":
         section = _section_at(model, location[:-1])
         if (spelling := getattr(section, "RENAMED", {}).get(location[-1])) is not None:
-            return f"{key}: is now written {spelling}"
+            return Mistake(key, f"is now written {spelling}")
         allowed = list(section.model_fields) if section is not None else []
         close = difflib.get_close_matches(location[-1], allowed, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{key}: unknown key{hint}; allowed: {', '.join(sorted(allowed))}"
+        return Mistake(key, f"unknown key{hint}; allowed: {', '.join(sorted(allowed))}")
     if first["type"] == "model_type" and isinstance(first["input"], str):
         section = _section_at(model, location)
         if section is not None and "backbone" in section.model_fields:
-            return f"{key}: is a section; write {location[-1]}: {{backbone: {first['input']}}}"
+            return Mistake(key, f"is a section; write {location[-1]}: {{backbone: {first['input']}}}")
     if first["type"] == "value_error":
-        message = str(first["ctx"]["error"])
-        return message if _names_key(message) else f"{key}: {message}"
+        cause = first["ctx"]["error"]
+        return Mistake(".".join(filter(None, [key, cause.key])), cause.reason) if isinstance(cause, Mistake) else Mistake(key, str(cause))
     given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}{given}"
-
-
-def _names_key(message: str) -> bool:
-    head = message.split(":")[0]
-    return ":" in message and " " not in head
+    return Mistake(key, f"{first['msg'][0].lower()}{first['msg'][1:]}{given}")
 
 
 def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
