@@ -10,14 +10,14 @@ PACKAGE = Path(__file__).parents[1] / "workflow" / "dllm_agents"
 # A room may import the rooms on the lines before its own, and those of its own line that make no circle.
 ROOMS = [
     ["errors", "__init__", "layout", "tool_calls"],
-    ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "frames"],
+    ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "models.families", "frames"],
     ["config"],
     ["benchmarks"],
     ["prompts"],
     ["models"],
     ["decoding"],
     ["client"],
-    ["serving", "download"],
+    ["serving", "download", "preflight"],
     ["agents"],
     ["trajectories", "pairs"],
     ["training"],

@@ -171,3 +171,39 @@ def test_an_agents_decoding_is_merged_as_deeply_as_files_are(tmp_path: Path) -> 
     # A verifier says YES or NO, online and replayed: 32 tokens at most, and as many a step as before.
     verifying = config.decoding("a", "verifier", "babyai")
     assert (verifying.max_new_tokens, verifying.steps) == (32, 16) and verifying == config.role_decoding("m", "verifier", "babyai")
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            "agents: {a: {policy: random, tasks: {babyai: -3}}}",
+            "agents.a.tasks.babyai: input should be greater than or equal to 1 (got -3)",
+        ),
+        ("add: {m: {url: 'localhost:8000'}}", "add.m.url: localhost:8000 has no scheme; write http://localhost:8000, or https://"),
+        ("backbones: {m: {model: a}}\nendpoints: {m: 'gpu7:8000'}", "endpoints.m: gpu7:8000 has no scheme"),
+        ("benchmarks: {multihop_qa: {judge_url: there}}", "benchmarks.multihop_qa.judge_url: there has no scheme"),
+        ("extends: parent.yaml\nadd: {my model: {model: x}}", "add.my model: files and rules are named after it"),
+        ("run: {probe_concurrency: [0]}", "run.probe_concurrency.0: input should be greater than or equal to 1"),
+        ("run: {verification: {agents: [nobody]}}", "run.verification.agents: unknown agent 'nobody'"),
+    ],
+)
+def test_mistakes_are_found_with_their_own_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "parent.yaml").write_text("seed: 1")
+    assert said in mistake(tmp_path, text)
+
+
+def test_verification_of_agents_that_do_not_play_is_dropped_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = f"extends: {ROOT}/config/demo.yaml\nseed: 7\nrun: {{benchmarks: [babyai], agents: [random, tiny-ar, ar-memory-ar]}}"
+    config = load([write(tmp_path, own)])
+    assert config.run.verification.agents == ["ar-memory-ar"]
+    assert "run.verification.agents: ar-memory-block, block-memory-block do not play in this run" in capsys.readouterr().err
+    # What stages read is written down from this, and says nothing again.
+    load([write(tmp_path, yaml.safe_dump(config.model_dump(mode="json")))])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_backbone_of_ones_own_that_replaces_one_of_the_catalogue_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load([write(tmp_path, f"extends: {ROOT}/config/demo.yaml\nadd: {{tiny-ar: {{url: 'http://x'}}}}")])
+    assert config.backbones["tiny-ar"].url == "http://x"
+    assert f"{tmp_path}/mine.yaml: add.tiny-ar: replaces the backbone of that name" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from dllm_agents import lifeline
+from dllm_agents import lifeline, preflight
 from dllm_agents.agents import MODULE_STYLE
 from dllm_agents.catalogue import NEEDS
 from dllm_agents.config import EMBODIED, PREFERENCE, STAGES, Config, Resources, load
@@ -61,7 +61,7 @@ class Plan:
         another call on the same scale must not change the settings of a run. A Snakemake `inside_job` ends with what started it.
         Ends Snakemake with one line on a mistake."""
         try:
-            config = load(files or [default_config()], overrides)
+            config = load(files or [default_config()], overrides, () if inside_job else (preflight.check,))
         except StageError as error:
             raise SystemExit(f"dllm-agents: {error}") from None
         # Rules call the stages by name: those of the environment that runs Snakemake, wherever it was started from.
@@ -81,6 +81,8 @@ class Plan:
             lifeline.follow_parent()
         else:
             _leave_the_future(folder)
+            for note in preflight.notes(config):
+                print(f"dllm-agents: note: {note}", file=sys.stderr)
         return config
 
     def trained(self) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from dllm_agents.config.roles import MODULES, TEAM
-from dllm_agents.config.section import Section
+from dllm_agents.config.section import Count, Section
 
 SCRIPTED = ("random", "empty", "teacher")
 
@@ -77,7 +77,7 @@ class Agent(Section):
         description="search: call after thinking; P-ReAct, the call decoded first; or the call first by prompt (AR control)",
     )
     decoding: dict[str, Any] = Field(default={}, description="decoding settings of the policy that differ from its backbone's")
-    tasks: dict[str, int] = Field(default={}, description="benchmark -> play only n of its tasks, at even distances")
+    tasks: dict[str, Count] = Field(default={}, description="benchmark -> play only n of its tasks, at even distances")
     concurrency: int = Field(default=8, ge=1, description="episodes in flight")
     max_tokens: int | None = Field(
         default=None, ge=1, description="new tokens an episode may take over all roles; it ends before the next call"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dllm_agents.config.section import Section
+from dllm_agents.config.section import Count, Section
 from dllm_agents.config.training import Training
 from dllm_agents.decoding.settings import Decoding
 
@@ -32,7 +32,7 @@ class Backbone(Section):
     training_gpus: int = Field(default=0, ge=0, description="GPUs its training takes")
     prompt: str = Field(default="react", description="prompt style: the name of one in the package or under config/prompts, or a path")
     benchmarks: list[str] | None = Field(default=None, description="benchmarks it is run on; null for all of the run")
-    tasks: dict[str, int] = Field(default={}, description="benchmark -> evaluate only n of its tasks, at even distances (slow models)")
+    tasks: dict[str, Count] = Field(default={}, description="benchmark -> evaluate only n of its tasks, at even distances (slow models)")
 
     @model_validator(mode="after")
     def _one_source(self) -> Backbone:

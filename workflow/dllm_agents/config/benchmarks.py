@@ -64,6 +64,21 @@ class BenchmarkOptions(Section):
     max_steps: int = Field(default=30, ge=1, description="steps per episode")
     training: TrainingBudget = Field(default_factory=TrainingBudget)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Key -> path, or hf:// address, of the data files that are named."""
+        return {key: path for key in ("data", "task_list", "corpus") if (path := getattr(self, key, None)) is not None}
+
+    @property
+    def stand_in(self) -> str | None:
+        """What is played where the published tasks are not given; None where they are."""
+        return None
+
+    @property
+    def most_tasks(self) -> int | None:
+        """How many evaluation tasks there can be, where the options tell."""
+        return self.tasks
+
 
 class BabyAIOptions(BenchmarkOptions):
     workflow: ClassVar[WorkflowName] = "react"
@@ -72,6 +87,11 @@ class BabyAIOptions(BenchmarkOptions):
     seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
     train_seed_start: int = Field(default=100_000, description="training seeds count up from here; evaluated seeds are skipped")
     task_list: str | None = Field(default=None, description="path of AgentBoard's babyai test.jsonl, for its published sub-goals")
+
+    @property
+    def most_tasks(self) -> int:
+        every = (len(self.levels) if self.levels is not None else 28) * len(self.seeds)
+        return min(every, self.tasks or every)
 
 
 class ScienceWorldOptions(BenchmarkOptions):
@@ -84,6 +104,11 @@ class ScienceWorldOptions(BenchmarkOptions):
     jvm_memory_mb: int = Field(default=384, ge=128, le=448, description="Java heap of a simulator; it needs about 150 MB beside it")
     recycle_after: int = Field(default=20, ge=1, description="episodes after which a simulator process is replaced")
 
+    @property
+    def stand_in(self) -> str | None:
+        played = "every test variation" if self.tasks is None else "tasks drawn from every test variation"
+        return None if self.task_list else f"{played}, not AgentBoard's 90 tasks (set benchmarks.scienceworld.task_list)"
+
 
 class ALFWorldOptions(BenchmarkOptions):
     workflow: ClassVar[WorkflowName] = "react"
@@ -93,6 +118,10 @@ class ALFWorldOptions(BenchmarkOptions):
     task_types: list[str] | None = Field(default=None, description="household task types; null for all six")
     nearest_action: bool = Field(default=False, description="map an action to the nearest admissible command (difflib ratio > 0.5)")
 
+    @property
+    def stand_in(self) -> str | None:
+        return None if self.data else "GENERATED games, not the published ones (set benchmarks.alfworld.data)"
+
 
 class BFCLOptions(BenchmarkOptions):
     workflow: ClassVar[WorkflowName] = "tool_calling"
@@ -101,6 +130,11 @@ class BFCLOptions(BenchmarkOptions):
     per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
     max_steps: int = Field(default=20, ge=1, description="model calls per turn (BFCL's own limit)")
     scratch: str | None = Field(default=None, description="folder the isolated checker may write to; null for a temporary one")
+
+    @property
+    def most_tasks(self) -> int:
+        every = len(self.categories) * self.per_category
+        return min(every, self.tasks or every)
 
     @model_validator(mode="after")
     def _known_categories(self) -> BFCLOptions:
@@ -143,6 +177,15 @@ class MultiHopQAOptions(BenchmarkOptions):
         default=[2, 3, 4], min_length=1, description="hops of generated questions, in turn"
     )
     cache: str | None = Field(default=None, description="folder of the dense encoder's passage vectors; null for the user's cache folder")
+
+    @property
+    def files(self) -> dict[str, str]:
+        sets = {f"sets.{name}": path for name, path in self.sets.items() if path is not None}
+        return super().files | sets | {f"train_sets.{name}": path for name, path in self.train_sets.items()}
+
+    @property
+    def stand_in(self) -> str | None:
+        return "GENERATED questions, not the published sets (set benchmarks.multihop_qa.sets)" if "generated" in self.sets else None
 
     @property
     def tool_delays(self) -> list[float]:

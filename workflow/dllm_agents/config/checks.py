@@ -43,7 +43,7 @@ def references(config: Config) -> None:
     for name in BENCHMARKS:
         if (teacher := config.benchmark_options(name).teacher) is not None:
             require([teacher], config.backbones, f"benchmarks.{name}.teacher", "backbone")
-    require(config.run.verification.agents, config.run.agents, "run.verification.agents", "agent of the run")
+    require(config.run.verification.agents, config.agents, "run.verification.agents", "agent")
     require(config.run.verification.backbones, config.backbones, "run.verification.backbones", "backbone")
     require(config.report.tables, TABLES, "report.tables", "table")
     require(config.report.figures, FIGURES, "report.figures", "figure")
@@ -100,12 +100,22 @@ def backbones(config: Config) -> None:
     """Every backbone names benchmarks that exist; preference optimisation starts from a block-diffusion backbone trained here."""
     for name, backbone in config.backbones.items():
         for key in ("benchmarks", "tasks", "benchmark_decoding"):
-            require(getattr(backbone, key) or [], BENCHMARKS, f"backbones.{name}.{key}", "benchmark")
+            require(getattr(backbone, key) or [], BENCHMARKS, f"{config.origin_key(name)}.{key}", "benchmark")
+        where = f"endpoints.{name}" if name in config.endpoints else f"{config.origin_key(name)}.url"
+        _address(backbone.url, where)
+    qa = config.benchmarks.multihop_qa
+    for key in ("web_search_url", "judge_url", "second_judge_url"):
+        _address(getattr(qa, key), f"benchmarks.multihop_qa.{key}")
     learnt = [name for name, entry in config.backbones.items() if entry.training and entry.training.objective == "block_diffusion"]
     for name in config.used_backbones():  # a server is given its own backbone alone, without the one that was its base
         training = config.backbones[name].training
         if training is not None and training.objective in PREFERENCE:
-            require([str(training.base)], learnt, f"backbones.{name}.training.base", "block-diffusion backbone trained here")
+            require([str(training.base)], learnt, f"{config.origin_key(name)}.training.base", "block-diffusion backbone trained here")
+
+
+def _address(url: str | None, key: str) -> None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise Mistake(key, f"{url} has no scheme; write http://{url}, or https://")
 
 
 CHECKS = (names, references, agents, backbones)

@@ -45,6 +45,8 @@ class Config(Section):
         for name, url in self.endpoints.items():
             if name in self.backbones:
                 self.backbones[name] = self.backbones[name].model_copy(update={"url": url})
+        playing = [name for name in self.run.verification.agents if name in self.run.agents or name not in self.agents]
+        self.run.verification = self.run.verification.model_copy(update={"agents": playing})
         return self
 
     @model_validator(mode="after")
@@ -71,6 +73,10 @@ class Config(Section):
             return decoding
         steps = None if decoding.steps is None else max(1, decoding.steps * limit // decoding.max_new_tokens)
         return decoding.model_copy(update={"max_new_tokens": limit, "steps": steps})
+
+    def origin_key(self, backbone: str) -> str:
+        """The key under which a backbone is defined."""
+        return f"{'add' if backbone in self.add else 'backbones'}.{backbone}"
 
     @property
     def results(self) -> str:

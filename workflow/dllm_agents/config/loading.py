@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from pydantic import ValidationError
 
 from dllm_agents.config.configuration import Config
 from dllm_agents.config.merging import COMMAND_LINE, merge, origin_of
-from dllm_agents.config.section import explain
+from dllm_agents.config.section import Mistake, explain
 from dllm_agents.errors import StageError
 
 
-def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> Config:
+def load(
+    paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None, checks: Iterable[Callable[[Config], None]] = ()
+) -> Config:
     """The checked configuration of one or more YAML files, later ones on top, then `overrides`.
 
-    Raises StageError with one line that names the file, the key and what is allowed.
+    Raises StageError with one line that names the file, the key and what is allowed; so does a Mistake that one of `checks` raises.
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -28,10 +31,26 @@ def load(paths: Iterable[str | Path], overrides: Mapping[str, Any] | None = None
         merge(merged, dict(overrides), origin, COMMAND_LINE)
     merged.pop("extends", None)
     try:
-        return Config.model_validate(merged)
-    except ValidationError as error:
-        mistake = explain(error, Config, "")
+        config = Config.model_validate(merged)
+        for check in checks:
+            check(config)
+    except (ValidationError, Mistake) as error:
+        mistake = error if isinstance(error, Mistake) else explain(error, Config, "")
         raise StageError(f"{origin_of(mistake.key, origin)}: {mistake}") from None
+    for key, note in _replaced(merged, config):
+        print(f"dllm-agents: note: {origin_of(key, origin)}: {key}: {note}", file=sys.stderr)
+    return config
+
+
+def _replaced(merged: Mapping[str, Any], config: Config) -> Iterator[tuple[str, str]]:
+    """(key, note) of what a configuration says and another part of it makes void."""
+    own, catalogue = merged.get("add") or {}, merged.get("backbones") or {}
+    for name in own:
+        if name in catalogue and own[name] != catalogue[name]:
+            yield f"add.{name}", f"replaces the backbone of that name under `backbones`, {name}"
+    dropped = set((merged.get("run", {}).get("verification") or {}).get("agents") or []) - set(config.run.verification.agents)
+    if dropped:
+        yield "run.verification.agents", f"{', '.join(sorted(dropped))} do not play in this run and are left out"
 
 
 def _read(path: Path, origin: dict[str, str], parents: tuple[Path, ...]) -> dict[str, Any]:

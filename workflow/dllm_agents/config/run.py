@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from dllm_agents.config.section import Section
+from dllm_agents.config.section import Count, Section
 
 
 class Resources(Section):
@@ -46,7 +46,7 @@ class Verification(Section):
 class Run(Section):
     benchmarks: list[str] = Field(default=["babyai", "bfcl"])
     agents: list[str] = Field(default=["random", "empty", "teacher"])
-    probe_concurrency: list[int] = Field(default=[1, 4])
+    probe_concurrency: list[Count] = Field(default=[1, 4])
     probe_requests: int = Field(default=8, ge=1)
     shards: int = Field(
         default=1,

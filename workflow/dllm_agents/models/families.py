@@ -6,14 +6,18 @@ Efficient-Large-Model/Fast_dLLM_v2_7B, maomaocun/dLLM-Var, JetLM/SDAR-8B-Chat). 
 
 from __future__ import annotations
 
+import json
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from dllm_agents.errors import StageError
 
 Attention = Literal["causal", "full", "block_causal"]
+LARGEST_JSON = 64 << 20  # bytes; the index of a checkpoint of many shards takes 1 MiB
 
 
 @dataclass(frozen=True)
@@ -160,3 +164,29 @@ def family_of(config: dict[str, Any]) -> Family:
         rename=family.rename,
         configure=family.configure,
     )
+
+
+def family_in(directory: Path) -> Family:
+    """The family of a checkpoint directory. Raises StageError naming its config.json."""
+    path = directory / "config.json"
+    config = read_json(path)
+    try:
+        return family_of(config)
+    except StageError as error:
+        raise StageError(f"{path}: {error}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a checkpoint's JSON file. Raises StageError naming the file when there is none."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_JSON:
+            raise StageError(f"{path}: not a file of at most {LARGEST_JSON >> 20} MiB; copy the checkpoint again")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror}; name a checkpoint directory with config.json and *.safetensors") from None
+    except (ValueError, RecursionError):
+        raise StageError(f"{path}: not JSON; the checkpoint is damaged, copy it again") from None
+    if not isinstance(value, dict):
+        raise StageError(f"{path}: a config is a mapping, not {type(value).__name__}")
+    return value

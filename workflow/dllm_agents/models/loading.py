@@ -5,9 +5,7 @@ No remote code is run and no pickle is opened. What is wrong with a directory is
 
 from __future__ import annotations
 
-import json
 import re
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,10 +19,9 @@ from torch import Tensor, nn
 
 from dllm_agents.errors import StageError
 from dllm_agents.models.attention import IMPLEMENTATION
-from dllm_agents.models.families import Attention, Family, family_of
+from dllm_agents.models.families import Attention, Family, family_of, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
-LARGEST_JSON = 64 << 20  # bytes; the index of a checkpoint of many shards takes 1 MiB
 # Keys that say nothing of the network, and of which `num_labels` makes transformers build tables of that length.
 IGNORED_KEYS = ("num_labels", "id2label", "label2id", "problem_type", "task_specific_params")
 # Sizes no published checkpoint comes near; beyond them a config is a mistake, and building it would eat the machine.
@@ -89,7 +86,7 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
     shape, or the config makes no sense.
     """
     directory = Path(directory)
-    raw = _read_json(directory / "config.json")
+    raw = read_json(directory / "config.json")
     try:
         family = family_of(raw)
         config = _network_config(family, raw)
@@ -111,21 +108,6 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
         context_length=int(config.max_position_embeddings),
         config=raw,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_JSON:
-            raise StageError(f"{path}: not a file of at most {LARGEST_JSON >> 20} MiB; copy the checkpoint again")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StageError(f"{path}: {error.strerror}; name a checkpoint directory with config.json and *.safetensors") from None
-    except (ValueError, RecursionError):
-        raise StageError(f"{path}: not JSON; the checkpoint is damaged, copy it again") from None
-    if not isinstance(value, dict):
-        raise StageError(f"{path}: a config is a mapping, not {type(value).__name__}")
-    return value
 
 
 def _dtype(asked: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:
@@ -201,7 +183,7 @@ def _weight_names(directory: Path, family: Family) -> dict[str, _Stored]:
 def _shards(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if index.exists():
-        shards = _read_json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise StageError(f"{index}: weight_map is missing; copy the checkpoint again")
         files = [directory / Path(name).name for name in sorted(set(shards.values()))]
@@ -288,7 +270,7 @@ def _special_ids(directory: Path, family: Family, raw: dict[str, Any], vocab_siz
         mask_id = None
     generation = directory / "generation_config.json"
     text: dict[str, Any] = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
-    named = _read_json(generation).get("eos_token_id") if generation.exists() else None
+    named = read_json(generation).get("eos_token_id") if generation.exists() else None
     named = named if named is not None else text.get("eos_token_id")
     ids = [*family.stop_ids, *(named if isinstance(named, list) else [named])]
     return mask_id, tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and 0 <= i < vocab_size))

@@ -1,0 +1,57 @@
+"""What a run is told before its first job."""
+
+from pathlib import Path
+
+import pytest
+
+from dllm_agents import preflight
+from dllm_agents.config import Config, load
+from dllm_agents.errors import StageError
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("add: {m: {model: nowhere/at/all}}", "add.m.model: nowhere/at/all: no such checkpoint directory"),
+        ("add: {m: {model: ./here}}", "add.m.model: here: holds no config.json"),
+        (
+            "backbones: {m: {training: {objective: ar, base: ./nowhere}}}\nagents: {a: {policy: m}}\nrun: {agents: [a]}",
+            "backbones.m.training.base: nowhere: no such checkpoint directory",
+        ),
+        ("benchmarks: {babyai: {task_list: lost.jsonl}}", "benchmarks.babyai.task_list: lost.jsonl: no such file or folder"),
+        (
+            "benchmarks: {multihop_qa: {sets: {musique: lost.jsonl}}}\nrun: {benchmarks: [multihop_qa]}",
+            "benchmarks.multihop_qa.sets.musique: lost.jsonl: no such file or folder",
+        ),
+    ],
+)
+def test_what_is_not_there_is_named_before_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("mine.yaml").write_text(text)
+    load(["mine.yaml"])  # a job reads its configuration wherever it runs
+    with pytest.raises(StageError) as caught:
+        load(["mine.yaml"], None, (preflight.check,))
+    assert str(caught.value).startswith(f"mine.yaml: {said}")
+
+
+def test_backbones_that_do_not_play_and_hub_names_are_left_alone() -> None:
+    backbones = {"m": {"model": "./nowhere"}, "h": {"model": "owner/name"}, "u": {"url": "http://x", "model": "./nowhere"}}
+    agents = {name: {"policy": name} for name in backbones}
+    preflight.check(Config.model_validate({"backbones": backbones, "agents": agents, "run": {"agents": ["h", "u"]}}))
+
+
+def test_stand_ins_and_counts_above_what_exists_are_noted() -> None:
+    fields = {
+        "benchmarks": {"babyai": {"levels": ["GoToObj"], "seeds": [1, 2]}, "scienceworld": {"tasks": 8}},
+        "agents": {"many": {"policy": "random", "tasks": {"babyai": 5000, "bfcl": 1}}},
+        "run": {"benchmarks": ["babyai", "alfworld", "scienceworld", "bfcl", "multihop_qa"], "agents": ["many"]},
+    }
+    assert list(preflight.notes(Config.model_validate(fields))) == [
+        "alfworld: GENERATED games, not the published ones (set benchmarks.alfworld.data)",
+        "scienceworld: tasks drawn from every test variation, not AgentBoard's 90 tasks (set benchmarks.scienceworld.task_list)",
+        "multihop_qa: GENERATED questions, not the published sets (set benchmarks.multihop_qa.sets)",
+        "agents.many.tasks.babyai: 5000, of at most 2 tasks; all are played",
+    ]
+    there = {"alfworld": {"data": "a"}, "scienceworld": {"task_list": "b"}, "multihop_qa": {"sets": {"musique": "c"}}}
+    assert not list(preflight.notes(Config.model_validate({"benchmarks": there, "run": {"benchmarks": list(there)}})))

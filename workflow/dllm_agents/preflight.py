@@ -1,0 +1,51 @@
+"""What a run is told before its first job: mistakes that only this machine shows, and what is played in place of published data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dllm_agents.config import Config
+from dllm_agents.config.section import Mistake
+from dllm_agents.errors import StageError
+from dllm_agents.models.checkpoints import SMOLLM2, checked_directory, is_hub_name
+
+HUB = "hf://"
+
+
+def check(config: Config) -> None:
+    """Raise Mistake for a checkpoint or a data file of the run that is not there."""
+    for name in config.used_backbones():
+        backbone = config.backbones[name]
+        if backbone.url is None and backbone.model is not None:
+            _check_directory(backbone.model, f"{config.origin_key(name)}.model")
+        base = backbone.training.base if backbone.training is not None else None
+        if base is not None and base not in config.backbones:
+            _check_directory(base, f"{config.origin_key(name)}.training.base")
+    for benchmark in config.run.benchmarks:
+        for key, path in config.benchmark_options(benchmark).files.items():
+            if not path.startswith(HUB) and not Path(path).expanduser().exists():
+                raise Mistake(f"benchmarks.{benchmark}.{key}", f"{path}: no such file or folder; correct the path")
+
+
+def notes(config: Config) -> Iterator[str]:
+    """What is no mistake and yet not what the papers, or whoever wrote the configuration, may think."""
+    for benchmark in config.run.benchmarks:
+        if (stand_in := config.benchmark_options(benchmark).stand_in) is not None:
+            yield f"{benchmark}: {stand_in}"
+    entries = [(f"agents.{name}", config.agents[name].tasks, config.agent_benchmarks(name)) for name in config.run.agents]
+    entries += [(config.origin_key(name), config.backbones[name].tasks, config.run.benchmarks) for name in config.used_backbones()]
+    for where, tasks, played in entries:
+        for benchmark in [name for name in played if name in tasks]:
+            most = config.benchmark_options(benchmark).most_tasks
+            if most is not None and tasks[benchmark] > most:
+                yield f"{where}.tasks.{benchmark}: {tasks[benchmark]}, of at most {most} tasks; all are played"
+
+
+def _check_directory(model: str, key: str) -> None:
+    if model == SMOLLM2 or is_hub_name(model):
+        return
+    try:
+        checked_directory(Path(model).expanduser())
+    except StageError as error:
+        raise Mistake(key, str(error)) from None
