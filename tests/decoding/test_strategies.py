@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import slow
 import torch
-from random_checkpoints import MASK, STOP
+from random_checkpoints import MASK
 
 from dllm_agents.decoding import Decoding, Generation, generate
 
@@ -16,13 +16,27 @@ NEW = 32
 LENGTHS = (9, 16, 19)
 
 
-def same(out: Generation, reference: slow.Slow, count: int = NEW) -> None:
+PUBLISHED = {"stop_early": False, "merge_stores": False}
+
+
+def same(model: Any, ids: list[int], decoding: Decoding, reference: slow.Slow, count: int = NEW) -> None:
+    """The published loop decides what the reference decides, when it does; the faster one decides the same tokens in the same order."""
     tokens = reference.tokens[reference.start : reference.start + count].tolist()
-    kept = tokens.index(STOP) if STOP in tokens else len(tokens)
-    assert out.token_ids == tokens[:kept]
-    assert out.nfe == reference.nfe
-    assert out.reveal_step == reference.reveal(kept)
-    assert out.finish_reason == ("stop" if STOP in tokens else "length")
+    stops = decoding.resolved(model).stop_ids
+    kept = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
+    published = generate(model, ids, decoding.model_copy(update=PUBLISHED))
+    assert published.token_ids == tokens[:kept]
+    assert published.nfe == published.published_nfe == reference.nfe
+    assert published.reveal_step == reference.reveal(kept)
+    assert published.finish_reason == ("stop" if kept < len(tokens) else "length")
+    out = generate(model, ids, decoding)
+    assert (out.token_ids, out.finish_reason) == (published.token_ids, published.finish_reason)
+    assert out.nfe <= reference.nfe and out.published_nfe in (None, reference.nfe)
+    assert ranks(out.reveal_step) == ranks(published.reveal_step)
+
+
+def ranks(steps: list[int]) -> list[int]:
+    return [sorted(set(steps)).index(step) for step in steps]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -31,7 +45,7 @@ def test_llada_settles_the_surest_tokens_block_by_block(pair: Any, prompt: Any, 
     models, ids = pair("llada"), prompt(length)
     reference = slow.begin(models.plain, ids, NEW, MASK)
     slow.llada(reference, steps, 16)
-    same(generate(models.model, ids, Decoding(strategy="llada", max_new_tokens=NEW, block_length=16, steps=steps)), reference)
+    same(models.model, ids, Decoding(strategy="llada", max_new_tokens=NEW, block_length=16, steps=steps), reference)
 
 
 def test_the_remainder_goes_to_a_blocks_first_steps(pair: Any, prompt: Any) -> None:
@@ -45,7 +59,7 @@ def test_fast_dllm_accepts_by_threshold_factor_or_schedule(pair: Any, prompt: An
     models, ids = pair("llada"), prompt(19)
     reference = slow.begin(models.plain, ids, NEW, MASK)
     slow.fast_dllm(reference, 16, cache, **rule)
-    same(generate(models.model, ids, Decoding(strategy="fast_dllm", max_new_tokens=NEW, block_length=16, cache=cache, **rule)), reference)
+    same(models.model, ids, Decoding(strategy="fast_dllm", max_new_tokens=NEW, block_length=16, cache=cache, **rule), reference)
 
 
 def test_a_full_call_that_decides_the_whole_block_is_its_only_one(pair: Any, prompt: Any) -> None:
@@ -59,7 +73,7 @@ def test_dream_follows_the_noise_schedule_in_each_order(pair: Any, prompt: Any, 
     models, ids = pair("Dream"), prompt(9)
     reference = slow.begin(models.plain, ids, NEW, MASK)
     slow.dream(reference, steps, order)
-    same(generate(models.model, ids, Decoding(strategy="dream", max_new_tokens=NEW, order=order, steps=steps)), reference)
+    same(models.model, ids, Decoding(strategy="dream", max_new_tokens=NEW, order=order, steps=steps), reference)
 
 
 def test_dreams_origin_order_is_random_seeded_and_greedy_in_its_tokens(pair: Any, prompt: Any) -> None:
@@ -96,7 +110,7 @@ def test_sdar_decodes_blocks_aligned_to_position_zero(pair: Any, prompt: Any, le
         decoding = Decoding(
             strategy="sdar", max_new_tokens=NEW, block_length=block, steps=steps * (NEW // block), remasking=rule, threshold=0.3
         )
-        same(generate(models.model, ids, decoding), reference)
+        same(models.model, ids, decoding, reference)
 
 
 @pytest.mark.parametrize("length", [9, 32, 40, 63])
@@ -106,7 +120,7 @@ def test_fast_dllm_v2_takes_a_blocks_first_token_from_the_clean_block_before(pai
     total = -(-(length + NEW) // 32) * 32
     reference = slow.begin(models.plain, ids, total - length, MASK)
     slow.fast_dllm_v2(reference, 32, 8, threshold, models.model.stop_ids)
-    same(generate(models.model, ids, Decoding(strategy="fast_dllm_v2", max_new_tokens=NEW, threshold=threshold)), reference)
+    same(models.model, ids, Decoding(strategy="fast_dllm_v2", max_new_tokens=NEW, threshold=threshold), reference)
 
 
 def test_the_sub_block_cache_is_exact_where_a_sub_block_is_the_block(pair: Any, prompt: Any) -> None:
@@ -124,12 +138,8 @@ def test_dllm_var_grows_block_by_block_until_a_stop_id(pair: Any, prompt: Any, t
     for stops in (models.model.stop_ids, (7, 11, 16, 21)):
         reference = slow.begin(models.plain, ids, 48, MASK)
         slow.dllm_var(reference, 16, threshold, stops)
-        out = generate(
-            models.model, ids, Decoding(strategy="dllm_var", max_new_tokens=48, block_length=16, threshold=threshold, stop_ids=list(stops))
-        )
-        tokens = reference.tokens[length:].tolist()
-        kept = next((n for n, token in enumerate(tokens) if token in stops), 48)
-        assert (out.token_ids, out.nfe, out.reveal_step) == (tokens[:kept], reference.nfe, reference.reveal(kept))
+        settings = Decoding(strategy="dllm_var", max_new_tokens=48, block_length=16, threshold=threshold, stop_ids=list(stops))
+        same(models.model, ids, settings, reference, 48)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
@@ -195,7 +205,7 @@ def test_what_settles_is_heard_once_and_adds_up(pair: Any, prompt: Any) -> None:
             assert position not in heard
             heard[position] = (token, step)
 
-    out = generate(pair("sdar").model, prompt(9), Decoding(strategy="sdar", max_new_tokens=16, stop_ids=[]), on_settled=listen)
+    out = generate(pair("sdar").model, prompt(9), Decoding(strategy="sdar", max_new_tokens=16, stop_ids=[]), on_unmasked=listen)
     assert [heard[p][0] for p in range(16)] == out.token_ids and [heard[p][1] for p in range(16)] == out.reveal_step
 
 
@@ -203,14 +213,12 @@ def test_what_settles_is_heard_once_and_adds_up(pair: Any, prompt: Any) -> None:
     "model_type, settings, named",
     [
         ("llada", {"strategy": "ar"}, "causal"),
-        ("llama", {"strategy": "llada"}, "diffusion"),
+        ("llama", {"strategy": "llada"}, "full"),
         ("llada", {"strategy": "sdar"}, "block-causal"),
         ("llada", {"strategy": "llada", "cache": "dual"}, "cache"),
         ("llada", {"strategy": "llada", "order": "entropy"}, "order"),
         ("llada", {"strategy": "llada", "remasking": "low_confidence_static"}, "remasking"),
         ("llada", {"strategy": "llada", "mask_id": 9999}, "mask_id"),
-        ("llada", {"strategy": "llada", "approximate_prefix": True}, "approximate_prefix"),
-        ("llama", {"strategy": "ar", "approximate_prefix": True}, "approximate_prefix"),
         ("llada", {"strategy": "llada", "tool_prefill": {"open_id": 1, "close_id": 2}, "block_length": 32}, "tool_prefill"),
     ],
 )
@@ -253,3 +261,46 @@ def test_a_stop_id_in_the_prompt_stops_nothing(pair: Any, prompt: Any, model_typ
     unused = next(token for token in prompt(9) if token not in free.token_ids)
     out = generate(pair(model_type).model, prompt(9), Decoding(strategy=strategy, max_new_tokens=8, stop_ids=[unused]))
     assert out.token_ids == free.token_ids and out.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "model_type, settings",
+    [
+        ("llada", {"strategy": "llada", "steps": 24, "block_length": 12}),
+        ("llada", {"strategy": "llada", "remasking": "random", "block_length": 12}),
+        ("llada", {"strategy": "llada", "temperature": 0.7, "block_length": 12, "seed": 4}),
+        ("llada", {"strategy": "fast_dllm", "cache": "dual", "block_length": 12, "threshold": 0.2}),
+        ("llada", {"strategy": "fast_dllm", "cache": "prefix", "block_length": 12, "factor": 1.0}),
+        ("llada", {"strategy": "fast_dllm", "cache": "none", "block_length": 12, "steps": 24}),
+        ("Dream", {"strategy": "dream", "steps": 24}),
+        ("Dream", {"strategy": "dream", "order": "origin", "steps": 24}),
+        ("Dream", {"strategy": "dream", "remasking": "sequential"}),
+        ("Dream", {"strategy": "fast_dllm", "cache": "dual", "block_length": 12, "threshold": 0.2}),
+        ("Dream", {"strategy": "fast_dllm", "threshold": 0.2}),
+    ],
+)
+def test_a_request_ends_once_everything_before_a_stop_token_is_decided(pair: Any, prompt: Any, model_type: str, settings: Any) -> None:
+    """What is kept is the same; forwards that could only change what is cut off are not run."""
+    model, saved = pair(model_type).model, 0
+    for seed in range(6):
+        ids = prompt(9 + seed, seed)
+        base = Decoding(max_new_tokens=48, stop_ids=[], **settings)
+        free = generate(model, ids, base)
+        stopping = base.model_copy(update={"stop_ids": [free.token_ids[6 + seed]]})
+        published = generate(model, ids, stopping.model_copy(update=PUBLISHED))
+        out = generate(model, ids, stopping)
+        kept = ("token_ids", "reveal_step", "confidence", "finish_reason")
+        assert [getattr(out, name) for name in kept] == [getattr(published, name) for name in kept]
+        assert out.published_nfe in (None, published.nfe)
+        if settings["strategy"] == "llada" or settings == {"strategy": "dream", "steps": 24}:
+            assert out.published_nfe == published.nfe
+        saved += published.nfe - out.nfe
+    assert saved > 0
+
+
+def test_merged_stores_save_a_forward_a_block(pair: Any, prompt: Any) -> None:
+    decoding = Decoding(strategy="sdar", max_new_tokens=32, block_length=4, threshold=0.0, stop_ids=[])
+    published = generate(pair("sdar").model, prompt(12), decoding.model_copy(update=PUBLISHED))
+    out = generate(pair("sdar").model, prompt(12), decoding)
+    assert out.token_ids == published.token_ids
+    assert (out.nfe, out.published_nfe, published.nfe) == (8, 17, 17)

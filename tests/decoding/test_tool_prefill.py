@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from dllm_agents.decoding import Decoding, Generation, ToolPrefill, generate
 from dllm_agents.decoding.canvas import Canvas
@@ -82,13 +81,14 @@ def test_the_rule_predicted_looks_once_and_may_leave_the_turn_alone(pair: Any, p
     assert taken.token_ids[7] == first and taken.token_ids[14] == CLOSE
 
 
-def test_the_bias_reaches_undecided_positions_of_the_span_only() -> None:
+def test_the_bias_reaches_masked_positions_of_the_span_only() -> None:
     canvas = Canvas([9] * 4, 4 + BLOCK, mask_id=0)
-    placed = Tags(tags(bias=0.5), OPEN, CLOSE)
+    placed = Tags(tags(bias=0.5))
     placed.place(canvas, 4, 4 + BLOCK)
     positions = canvas.masked(4, 4 + BLOCK)
-    biased = placed.biased(torch.zeros(len(positions)), positions)
-    assert dict(zip(positions.tolist(), biased.tolist(), strict=True)) == {
+    bias = placed.bias_of(positions)
+    assert bias is not None
+    assert dict(zip(positions.tolist(), bias.tolist(), strict=True)) == {
         p: (0.5 if 12 <= p < 18 else 0.0) for p in range(4, 20) if p not in (11, 18)
     }
 

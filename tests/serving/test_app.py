@@ -297,7 +297,6 @@ def test_settings_the_decoder_cannot_carry_out_are_refused_and_the_engine_lives(
         ({"strategy": "ar"}, "strategy"),
         ({"strategy": "sdar"}, "strategy"),
         ({"strategy": "llada", "cache": "dual"}, "cache"),
-        ({"approximate_prefix": True}, "approximate_prefix"),
         ({"remasking": "low_confidence_static"}, "remasking"),
     ):
         refused = client.post("/v1/chat/completions", json=CHAT | extra)

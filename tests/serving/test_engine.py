@@ -182,41 +182,6 @@ def test_a_prompt_that_extends_an_earlier_one_is_not_run_again(tmp_path: Path, a
     engine.close()
 
 
-@pytest.mark.parametrize(
-    "settings", [{"strategy": "fast_dllm", "cache": "dual"}, {"strategy": "fast_dllm", "cache": "prefix"}, {"strategy": "dllm_var"}]
-)
-def test_full_attention_models_borrow_a_shared_prefix_only_when_asked_to(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Off, every prompt is run and the tokens are those of `generate`; on, the shared part is not, and the tokens may differ."""
-    from random_models import full_attention
-
-    from dllm_agents.decoding import generate
-
-    model = full_attention(tmp_path)
-    exact = Decoding(**settings, max_new_tokens=24, block_length=8, threshold=0.3, stop_ids=[])
-    approximate = exact.model_copy(update={"approximate_prefix": True})
-    first = list(range(5, 45))
-    second = [*first, 9, 8, 7]
-    engine = Engine(model)
-    for ids in (first, second):
-        assert same(listen(engine, ids, exact)[-1].generation, generate(model, ids, exact))
-    assert engine.stats().reused_tokens == 0
-    assert same(listen(engine, first, approximate)[-1].generation, generate(model, first, exact)), "there was nothing to borrow yet"
-    forwards, rows = count_rows(engine, second, approximate)
-    assert engine.stats().reused_tokens == len(first)
-    assert max(rows) <= len(second) - len(first) + 24 and len(rows) == forwards
-    engine.close()
-
-
-def count_rows(engine: Engine, ids: list[int], decoding: Decoding) -> tuple[int, list[int]]:
-    """The forwards of a request and how many positions each ran."""
-    rows: list[int] = []
-    run = engine._forward
-    engine._forward = lambda segments: rows.append(len(segments[0].token_ids)) or run(segments)  # type: ignore[method-assign]
-    last = listen(engine, ids, decoding)[-1]
-    assert isinstance(last, Finished) and len(last.generation.token_ids) == 24
-    return last.generation.nfe, rows
-
-
 def test_a_listener_that_fails_cancels_its_request_alone(engine: Engine) -> None:
     def broken(event: Any) -> None:
         raise OSError("the client hung up")

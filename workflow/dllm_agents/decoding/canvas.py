@@ -1,89 +1,123 @@
-"""The state every strategy works on: the sequence being decoded, and the forwards it asks for."""
+"""The state every strategy works on: the sequence being decoded, and the forwards it asks for. Host memory alone, as numpy arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from dllm_agents.decoding.selection import Rule
 from dllm_agents.models.families import Attention
+
+Positions = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """A forward a strategy needs next: positions start .. stop - 1 see keys of positions below `limit`.
 
-    `rows` are the positions whose logits come back. `cached` keeps keys and values in the request's slot and reads earlier (or stale
-    later) ones from it. `clean` marks keys that depend on decided tokens up to `stop` and on nothing else, so that another request with
-    the same tokens may take them over; `prefill` a clean call over a prompt, which may be run in chunks.
+    `positions` [k] are to be predicted, from the logits at `rows` [k]; `rule` says which of them are committed (None: none). Keys of
+    positions outside [start, stop) are read from the request's cache, stale ones too. After the call those before `clean` depend on
+    decided tokens before it and on nothing else, so that another request with the same tokens may take them over.
+
+    How a row is predicted: `greedy` at any temperature; else with `draws` [k] from U(0, 1). `untempered` takes the confidence from the
+    plain softmax, `precise` keeps it in double precision; `bias` [k] is added to it in ranking, `order` [k] replaces it there.
     """
 
     start: int
     stop: int
     limit: int
-    rows: Tensor
+    positions: Positions
+    rows: Positions
     attention: Attention
     block_length: int | None = None
-    cached: bool = True
-    clean: bool = False
-    prefill: bool = False
+    clean: int = 0
+    rule: Rule | None = None
+    greedy: bool = False
+    untempered: bool = False
+    precise: bool = False
+    draws: Floats | None = None
+    bias: Floats | None = None
+    order: Floats | None = None
 
 
-# A strategy: yields the calls it needs, is sent the logits [rows, vocabulary] of each.
-Steps = Generator[Call, Tensor, None]
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """For each of a call's positions: the token [k], the model's probability of it [k], and whether it is to be committed [k]."""
+
+    token_ids: Positions
+    confidence: Floats
+    chosen: npt.NDArray[np.bool_]
+
+
+# A strategy: yields the calls it needs, is sent the prediction of each.
+Steps = Generator[Call, Prediction, Any]
 
 
 class Canvas:
-    """Prompt and new tokens [length], which of them are undecided, and when and how surely each was settled.
+    """Prompt and new tokens [length], which of them are masked, and when and how surely each was unmasked.
 
-    `tokens` holds the mask id where a position is undecided. Positions are absolute; `prompt_length` is the first new one.
+    `tokens` holds the mask id where a position is masked. Positions are absolute; `prompt_length` is the first new one. `nfe` counts the
+    forwards run, `published_nfe` those of the published loop, None when only running them would tell.
     """
 
     def __init__(self, prompt_ids: Sequence[int], length: int, mask_id: int) -> None:
         self.prompt_length = len(prompt_ids)
         self.length = length
         self.mask_id = mask_id
-        self.tokens = torch.full((length,), mask_id)
-        self.tokens[: self.prompt_length] = torch.tensor(list(prompt_ids))
-        self.undecided = torch.ones(length, dtype=torch.bool)
-        self.undecided[: self.prompt_length] = False
-        self.settled_in = torch.full((length,), -1)
-        self.confidence = torch.zeros(length, dtype=torch.float64)
-        self.forwards = 0
-        self.news: list[int] = []
-        self.turn_over = False
+        self.tokens = np.full(length, mask_id, dtype=np.int64)
+        self.tokens[: self.prompt_length] = prompt_ids
+        self.is_masked = np.ones(length, dtype=np.bool_)
+        self.is_masked[: self.prompt_length] = False
+        self.reveal_step = np.full(length, -1, dtype=np.int64)
+        self.confidence = np.zeros(length)
+        self.nfe = 0
+        self.published_nfe: int | None = 0
+        self.just_unmasked: list[int] = []
+        self.stop_after_block = False
         self.padding: tuple[int, int] | None = None
+        self._first_masked = self.prompt_length
 
-    def masked(self, start: int, stop: int) -> Tensor:
-        """The undecided positions in [start, stop), ascending."""
-        return self.undecided[start:stop].nonzero().flatten() + start
+    def masked(self, start: int, stop: int) -> Positions:
+        """The masked positions in [start, stop), ascending."""
+        return self.is_masked[start:stop].nonzero()[0] + start
 
-    def settle(self, positions: Tensor, token_ids: Tensor, confidence: Tensor) -> None:
+    def unmask(self, positions: Positions, token_ids: Positions, confidence: Floats) -> None:
         """Decide `positions` [k] for good, by the forward that has just run."""
-        positions = positions.cpu()
-        self.tokens[positions] = token_ids.cpu()
-        self.undecided[positions] = False
-        self.settled_in[positions] = self.forwards - 1
-        self.confidence[positions] = confidence.cpu().double()
-        self.news.extend(positions.tolist())
+        self.tokens[positions] = token_ids
+        self.is_masked[positions] = False
+        self.reveal_step[positions] = self.nfe - 1
+        self.confidence[positions] = confidence
+        self.just_unmasked.extend(positions.tolist())
 
     def prefill(self, position: int, token_id: int) -> None:
-        """Set a token that no forward decided; it counts as settled by the forward to come."""
+        """Set a token that no forward decided; it counts as unmasked by the forward to come."""
         self.tokens[position] = token_id
-        self.undecided[position] = False
-        self.settled_in[position] = self.forwards
+        self.is_masked[position] = False
+        self.reveal_step[position] = self.nfe
         self.confidence[position] = 1.0
-        self.news.append(position)
+        self.just_unmasked.append(position)
+
+    def skip(self, forwards: int | None) -> None:
+        """Note `forwards` of the published loop that are not run; None when their number is not known."""
+        self.published_nfe = None if forwards is None or self.published_nfe is None else self.published_nfe + forwards
+
+    def first_masked(self) -> int:
+        """The first masked position; `length` when there is none."""
+        while self._first_masked < self.length and not self.is_masked[self._first_masked]:
+            self._first_masked += 1
+        return self._first_masked
 
     def first_stop(self, stop_ids: Sequence[int]) -> int | None:
         """The first new position that holds a stop id with everything before it decided; None while there is none.
 
         In a turn with tool-call tags, stop ids before the closing tag are padding and stop nothing.
         """
-        open_ = self.masked(self.prompt_length, self.length)
-        return self._stop_in(self.prompt_length, int(open_[0]) if len(open_) else self.length, stop_ids)
+        return self._stop_in(self.prompt_length, self.first_masked(), stop_ids)
 
     def has_stop(self, start: int, stop: int, stop_ids: Sequence[int]) -> bool:
         """Whether a position in [start, stop) holds a stop id that is no padding."""
@@ -94,20 +128,10 @@ class Canvas:
         return self.padding is not None and self.padding[0] <= position < self.padding[1] and int(self.tokens[position]) in stop_ids
 
     def _stop_in(self, start: int, stop: int, stop_ids: Sequence[int]) -> int | None:
-        found = torch.isin(self.tokens[start:stop], torch.tensor(list(stop_ids), dtype=torch.int64)).nonzero().flatten() + start
-        return next((position for position in found.tolist() if not self.is_padding(position, stop_ids)), None)
-
-
-def spread(values: Tensor, positions: Tensor, start: int, stop: int) -> Tensor:
-    """`values` [k] laid out over the window [start, stop), -inf where no position is eligible."""
-    window = torch.full((stop - start,), -torch.inf, dtype=values.dtype, device=values.device)
-    window[(positions - start).to(values.device)] = values
-    return window
-
-
-def rows_for(positions: Tensor, shift: bool, start: int) -> Tensor:
-    """The rows that predict `positions` in a call that starts at `start`: the row before with a logit shift, never before the window."""
-    return (positions - 1).clamp(min=start) if shift else positions
+        tokens = self.tokens[start:stop].tolist()
+        return next(
+            (place for place, token in enumerate(tokens, start) if token in stop_ids and not self.is_padding(place, stop_ids)), None
+        )
 
 
 def blocks(start: int, stop: int, length: int) -> list[tuple[int, int]]:
@@ -115,14 +139,7 @@ def blocks(start: int, stop: int, length: int) -> list[tuple[int, int]]:
     return [(first, min(first + length, stop)) for first in range(start, stop, length)]
 
 
-def quotas(masks: int, steps: int) -> list[int]:
-    """How many of `masks` tokens each of `steps` steps settles: evenly, the remainder in the first steps (LLaDA appendix, Algorithm 5)."""
+def transfer_counts(masks: int, steps: int) -> list[int]:
+    """How many of `masks` tokens each of `steps` steps commits: evenly, the remainder in the first steps (LLaDA appendix, Algorithm 5)."""
     base, extra = divmod(masks, steps)
     return [base + (step < extra) for step in range(steps)]
-
-
-def steps_per_block(steps: int | None, new_tokens: int, block_length: int) -> int:
-    """`steps` over all new tokens, shared among the blocks; one token a step when it is not given."""
-    if steps is None:
-        return block_length
-    return max(1, steps // -(-new_tokens // block_length))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dllm_agents.errors import StageError
 
-Strategy = Literal["ar", "llada", "dream", "fast_dllm", "fast_dllm_v2", "dllm_var", "sdar"]
+if TYPE_CHECKING:
+    from dllm_agents.models import Model
+
+    Strategy = str
+else:
+    # One file each.
+    Strategy = Literal[tuple(sorted(file.stem for file in (Path(__file__).parent / "strategies").glob("[!_]*.py")))]
 
 
 class DecodingError(StageError, ValueError):
@@ -39,24 +47,27 @@ class Decoding(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Strategy = "ar"
+    strategy: Strategy | None = Field(default=None, description="default: the checkpoint's own")
     max_new_tokens: int = Field(default=128, ge=1, le=131072)
     steps: int | None = Field(default=None, ge=1, description="denoising steps over all new tokens; default: one token a step")
+    steps_per_block: int | None = Field(default=None, ge=1, description="denoising steps of one block, in place of `steps`")
     block_length: int | None = Field(default=None, ge=1, description="tokens per block; default: the strategy's published value")
     sub_block_length: int | None = Field(default=None, ge=1)
     threshold: float | None = Field(default=None, ge=0, le=1)
     factor: float | None = Field(default=None, gt=0)
     remasking: Literal["low_confidence", "random", "sequential", "low_confidence_static", "low_confidence_dynamic"] | None = Field(
-        default=None, description="which masked positions are settled first; `sequential` is strict left to right"
+        default=None, description="which masked positions are unmasked first; `sequential` is strict left to right"
     )
     order: Literal["origin", "maskgit_plus", "topk_margin", "entropy", "confidence_threshold"] | None = Field(
         default=None, description="Dream's orders"
     )
     cache: Literal["none", "prefix", "dual"] | None = Field(default=None, description="approximate caches of Fast-dLLM")
-    approximate_prefix: bool = Field(
-        default=False,
-        description="served full-attention models with a cache: take an earlier request's keys for the prompt they share instead of "
-        "running it at every refresh; the tokens may change",
+    stop_early: bool = Field(
+        default=True, description="end a request once everything before a stop token is decided; the published full-attention loops run on"
+    )
+    merge_stores: bool = Field(
+        default=True,
+        description="where the tokens are the same, store a block's keys in the next block's first call instead of one of its own",
     )
     temperature: float = Field(default=0.0, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -64,3 +75,9 @@ class Decoding(BaseModel):
     stop_ids: list[int] | None = Field(default=None, description="default: the checkpoint's")
     seed: int = 0
     tool_prefill: ToolPrefill | None = None
+
+    def resolved(self, model: Model) -> Decoding:
+        """These settings as they are carried out on `model`, with every default filled in: block and sub-block length, steps, threshold,
+        mask and stop ids. Raises DecodingError where they do not fit the model or each other."""
+        resolve = import_module("dllm_agents.decoding.resolve")  # by name: configuration is read without torch
+        return resolve.resolved(self, model)  # type: ignore[no-any-return]

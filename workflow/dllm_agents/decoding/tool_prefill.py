@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
-from dllm_agents.decoding.canvas import Canvas
+from dllm_agents.decoding.canvas import Canvas, Floats, Positions
 from dllm_agents.decoding.settings import DecodingError, ToolPrefill
 
 
@@ -18,42 +18,40 @@ from dllm_agents.decoding.settings import DecodingError, ToolPrefill
 class Tags:
     """The two tags of a turn. `span` [first, last) are the biased absolute positions; None until a block has taken the tags.
 
-    They go into the first block in which both places are still undecided: where blocks are aligned to absolute position 0, a prompt may
+    They go into the first block in which both places are still masked: where blocks are aligned to absolute position 0, a prompt may
     reach beyond the opening tag's place, and the next block takes them. The turn ends with that block. A stop id before the closing
     tag is padding (a tool call shorter than its room): it is dropped from the output and ends nothing.
     """
 
     settings: ToolPrefill
-    open_id: int
-    close_id: int
     span: tuple[int, int] | None = None
     declined: bool = False
 
     def fits(self, canvas: Canvas, start: int, stop: int) -> bool:
         """Whether the block [start, stop) takes the tags."""
         places = (start + self.settings.open, start + self.settings.close)
-        return self.span is None and not self.declined and places[1] < stop and all(bool(canvas.undecided[place]) for place in places)
+        return self.span is None and not self.declined and places[1] < stop and all(canvas.is_masked[place] for place in places)
 
-    def wants(self, canvas: Canvas, token_ids: Tensor) -> bool:
+    def wants(self, token_ids: Positions) -> bool:
         """Whether this is a tool-call turn, by `settings.rule`; `token_ids` are the predictions of a first look at the bare block."""
-        self.declined = self.settings.rule == "predicted" and self.open_id not in token_ids.tolist()
+        self.declined = self.settings.rule == "predicted" and self.settings.open_id not in token_ids.tolist()
         return not self.declined
 
     def place(self, canvas: Canvas, start: int, stop: int) -> None:
         """Set both tags in the block [start, stop)."""
         first, last = start + self.settings.open, start + self.settings.close
-        canvas.prefill(first, self.open_id)
-        canvas.prefill(last, self.close_id)
+        assert self.settings.open_id is not None and self.settings.close_id is not None
+        canvas.prefill(first, self.settings.open_id)
+        canvas.prefill(last, self.settings.close_id)
         canvas.padding = (max(start, canvas.prompt_length), last)
-        canvas.turn_over = True
+        canvas.stop_after_block = True
         self.span = (first + 1, last if self.settings.span == "between" else stop)
 
-    def biased(self, confidence: Tensor, positions: Tensor) -> Tensor:
-        """Confidence [k] of undecided `positions` [k] with the bias added inside the span."""
+    def bias_of(self, positions: Positions) -> Floats | None:
+        """What is added to the confidence of masked `positions` [k] in ranking; None before the tags are placed."""
         if self.span is None:
-            return confidence
-        inside = (positions >= self.span[0]) & (positions < self.span[1])
-        return confidence + self.settings.bias * inside.to(confidence.device, confidence.dtype)
+            return None
+        return self.settings.bias * ((positions >= self.span[0]) & (positions < self.span[1])).astype(np.float64)
 
 
 def check(settings: ToolPrefill, block_length: int) -> None:

@@ -130,7 +130,8 @@ FAMILIES: dict[str, Family] = {
     "mistral3": Family("Ministral3", "causal", "ar", rename=_text_key, configure=_text_part),
 }
 
-_OWN_STRATEGY = {"causal": "ar", "full": "llada", "block_causal": "sdar"}
+# Attention -> the strategy of a checkpoint trained here, without and with logit shift.
+_OWN_STRATEGY = {"causal": ("ar", "ar"), "full": ("llada", "dream"), "block_causal": ("sdar", "fast_dllm_v2")}
 
 
 def family_of(config: dict[str, Any]) -> Family:
@@ -154,12 +155,13 @@ def family_of(config: dict[str, Any]) -> Family:
     attention = own["attention"]
     if attention == "block_causal" and not isinstance(own.get("block_length"), int):
         raise StageError("dllm.block_length must be given for block_causal attention")
+    shift = bool(own.get("logit_shift", attention == "causal"))
     return Family(
         family.architecture,
         attention,
-        _OWN_STRATEGY[attention],
+        _OWN_STRATEGY[attention][shift],
         own.get("mask_token_id"),
-        logit_shift=bool(own.get("logit_shift", attention == "causal")),
+        logit_shift=shift,
         block_length=own.get("block_length"),
         rename=family.rename,
         configure=family.configure,

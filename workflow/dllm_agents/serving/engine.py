@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dllm_agents.decoding.predicting import predictions
 from dllm_agents.decoding.session import Generation, Session
 from dllm_agents.decoding.settings import Decoding, DecodingError
 from dllm_agents.errors import StageError
 from dllm_agents.models.attention import Segment, Slot, forward
-from dllm_agents.serving.prefixes import Prefixes, kind_of
+from dllm_agents.serving.prefixes import Prefixes
 
 if TYPE_CHECKING:
     from dllm_agents.models import Model
@@ -117,21 +118,17 @@ class Stats:
 
 @dataclass(eq=False)
 class _Running:
-    """An admitted request: its session, its slot, and how far the present prefill has come.
-
-    The first `borrowed` positions of the slot hold an earlier request's keys, which no call computes again (`approximate_prefix`).
-    """
+    """An admitted request: its session, its slot, and how far the present call has come."""
 
     handle: Handle
     session: Session
-    slot: Slot | None
+    slot: Slot
     done: int = 0
     stop: int = 0
-    borrowed: int = 0
 
     @property
     def bytes(self) -> int:
-        return self.slot.bytes if self.slot is not None else 0
+        return self.slot.bytes
 
 
 class Engine:
@@ -270,11 +267,11 @@ class Engine:
                 continue
             try:
                 session = Session(self.model, handle.prompt_ids, handle.decoding)
-                size = Slot.size(self.model, session.canvas.length) if session.cached else 0
+                size = Slot.size(self.model, session.canvas.length)
                 if self._running and taken + size > SLOT_BYTES:
                     return
                 self._waiting.popleft()
-                running = _Running(handle, session, Slot(self.model, session.canvas.length) if session.cached else None)
+                running = _Running(handle, session, Slot(self.model, session.canvas.length))
             except Exception as error:
                 if self._waiting and self._waiting[0] is handle:
                     self._waiting.popleft()
@@ -287,18 +284,12 @@ class Engine:
     def _start(self, running: _Running) -> None:
         """Take over what an earlier request has already computed of the prompt."""
         call = running.session.call
-        if call is None or running.slot is None:
-            return
-        if running.session.decoding.approximate_prefix:
-            running.borrowed = self._prefixes.take_over(call, _prompt(running.session), running.slot)
-            self._stats.reused_tokens += running.borrowed
-        if not call.prefill:
-            return
-        running.done = self._prefixes.take_over(call, running.session.canvas.tokens[: call.stop], running.slot)
-        self._stats.reused_tokens += running.done
-        if running.done == call.stop:
-            running.stop = call.stop
-            self._advance(running, torch.empty(0, self.model.vocab_size))
+        if call is not None and call.clean:
+            running.done = self._prefixes.take_over(call, running.session.canvas.tokens[: call.clean], running.slot)
+            self._stats.reused_tokens += running.done
+            if running.done == call.stop:
+                running.stop = call.stop
+                self._advance(running, torch.empty(0, self.model.vocab_size))
 
     def _next_batch(self) -> list[tuple[_Running, Segment]]:
         """The next calls, or parts of prefills, of as many requests as the row budget holds; whoever was left out comes first next time."""
@@ -320,9 +311,8 @@ class Engine:
         call = running.session.call
         assert call is not None
         fresh = room == self._batch_tokens
-        if not call.prefill:
-            start = max(running.borrowed, call.start)
-            return start, call.stop if fresh or call.stop - start <= room else None
+        if call.attention == "full":
+            return call.start, call.stop if fresh or call.stop - call.start <= room else None
         unit = call.block_length or 1
         start = max(running.done, call.start)
         rows = room // unit * unit or (unit if fresh else 0)
@@ -338,14 +328,17 @@ class Engine:
         running.done = 0
         started = time.perf_counter()
         try:
-            positions, token_ids = session.advance(logits)
+            (prediction,) = predictions([(session.state, session.call)], logits)
+            if isinstance(prediction, StageError):
+                raise prediction
+            positions, token_ids = session.advance(prediction)
         except Exception as error:
             self._fail(running, error)
             return
         finally:
             self._stats.selection_seconds += time.perf_counter() - started
         if positions:
-            running.handle.tell(Settled(positions, token_ids, session.canvas.forwards - 1))
+            running.handle.tell(Settled(positions, token_ids, session.canvas.nfe - 1))
         if session.call is None:
             self._running.remove(running)
             self._keep(running)
@@ -353,12 +346,8 @@ class Engine:
 
     def _keep(self, running: _Running) -> None:
         session = running.session
-        if running.slot is None:
-            return
-        if session.last_clean is not None:
-            self._prefixes.keep(kind_of(session.last_clean), session.canvas.tokens[: session.last_clean.stop], running.slot)
-        elif session.decoding.approximate_prefix:
-            self._prefixes.keep(("full", None), _prompt(session), running.slot)
+        if session.clean:
+            self._prefixes.keep(session.kind, session.canvas.tokens[: session.clean], running.slot)
 
     def _fail(self, running: _Running, error: Exception) -> None:
         self._running.remove(running)
@@ -376,10 +365,6 @@ class Engine:
         else:
             stats.failed += 1
         handle.tell(event)
-
-
-def _prompt(session: Session) -> Tensor:
-    return session.canvas.tokens[: session.canvas.prompt_length]
 
 
 def _failure(error: Exception) -> Failed:

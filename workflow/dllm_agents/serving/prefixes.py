@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
-from dllm_agents.decoding.canvas import Call
+from dllm_agents.decoding.canvas import Call, Positions
 from dllm_agents.models.attention import Slot
 
 Kind = tuple[str, int | None]
@@ -19,7 +19,7 @@ Kind = tuple[str, int | None]
 @dataclass
 class _Kept:
     kind: Kind
-    tokens: Tensor
+    tokens: Positions
     slot: Slot
 
 
@@ -31,16 +31,16 @@ class Prefixes:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._next = 0
 
-    def take_over(self, call: Call, tokens: Tensor, slot: Slot) -> int:
+    def take_over(self, call: Call, tokens: Positions, slot: Slot) -> int:
         """Copy into `slot` the keys of the longest kept prefix of `tokens` that `call`, a prefill, may skip; returns its length.
 
         Positions whose logits the call asks for are always run again, and blocks are taken whole.
         """
         unit = call.block_length or 1
-        most = call.stop if not len(call.rows) else int(call.rows.min()) // unit * unit
+        most = min(call.clean, int(call.rows.min()) // unit * unit) if len(call.rows) else call.clean
         best, length = None, 0
         for key, kept in self._kept.items():
-            if kept.kind == kind_of(call):
+            if kept.kind == (call.attention, call.block_length):
                 shared = min(common_prefix(kept.tokens, tokens), most) // unit * unit
                 if shared > length:
                     best, length = key, shared
@@ -49,26 +49,21 @@ class Prefixes:
             slot.copy(self._kept[best].slot, length)
         return length
 
-    def keep(self, kind: Kind, tokens: Tensor, slot: Slot) -> None:
+    def keep(self, kind: Kind, tokens: Positions, slot: Slot) -> None:
         """Keep `slot`, whose first positions hold the keys of `tokens`; what it extends or outgrows is dropped."""
         if not len(tokens) or slot.bytes > self.capacity:
             return
         for key, kept in list(self._kept.items()):
             if kept.kind == kind and common_prefix(kept.tokens, tokens) == len(kept.tokens):
                 del self._kept[key]
-        self._kept[self._next] = _Kept(kind, tokens.clone(), slot)
+        self._kept[self._next] = _Kept(kind, tokens.copy(), slot)
         self._next += 1
         while sum(kept.slot.bytes for kept in self._kept.values()) > self.capacity:
             self._kept.popitem(last=False)
 
 
-def common_prefix(first: Tensor, second: Tensor) -> int:
+def common_prefix(first: Positions, second: Positions) -> int:
     """How many leading token ids two sequences share."""
     length = min(len(first), len(second))
-    differ = (first[:length] != second[:length]).nonzero()
+    differ = np.flatnonzero(first[:length] != second[:length])
     return int(differ[0]) if len(differ) else length
-
-
-def kind_of(call: Call) -> Kind:
-    """What a request's keys depend on besides its tokens."""
-    return call.attention, call.block_length
