@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dllm_agents.decoding.canvas import rows_for
 from dllm_agents.models.attention import Segment, Slot
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _masked(model: Model, segment: Segment, places: Tensor, run: Run) -> Any:
     tokens = segment.token_ids.clone()
     tokens[places - segment.start] = model.mask_id or 0
     for part in places.split(max(1, MOST_LOGITS // model.vocab_size)):
-        rows = rows_for(part, model.shift, segment.start)
+        rows = (part - 1).clamp(min=segment.start) if model.shift else part
         (logits,) = run([Segment(tokens, segment.start, segment.limit, segment.attention, segment.block_length, rows, segment.slot)])
         yield logits.log_softmax(-1).cpu(), part
 
