@@ -14,6 +14,7 @@ ROOMS = [
     ["config"],
     ["benchmarks"],
     ["prompts"],
+    ["dependencies"],
     ["models"],
     ["decoding"],
     ["client"],

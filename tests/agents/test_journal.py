@@ -41,11 +41,56 @@ def test_torn_and_damaged_lines_are_dropped(tmp_path: Path) -> None:
     assert sorted(Journal(path, "one").episodes) == ["t1", "t4"]
 
 
-def test_another_fingerprint_starts_afresh(tmp_path: Path) -> None:
+def test_a_journal_of_other_settings_is_kept_and_taken_up_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / ".a.jsonl.journal"
+    for fingerprint, name in (("one", "t1"), ("two", "t2")):
+        journal = Journal(path, fingerprint)
+        assert journal.episodes == {}
+        journal.append(episode(name))
+        journal.close()
+    assert ".a.jsonl.one.journal" in capsys.readouterr().err
+    assert (tmp_path / ".a.jsonl.one.journal").is_file()
+    again = Journal(path, "one")
+    assert sorted(again.episodes) == ["t1"]
+    again.close()
+    assert sorted(Journal(path, "two").episodes) == ["t2"]
+
+
+def test_what_is_kept_is_never_written_over(tmp_path: Path) -> None:
+    path, kept = tmp_path / "j.journal", tmp_path / "j.one.journal"
+    Journal(path, "one").close()
+    kept.write_text("kept earlier")
+    Journal(path, "two").close()
+    assert kept.read_text() == "kept earlier" and (tmp_path / "j.one-1.journal").is_file()
+
+
+@pytest.mark.parametrize(
+    "header", [b'{"fingerprint": "one"}', b'{"fingerprint": "one", "version": "99.0"}', b"\xff\xfe", b"[]", b"{", b'{"version": "0.1.0"}']
+)
+def test_a_journal_of_another_version_is_left_as_it_is(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(content := header + b"\n" + episode("t1").model_dump_json().encode() + b"\n")
+    with pytest.raises(StageError, match=rf"{path}: written by dllm-agents .*move the file away") as caught:
+        Journal(path, "one")
+    assert "\n" not in str(caught.value) and path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_journal_without_a_whole_header_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(b'{"vers')
     journal = Journal(tmp_path / "j", "one")
+    assert journal.episodes == {}
     journal.append(episode("t1"))
     journal.close()
-    assert Journal(tmp_path / "j", "two").episodes == {}
+    assert sorted(Journal(tmp_path / "j", "one").episodes) == ["t1"]
+
+
+def test_a_read_only_journal_is_one_line(tmp_path: Path) -> None:
+    Journal(tmp_path / "j", "one").close()
+    (tmp_path / "j").chmod(0o444)
+    content = (tmp_path / "j").read_bytes()
+    with pytest.raises(StageError, match="cannot be opened .* make the results folder writable"):
+        Journal(tmp_path / "j", "two")
+    assert (tmp_path / "j").read_bytes() == content
 
 
 def test_two_runs_cannot_share_a_journal(tmp_path: Path) -> None:

@@ -28,6 +28,22 @@ History = Literal["full", "recent", "last10"]
 KEPT_STEPS: dict[str, int | None] = {"full": None, "recent": 2, "last10": 10}
 
 
+MODULE_STYLE = "react"
+"""The prompt style of DiffuAgent's modules, whatever the policy's own."""
+# Workflow, module or judge -> the files of a style that it alone reads; what else a style holds, any template may include.
+TEMPLATES = {
+    "react": ("embodied.j2", "examples"),
+    "tool_calling": ("tool_calling.j2",),
+    "search": ("search.j2", "search_turn.j2"),
+    "planner": ("planner.j2", "writer.j2"),
+    "memory": ("memory.j2", "exemplars/memory.txt"),
+    "verifier": ("early_exit.j2",),
+    "selector": ("selector.j2",),
+    "editor": ("editor.j2",),
+    "judge": ("verdict.j2",),
+}
+
+
 @cache
 def style_folder(style: str) -> Path:
     """The folder of a prompt style, given by path or by name. Raises StageError when there is none."""
@@ -47,6 +63,20 @@ def style_sha256(style: str) -> str:
         if path.is_file():
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+@cache
+def readers_sha256(style: str, readers: tuple[str, ...], benchmark: str = "") -> str:
+    """SHA-256 over those of a style's files that some of the TEMPLATES' keys read, on a benchmark that may have an example of its own."""
+    folder = style_folder(style)
+    others = {name for reader, names in TEMPLATES.items() if reader not in readers for name in names}
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        foreign = name in others or name.partition("/")[0] in others or (name.startswith("examples/") and path.stem != benchmark)
+        if path.is_file() and not foreign:
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 @cache

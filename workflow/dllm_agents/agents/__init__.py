@@ -1,4 +1,5 @@
 """Agents: workflows that play tasks with backbones in their roles."""
 
-MODULE_STYLE = "react"
-"""The prompt style of DiffuAgent's modules, whatever the policy's own."""
+from dllm_agents.prompts import MODULE_STYLE
+
+__all__ = ["MODULE_STYLE"]

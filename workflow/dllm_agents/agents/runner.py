@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import sys
 import time
@@ -17,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from dllm_agents import benchmarks, prompts
+from dllm_agents import benchmarks, dependencies, prompts
 from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.modules import editor, selector
@@ -36,7 +34,7 @@ from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import not_run
 from dllm_agents.progress import track
-from dllm_agents.provenance import git_revision, hardware, sha256, versions
+from dllm_agents.provenance import git_revision, hardware, versions
 from dllm_agents.records import Episode, Task, Trajectory, iter_jsonl, timeless, write_jsonl
 from dllm_agents.serving.launch import Servers
 
@@ -44,8 +42,6 @@ T = TypeVar("T")
 Play = Callable[[Task], Played]
 RESTARTS = 2
 """Times that the servers a rollout has started itself are started again after a fault, with the episodes in flight played anew."""
-# Where a backbone is served changes nothing that it says.
-WHERE_SERVED = {"url", "api_key_env", "gpus", "training_gpus"}
 
 
 @dataclass(frozen=True)
@@ -458,21 +454,7 @@ def _episode(
 
 def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:
     """Everything the episodes of a shard depend on, hashed."""
-    agent = config.agents[agent_name]
-    backbones = config.agent_backbones(agent_name, benchmark.name)
-    parts = {
-        "seed": config.seed,
-        "agent": agent.model_dump(mode="json", exclude={"concurrency"}),
-        "backbones": {role: config.backbones[name].model_dump(mode="json", exclude=WHERE_SERVED) for role, name in backbones.items()},
-        "prompts": [
-            prompts.style_sha256(style) for style in (MODULE_STYLE, *(config.backbones[name].prompt for name in backbones.values()))
-        ],
-        "options": benchmark.options.model_dump(mode="json"),
-        "tasks": sha256(shard.tasks),
-        "part": shard.part,
-        "models": {name: sha256(path) for name, path in shard.models.items()},
-        "trajectories": sha256(shard.trajectories) if shard.trajectories else None,
-        "replay": sha256(shard.replay) if shard.replay else None,
-        "versions": versions(),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    files = {"tasks": shard.tasks, "trajectories": shard.trajectories, "replay": shard.replay}
+    models = {f"models.{name}": path for name, path in shard.models.items()}
+    settings = dependencies.of_episodes(config, agent_name, benchmark.name) | {"part": shard.part}
+    return dependencies.fingerprint(settings, files | models)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from dllm_agents.config.roles import MODULES, TEAM
-from dllm_agents.config.section import Count, Section
+from dllm_agents.config.section import NOTHING, Count, Section
 
 SCRIPTED = ("random", "empty", "teacher")
 
@@ -65,7 +65,7 @@ class Agent(Section):
     planner: str | None = Field(default=None, description="backbone that plans (planner workflow); default: the policy's")
     seeker: str | None = Field(default=None, description="backbone that searches (planner workflow); default: the policy's")
     writer: str | None = Field(default=None, description="backbone that answers (planner workflow); default: the policy's")
-    benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has")
+    benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has", json_schema_extra=NOTHING)
     history: Literal["full", "recent", "last10"] = Field(default="full", description="what an embodied agent is shown of the past")
     attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses (embodied)")
     memory: Memory | None = Field(default=None, description="memory module (embodied)")
@@ -78,7 +78,7 @@ class Agent(Section):
     )
     decoding: dict[str, Any] = Field(default={}, description="decoding settings of the policy that differ from its backbone's")
     tasks: dict[str, Count] = Field(default={}, description="benchmark -> play only n of its tasks, at even distances")
-    concurrency: int = Field(default=8, ge=1, description="episodes in flight")
+    concurrency: int = Field(default=8, ge=1, description="episodes in flight", json_schema_extra=NOTHING)
     max_tokens: int | None = Field(
         default=None, ge=1, description="new tokens an episode may take over all roles; it ends before the next call"
     )

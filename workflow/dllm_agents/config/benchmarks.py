@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dllm_agents.config.roles import WorkflowName
-from dllm_agents.config.section import Mistake, Section
+from dllm_agents.config.section import CHECKPOINTS, EVALUATION, JUDGING, NOTHING, TRAINING, Mistake, Section
 
 BABYAI_EASY_LEVELS = [
     "GoToRedBallGrey",
@@ -55,14 +55,24 @@ class BenchmarkOptions(Section):
 
     workflow: ClassVar[WorkflowName]
 
-    tasks: int | None = Field(default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set")
-    train_tasks: int = Field(default=100, ge=0, description="teacher trajectories collected on training tasks")
-    exploration: float = Field(
-        default=0.0, ge=0, le=1, description="share of executed actions that are random valid ones while the teacher labels every state"
+    tasks: int | None = Field(
+        default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set", json_schema_extra=EVALUATION
     )
-    teacher: str | None = Field(default=None, description="backbone that teaches, a server by URL among them; null for the benchmark's own")
+    train_tasks: int = Field(default=100, ge=0, description="teacher trajectories collected on training tasks", json_schema_extra=TRAINING)
+    exploration: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of executed actions that are random valid ones while the teacher labels every state",
+        json_schema_extra=TRAINING,
+    )
+    teacher: str | None = Field(
+        default=None,
+        description="backbone that teaches, a server by URL among them; null for the benchmark's own",
+        json_schema_extra=TRAINING,
+    )
     max_steps: int = Field(default=30, ge=1, description="steps per episode")
-    training: TrainingBudget = Field(default_factory=TrainingBudget)
+    training: TrainingBudget = Field(default_factory=TrainingBudget, json_schema_extra=CHECKPOINTS)
 
     @property
     def files(self) -> dict[str, str]:
@@ -85,7 +95,9 @@ class BabyAIOptions(BenchmarkOptions):
 
     levels: list[str] | None = Field(default=None, description="BabyAI levels without prefix and version; null for AgentBoard's 28")
     seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
-    train_seed_start: int = Field(default=100_000, description="training seeds count up from here; evaluated seeds are skipped")
+    train_seed_start: int = Field(
+        default=100_000, description="training seeds count up from here; evaluated seeds are skipped", json_schema_extra=TRAINING
+    )
     task_list: str | None = Field(default=None, description="path of AgentBoard's babyai test.jsonl, for its published sub-goals")
 
     @property
@@ -101,8 +113,12 @@ class ScienceWorldOptions(BenchmarkOptions):
     task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
     simplifications: str = Field(default="selfWateringFlowerPots,openContainers,openDoors,noElectricalAction")
     gold_within_limit: bool = Field(default=False, description="draw only tasks whose gold path fits max_steps")
-    jvm_memory_mb: int = Field(default=384, ge=128, le=448, description="Java heap of a simulator; it needs about 150 MB beside it")
-    recycle_after: int = Field(default=20, ge=1, description="episodes after which a simulator process is replaced")
+    jvm_memory_mb: int = Field(
+        default=384, ge=128, le=448, description="Java heap of a simulator; it needs about 150 MB beside it", json_schema_extra=NOTHING
+    )
+    recycle_after: int = Field(
+        default=20, ge=1, description="episodes after which a simulator process is replaced", json_schema_extra=NOTHING
+    )
 
     @property
     def stand_in(self) -> str | None:
@@ -129,7 +145,9 @@ class BFCLOptions(BenchmarkOptions):
     categories: list[str] = Field(default=BFCL_SINGLE_TURN + BFCL_MULTI_TURN)
     per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
     max_steps: int = Field(default=20, ge=1, description="model calls per turn (BFCL's own limit)")
-    scratch: str | None = Field(default=None, description="folder the isolated checker may write to; null for a temporary one")
+    scratch: str | None = Field(
+        default=None, description="folder the isolated checker may write to; null for a temporary one", json_schema_extra=NOTHING
+    )
 
     @property
     def most_tasks(self) -> int:
@@ -157,16 +175,24 @@ class MultiHopQAOptions(BenchmarkOptions):
         default=None, description="JSON Lines of {title, text} (path or hf://); null uses the questions' own paragraphs"
     )
     search: Literal["bm25", "hybrid", "web"] = "bm25"
-    web_search_url: str | None = Field(default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY")
+    web_search_url: str | None = Field(
+        default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY", json_schema_extra=NOTHING
+    )
     top_k: int = Field(default=10, ge=1)
     max_steps: int = Field(default=5, ge=1, description="turns per question")
     tool_delay: float | list[float] = Field(
-        default=0.0, description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, tasks take turns"
+        default=0.0,
+        description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, tasks take turns",
+        json_schema_extra=EVALUATION,
     )
-    judge_url: str | None = Field(default=None, description="OpenAI-compatible URL of the LLM judge (ACC_L); null leaves it out")
-    judge_model: str | None = None
-    second_judge_url: str | None = Field(default=None, description="a second judge, for agreement (Cohen's kappa) with the first")
-    second_judge_model: str | None = None
+    judge_url: str | None = Field(
+        default=None, description="OpenAI-compatible URL of the LLM judge (ACC_L); null leaves it out", json_schema_extra=NOTHING
+    )
+    judge_model: str | None = Field(default=None, json_schema_extra=JUDGING)
+    second_judge_url: str | None = Field(
+        default=None, description="a second judge, for agreement (Cohen's kappa) with the first", json_schema_extra=NOTHING
+    )
+    second_judge_model: str | None = Field(default=None, json_schema_extra=JUDGING)
     thoughts: Literal["short", "long"] = Field(
         default="short", description="the oracle's thoughts on generated questions: about 12 tokens, or 48 to 64 for P-ReAct"
     )
@@ -176,7 +202,11 @@ class MultiHopQAOptions(BenchmarkOptions):
     hops: list[Annotated[int, Field(ge=2, le=4)]] = Field(
         default=[2, 3, 4], min_length=1, description="hops of generated questions, in turn"
     )
-    cache: str | None = Field(default=None, description="folder of the dense encoder's passage vectors; null for the user's cache folder")
+    cache: str | None = Field(
+        default=None,
+        description="folder of the dense encoder's passage vectors; null for the user's cache folder",
+        json_schema_extra=NOTHING,
+    )
 
     @property
     def files(self) -> dict[str, str]:

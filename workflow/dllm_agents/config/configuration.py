@@ -14,13 +14,22 @@ from dllm_agents.config.benchmarks import BenchmarkOptions, Benchmarks
 from dllm_agents.config.merging import merged
 from dllm_agents.config.roles import REPLY_TOKENS, TEAM, WORKFLOWS, WorkflowName
 from dllm_agents.config.run import STAGES, Reporting, Resources, Run
-from dllm_agents.config.section import Section
+from dllm_agents.config.section import NOTHING, Section
 from dllm_agents.decoding.settings import Decoding
 
 
 class Config(Section):
-    extends: str | list[str] = Field(default=[], description="files merged below this one, relative to it, left to right")
-    scale: str = Field(default="demo", pattern=r"^[A-Za-z0-9_.-]+$", description="results go to results/<scale>")
+    extends: str | list[str] = Field(
+        default=[],
+        description="files merged below this one, relative to it, left to right",
+        json_schema_extra=NOTHING,
+    )
+    scale: str = Field(
+        default="demo",
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="results go to results/<scale>",
+        json_schema_extra=NOTHING,
+    )
     seed: int = Field(default=42, ge=0)
     benchmarks: Benchmarks = Field(default_factory=Benchmarks, description="benchmark -> its options")
     backbones: dict[str, Backbone] = Field(default={})
@@ -28,8 +37,16 @@ class Config(Section):
     add: dict[str, Backbone] = Field(default={}, description="your own backbones: each becomes an agent with a row in every table")
     run: Run = Field(default_factory=Run)
     report: Reporting = Field(default_factory=Reporting)
-    endpoints: dict[str, str] = Field(default={}, description="backbone -> base URL of a server that already runs; jobs then start none")
-    resources: dict[str, Resources] = Field(default={}, description=f"stage -> what its jobs ask for; stages: {', '.join(STAGES)}")
+    endpoints: dict[str, str] = Field(
+        default={},
+        description="backbone -> base URL of a server that already runs; jobs then start none",
+        json_schema_extra=NOTHING,
+    )
+    resources: dict[str, Resources] = Field(
+        default={},
+        description=f"stage -> what its jobs ask for; stages: {', '.join(STAGES)}",
+        json_schema_extra=NOTHING,
+    )
 
     @model_validator(mode="after")
     def _derived(self) -> Config:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from dllm_agents.config.section import Count, Section
+from dllm_agents.config.section import NOTHING, Count, Section
 
 
 class Resources(Section):
@@ -52,6 +52,7 @@ class Run(Section):
         default=1,
         ge=1,
         description="jobs that share an agent's tasks; each plays its part of every benchmark with one start of the servers",
+        json_schema_extra=NOTHING,
     )
     agents_per_job: int = Field(
         default=4,

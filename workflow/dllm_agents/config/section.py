@@ -13,6 +13,19 @@ from dllm_agents.errors import StageError
 Count = Annotated[int, Field(ge=1)]
 
 
+# What a changed option makes anew (`Field(json_schema_extra=...)`), where that is not everything that reads its section.
+NOTHING: dict[str, Any] = {"reruns": "nothing"}
+"""It says how a run goes, not what it computes."""
+TRAINING: dict[str, Any] = {"reruns": "training"}
+"""Only what the teacher plays, and what is trained on that."""
+CHECKPOINTS: dict[str, Any] = {"reruns": "checkpoints"}
+"""Only what is trained."""
+EVALUATION: dict[str, Any] = {"reruns": "evaluation"}
+"""Only what agents play."""
+JUDGING: dict[str, Any] = {"reruns": "judging"}
+"""Only what an LLM judges."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -26,6 +39,25 @@ class Section(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise StageError(f"{file}: {explain(error, cls, where)}") from None
+
+    def settings(self, *parts: str) -> dict[str, Any]:
+        """The options that differ from their defaults and that results depend on: not those whose field says what alone it `reruns`,
+        unless that is one of `parts`."""
+        dump = self.model_dump(mode="json", exclude_defaults=True)
+        chosen = {}
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            if name in dump and extra.get("reruns") in (None, *parts):
+                chosen[name] = _settings_of(getattr(self, name), dump[name], parts)
+        return chosen
+
+
+def _settings_of(value: Any, dump: Any, parts: tuple[str, ...]) -> Any:
+    if isinstance(value, Section):
+        return value.settings(*parts)
+    if isinstance(value, dict):
+        return {key: _settings_of(item, dump[key], parts) for key, item in value.items()}
+    return dump
 
 
 class Mistake(ValueError):

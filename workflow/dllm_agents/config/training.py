@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dllm_agents.config.section import Section
+from dllm_agents.config.section import NOTHING, Section
 
 
 class Preference(Section):
@@ -85,7 +85,12 @@ class Training(Section):
     launch: Literal["ddp", "fsdp2"] | None = Field(
         default=None, description="how processes share a training (config/accelerate/<name>.yaml); null for one process"
     )
-    nodes: int = Field(default=1, ge=1, description="machines of a launched training, each with `training_gpus` processes")
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        description="machines of a launched training, each with `training_gpus` processes",
+        json_schema_extra=NOTHING,
+    )
     seed: int | None = Field(default=None, description="null takes the run's seed")
     preference: Preference | None = Field(
         default=None, description="settings of vrpo, agentic_vrpo and just_grpo; null takes their defaults"

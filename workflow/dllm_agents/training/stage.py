@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from accelerate import PartialState
 
-from dllm_agents import benchmarks, models
+from dllm_agents import benchmarks, dependencies, models
 from dllm_agents.config import PREFERENCE, Backbone, Config, Lora, Training, TrainingBudget
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import resolve_model
@@ -404,16 +404,9 @@ def _whole(found: Sequence[tuple[str, Example]], budget: TrainingBudget, request
 
 def _fingerprint(request: Request) -> str:
     """What a saved state must agree with to be continued; the thread count is part of it, since sums depend on it."""
-    parts = [
-        request.settings.model_dump_json(),
-        request.budget.model_dump_json(),
-        sha256(request.source),
-        sha256(request.base) if request.base else "",
-        str(request.seed),
-        str(torch.get_num_threads()),
-        torch.__version__,
-    ]
-    return "|".join(parts)
+    settings = dependencies.of_checkpoint(request.config, request.backbone, request.benchmark)
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    return dependencies.fingerprint(settings | machine, {"source": request.source, "base": request.base})
 
 
 def _batch_at(examples: Sequence[Any], objective: Objective, order: data.Batches, seed: int) -> Callable[[int], Batch]:
