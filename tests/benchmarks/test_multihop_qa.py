@@ -246,7 +246,7 @@ GOOD_CALL = '<tool_call>{"name": "search", "arguments": {"query": ["who"]}}</too
         ("<think>a</think>" + GOOD_CALL.replace("search", "visit"), TOOL_CALL_FORMAT_ERROR),
         ("<think>a</think>" + GOOD_CALL.replace('["who"]', "[]"), TOOL_CALL_FORMAT_ERROR),
         ("<think>a</think>" + GOOD_CALL.replace('["who"]', '["who", 3]'), TOOL_CALL_FORMAT_ERROR),
-        ("<think>a</think>" + GOOD_CALL.replace("</tool_call>", ""), TOOL_CALL_FORMAT_ERROR),
+        ("<think>a</think>" + GOOD_CALL.replace("}}</tool_call>", "}"), TOOL_CALL_FORMAT_ERROR),
         ("<think>a</think><answer>Paris", OTHER),
         ("<think>a</think><answer> </answer>", OTHER),
         ("Je ne sais pas.", OTHER),
@@ -309,6 +309,19 @@ def test_any_text_is_either_read_or_classified(text):
 def test_a_written_reply_is_read_back(query, tool_first):
     reply = parse_reply(reply_text("why", tool_call([query]), tool_first))
     assert reply == Reply("why", tool_call([query]), queries=(query.strip(),))
+
+
+@pytest.mark.parametrize("query", ["what is </tool_call>", "<tool_response>", "</think> x", '"}}', "<think>", "<answer> b </answer>"])
+def test_tags_inside_a_query_end_nothing(query):
+    call = tool_call([query])
+    assert parse_reply(f"<think>a</think>\n{call}") == Reply("a", call, queries=(query,))
+    assert parse_reply(f"{call}\n<think>a</think>") == Reply("a", call, queries=(query,))
+    assert complete_call(call[:-1]) is None and complete_call(f"{call} more") == call
+
+
+def test_a_call_may_be_closed_by_the_end_of_the_reply():
+    for end in ("", "\n", "<|im_end|>", "</tool_"):
+        assert parse_reply("<think>a</think>" + GOOD_CALL.removesuffix("</tool_call>") + end) == Reply("a", GOOD_CALL, queries=("who",))
 
 
 def test_a_call_is_complete_the_moment_its_closing_tag_is_there():

@@ -11,7 +11,6 @@ Three ways to act, over the same environment and prompts:
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from dllm_agents.client.client import Client, Completion, PromptTooLong
 from dllm_agents.client.streaming import Partial, stream
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.records import Ending, Episode, EpisodeStep, Task
+from dllm_agents.tool_calls import call_text
 
 Acting = Literal["react", "p_react", "tool_first"]
 SEARCH_TOOL: dict[str, Any] = {
@@ -190,11 +190,6 @@ def early_call(part: Partial) -> Reply | None:
     call = call_text(part.tool_calls[0]) if part.tool_calls else complete_call(part.content)
     reply = parse_reply(call) if call is not None else None
     return reply if isinstance(reply, Reply) else None
-
-
-def call_text(call: dict[str, Any]) -> str:
-    """A decoded tool call in the format of the prompt."""
-    return f"<tool_call>{json.dumps({'name': call['name'], 'arguments': call['arguments']}, ensure_ascii=False)}</tool_call>"
 
 
 def whole_text(completion: CompletionLike) -> str:

@@ -8,7 +8,6 @@ Retry loops follow DiffuAgent section 4.1 ("three or more consecutive repetitive
 from __future__ import annotations
 
 import ast
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, UnknownType, ValidationError
 
+from dllm_agents import tool_calls
 from dllm_agents.records import Episode, EpisodeStep, Failure, FailureSource
 
 TAXONOMY: dict[str, str] = {
@@ -126,19 +126,15 @@ def classify(
 
 
 def parse_calls(text: str) -> list[Call] | None:
-    """The tool calls in an answer: BFCL's `[name(argument=value), ...]`, or JSON `{"name": ..., "arguments": {...}}`, bare or in
-    `<tool_call>` tags. Bare fences and missing outer brackets are forgiven, as BFCL's decoder does. None when the text is neither.
-    Nothing is evaluated: values must be literals."""
+    """The tool calls in an answer: BFCL's `[name(argument=value), ...]`, or any form of `dllm_agents.tool_calls`, bare JSON among them.
+    Bare fences and missing outer brackets are forgiven, as BFCL's decoder does. None when the text is neither, or one of its calls
+    cannot be read. Nothing is evaluated: values must be literals."""
     text = text.strip("` \t\r\n")
     if len(text) > MAX_CALL_CHARACTERS or _nesting(text) > MAX_NESTING:
         return None
-    if "<tool_call>" in text:
-        parts = [part.partition("</tool_call>")[0] for part in text.split("<tool_call>")[1:]]
-        calls = [_json_call(part) for part in parts]
-        return None if any(call is None for call in calls) else [call for call in calls if call is not None]
-    if text.startswith("{"):
-        call = _json_call(text)
-        return None if call is None else [call]
+    content, calls = tool_calls.read(text, bare=True)
+    if calls:
+        return None if any(mark in content for mark in tool_calls.MARKS) else [Call(call["name"], call["arguments"]) for call in calls]
     return _python_calls(text)
 
 
@@ -237,16 +233,6 @@ def _failure(
         count=max(1, len(steps)),
         evidence=evidence[:EVIDENCE_CHARACTERS],
     )
-
-
-def _json_call(text: str) -> Call | None:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not isinstance(data.get("arguments", {}), dict):
-        return None
-    return Call(data["name"], data.get("arguments", {}))
 
 
 def _python_calls(text: str) -> list[Call] | None:

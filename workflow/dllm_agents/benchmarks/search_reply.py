@@ -7,10 +7,11 @@ memory, and never raises.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dllm_agents.tool_calls import CLOSE, OPEN, Span, call_text, read_tagged
 
 EMPTY_OUTPUT = "empty output"
 NO_TOOL_CALL = "no tool_call"
@@ -20,6 +21,7 @@ OTHER = "other"
 FORMAT_FAILURES = (EMPTY_OUTPUT, NO_TOOL_CALL, THINK_FORMAT_ERROR, TOOL_CALL_FORMAT_ERROR, OTHER)
 """DLLM-Searcher Table 3, whose four classes sum to 422 of 500 replies, and the rest."""
 
+RESPONSE = "<tool_response>"
 MAX_REPLY_CHARACTERS = 65_536
 MAX_CALL_CHARACTERS = 4_096
 MAX_ANSWER_CHARACTERS = 2_048
@@ -42,8 +44,7 @@ class Reply(NamedTuple):
 
 def tool_call(queries: Sequence[str]) -> str:
     """The search call for `queries`, as the published format writes it."""
-    call = {"name": "search", "arguments": {"query": list(queries)}}
-    return f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
+    return call_text({"name": "search", "arguments": {"query": list(queries)}})
 
 
 def answer_text(answer: str) -> str:
@@ -61,11 +62,15 @@ def parse_reply(text: str) -> Reply | str:
     """The reply that a text holds, or its format failure, one of FORMAT_FAILURES.
 
     The first action counts; what follows it is read only for a thought that stands right behind it. A tool response that the
-    model wrote itself ends the reply. The thought may be absent: see `format_failure` for the stricter rule of the filter.
+    model wrote itself ends the reply, but for one inside the action. The thought may be absent: see `format_failure` for the stricter
+    rule of the filter.
     """
     if len(text) > MAX_REPLY_CHARACTERS:
         return OTHER
-    text = _END_TOKENS.sub("", text).partition("<tool_response>")[0].strip()
+    text = _END_TOKENS.sub("", text).strip()
+    invented, action = text.find(RESPONSE), _first_action(text)
+    if invented >= 0 and not 0 <= action < invented:
+        text = text[:invented].strip()
     if not text:
         return EMPTY_OUTPUT
     before, thought, rest = _leading_thought(text)
@@ -77,7 +82,7 @@ def parse_reply(text: str) -> Reply | str:
     read = _read_answer(rest[start:]) if rest.startswith("<answer>", start) else _read_call(rest[start:])
     if isinstance(read, str) or thought is not None:
         return read if isinstance(read, str) else read._replace(thought=thought)
-    behind = rest[start:].partition("</answer>" if read.answer is not None else "</tool_call>")[2].lstrip()
+    behind = _behind_action(rest[start:], read).partition(RESPONSE)[0].lstrip()
     if not behind.startswith("<think>"):
         return read
     _, thought, tail = _leading_thought(behind)
@@ -87,21 +92,24 @@ def parse_reply(text: str) -> Reply | str:
 def format_failure(text: str, require_thought: bool = False) -> str | None:
     """The class of DLLM-Searcher Table 3 (or "other") that a reply falls in; None for a well-formed one.
 
-    With `require_thought` an absent or empty thought is a think format error, as in the filter of teacher trajectories.
+    With `require_thought` an absent or empty thought is a think format error and a call without its closing tag a tool_call format
+    error, as in the filter of teacher trajectories.
     """
     reply = parse_reply(text)
     if isinstance(reply, str):
         return reply
+    if require_thought and reply.queries and reply.action not in text:
+        return TOOL_CALL_FORMAT_ERROR
     return THINK_FORMAT_ERROR if require_thought and not reply.thought else None
 
 
 def complete_call(text: str) -> str | None:
-    """The first closed `<tool_call>...</tool_call>` of a growing reply, outside an open thought; None while there is none."""
-    start = text.find("<tool_call>")
+    """The first call of a growing reply, with its tags, once it is closed; None while there is none outside an open thought."""
+    start = text.find(OPEN)
     if start < 0 or text.rfind("<think>", 0, start) > text.rfind("</think>", 0, start):
         return None
-    end = text.find("</tool_call>", start)
-    return None if end < 0 else text[start : end + len("</tool_call>")]
+    span = read_tagged(text[start : start + MAX_CALL_CHARACTERS], final=False)
+    return call_text(span.calls[0]) if isinstance(span, Span) else None
 
 
 def _leading_thought(text: str) -> tuple[str, str | None, str | None]:
@@ -118,7 +126,7 @@ def _leading_thought(text: str) -> tuple[str, str | None, str | None]:
 
 def _first_action(text: str | None) -> int:
     """Where the first call or answer opens; -1 when none does."""
-    starts = [start for start in (text.find("<tool_call>"), text.find("<answer>")) if start >= 0] if text else []
+    starts = [start for start in (text.find(OPEN), text.find("<answer>")) if start >= 0] if text else []
     return min(starts, default=-1)
 
 
@@ -136,26 +144,27 @@ def _read_answer(text: str) -> Reply | str:
     return Reply(None, answer_text(answer), answer=answer)
 
 
+def _behind_action(text: str, reply: Reply) -> str:
+    """What follows the action that `text` begins with."""
+    if reply.answer is not None:
+        return text.partition("</answer>")[2]
+    span = read_tagged(text)
+    return text[span.end :] if isinstance(span, Span) else ""
+
+
 def _read_call(text: str) -> Reply | str:
-    end = text.find("</tool_call>")
-    if end < 0 or end > MAX_CALL_CHARACTERS:
+    span = read_tagged(text)
+    queries = _queries(span.calls[0]) if isinstance(span, Span) and span.end <= MAX_CALL_CHARACTERS else ()
+    if not isinstance(span, Span) or not queries:
         return TOOL_CALL_FORMAT_ERROR
-    try:
-        call = json.loads(text[len("<tool_call>") : end])
-    except (ValueError, RecursionError):
-        return TOOL_CALL_FORMAT_ERROR
-    queries = _queries(call)
-    if not queries:
-        return TOOL_CALL_FORMAT_ERROR
-    return Reply(None, text[: end + len("</tool_call>")], queries=queries)
+    action = text[: span.end]
+    return Reply(None, action if action.endswith(CLOSE) else call_text(span.calls[0]), queries=queries)
 
 
-def _queries(call: object) -> tuple[str, ...]:
-    """The searches of a decoded call; empty when it is not a call of `search` with a query or a list of queries."""
-    if not isinstance(call, dict) or set(call) != {"name", "arguments"} or call["name"] != "search":
-        return ()
+def _queries(call: Mapping[str, Any]) -> tuple[str, ...]:
+    """The searches of a call; empty when it is not one of `search` with a query or a list of queries."""
     arguments = call["arguments"]
-    if not isinstance(arguments, dict) or set(arguments) != {"query"}:
+    if call["name"] != "search" or set(arguments) != {"query"}:
         return ()
     given = arguments["query"]
     queries = [given] if isinstance(given, str) else given
