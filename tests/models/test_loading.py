@@ -143,8 +143,11 @@ def test_requests_in_one_forward_do_not_see_each_other(tmp_path: Path) -> None:
 
 
 def test_shards_dtype_and_tied_embeddings(tmp_path: Path) -> None:
-    reference = load(llama_like(tmp_path, "llama", extra={"tie_word_embeddings": True, "torch_dtype": "bfloat16"}), dtype="float32")
+    llama_like(tmp_path, "llama", extra={"tie_word_embeddings": True, "torch_dtype": "bfloat16"})
     tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    reference = load(tmp_path, dtype="float32")
     names = sorted(tensors)
     (tmp_path / "model.safetensors").unlink()
     index = {}
@@ -224,6 +227,85 @@ def test_label_tables_are_not_built(tmp_path: Path) -> None:
     directory = llama_like(tmp_path, "qwen3")
     edit(directory, num_labels=10**9)
     assert load(directory).config["num_labels"] == 10**9  # within the test's seconds
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("stored", ["another head", "the same head", "head alone", "embeddings alone"])
+def test_a_tied_flag_and_stored_heads_are_read_as_transformers_reads_them(tmp_path: Path, model_type: str, stored: str) -> None:
+    import transformers
+
+    llama_like(tmp_path, model_type, extra={"tie_word_embeddings": True})
+    tensors = load_file(tmp_path / "model.safetensors")
+    if stored == "the same head":
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    elif stored == "head alone":
+        del tensors["model.embed_tokens.weight"]
+    elif stored == "embeddings alone":
+        del tensors["lm_head.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model, tokens = load(tmp_path), torch.arange(20)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(model, tokens), theirs(tokens[None]).logits[0], rtol=1e-4, atol=1e-4)
+    assert (model.network.lm_head.weight is model.network.model.embed_tokens.weight) == (stored != "another head")
+
+
+def test_llada_takes_the_flag_s_word_as_its_own_code_does(tmp_path: Path) -> None:
+    directory = llada(tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "weight_tying": True}))
+    model = load(directory)
+    assert model.network.lm_head.weight is model.network.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("beside", ["consolidated", "adapter_model", "optimizer", "zz"])
+def test_what_lies_beside_the_weights_is_not_read(tmp_path: Path, beside: str) -> None:
+    tokens = torch.arange(9)
+    alone = logits(load(llama_like(tmp_path, "qwen3")), tokens)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({"model.norm.weight": tensors["model.norm.weight"] * 100}, tmp_path / f"{beside}.safetensors")
+    assert torch.equal(logits(load(tmp_path), tokens), alone)
+
+
+def test_a_key_in_two_shards_or_an_adapter_alone_is_refused(tmp_path: Path) -> None:
+    llama_like(tmp_path, "qwen3")
+    weights = tmp_path / "model.safetensors"
+    save_file({"model.norm.weight": load_file(weights)["model.norm.weight"]}, tmp_path / "model-00002-of-00002.safetensors")
+    weights.rename(tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(StageError, match=r"model\.norm\.weight stands in model-00001-of-00002\.safetensors too"):
+        load(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    (tmp_path / "model-00002-of-00002.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(StageError, match="holds an adapter"):
+        load(tmp_path)
+
+
+def test_the_tokenizer_s_end_token_is_a_stop_id(tmp_path: Path) -> None:
+    llama_like(tmp_path, "qwen3")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    assert load(tmp_path).stop_ids == (STOP,)
+    added = [{"id": 7, "content": "<end>"}, {"id": 8, "content": "x"}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    assert load(tmp_path).stop_ids == (STOP, 7)
+    decoder = {"9": {"content": "<end>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<end>"}, "added_tokens_decoder": decoder}))
+    assert load(tmp_path).stop_ids == (STOP, 9)
+
+
+def test_symlinks_are_followed(tmp_path: Path) -> None:
+    """As the hub's cache lays a checkpoint out."""
+    stored, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    llama_like(stored, "qwen3")
+    snapshot.mkdir()
+    for file in stored.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    assert torch.equal(logits(load(snapshot), torch.arange(9)), logits(load(stored), torch.arange(9)))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "sdar", "Dream"])
+def test_a_directory_without_tokenizer_files_has_no_tokenizer(tmp_path: Path, model_type: str) -> None:
+    with pytest.raises(StageError, match="no readable tokenizer"):
+        _ = load(llama_like(tmp_path, model_type)).tokenizer
 
 
 def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ class Family:
     `architecture` is the transformers class it is loaded into (`Llama` -> LlamaForCausalLM). With `logit_shift` the row at position i
     predicts position i + 1, as in AR models; without it, position i itself. `block_length` is that of block-causal attention, counted
     from absolute position 0. `mask_id` and `stop_ids` stand in where the checkpoint's own files are silent; `strategy` is the decoding
-    the family was published with.
+    the family was published with. `keeps_stored_head` says that a stored head that differs from the embeddings is used although the
+    config ties the two.
     """
 
     architecture: str
@@ -37,6 +38,7 @@ class Family:
     stop_ids: tuple[int, ...] = ()
     logit_shift: bool = False
     block_length: int | None = None
+    keeps_stored_head: bool = True
     rename: Callable[[str], str | None] = lambda key: key
     configure: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
@@ -119,7 +121,9 @@ def _text_key(key: str) -> str | None:
 
 
 FAMILIES: dict[str, Family] = {
-    "llada": Family("Llama", "full", "llada", 126336, (126081, 126348), rename=_llada_key, configure=_llada_config),
+    "llada": Family(
+        "Llama", "full", "llada", 126336, (126081, 126348), keeps_stored_head=False, rename=_llada_key, configure=_llada_config
+    ),
     "dream": Family("Qwen2", "full", "dream", 151666, (151643,), logit_shift=True),
     "fast_dllm_qwen": Family("Qwen2", "block_causal", "fast_dllm_v2", 151665, (151645,), logit_shift=True, block_length=32),
     "sdar": Family("Qwen3", "block_causal", "sdar", 151669, block_length=4),
@@ -163,6 +167,7 @@ def family_of(config: dict[str, Any]) -> Family:
         own.get("mask_token_id"),
         logit_shift=shift,
         block_length=own.get("block_length"),
+        keeps_stored_head=family.keeps_stored_head,
         rename=family.rename,
         configure=family.configure,
     )

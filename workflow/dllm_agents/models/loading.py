@@ -22,6 +22,9 @@ from dllm_agents.models.attention import IMPLEMENTATION
 from dllm_agents.models.families import Attention, Family, family_of, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
+# One of them is there where a tokenizer is; without any, transformers makes an empty one for some families.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.model.v3", "tekken.json", "vocab.json", "vocab.txt", "spiece.model")
+HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 # Keys that say nothing of the network, and of which `num_labels` makes transformers build tables of that length.
 IGNORED_KEYS = ("num_labels", "id2label", "label2id", "problem_type", "task_specific_params")
 # Sizes no published checkpoint comes near; beyond them a config is a mistake, and building it would eat the machine.
@@ -71,6 +74,8 @@ class Model:
     @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer, read on first use. Raises StageError when the directory has none that transformers can read."""
+        if not any((self.directory / name).is_file() for name in TOKENIZER_FILES):
+            raise StageError(f"{self.directory}: no readable tokenizer; copy tokenizer.json, or what stands in its place, into it")
         try:
             return transformers.AutoTokenizer.from_pretrained(self.directory, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizer file is foreign data, and every reader fails in its own way
@@ -174,6 +179,8 @@ def _weight_names(directory: Path, family: Family) -> dict[str, _Stored]:
                 for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
                     name = family.rename(key)
                     if name is not None and not name.endswith("rotary_emb.inv_freq"):
+                        if name in names:
+                            raise StageError(f"{file}: {key} stands in {names[name].file.name} too; remove the file that is not meant")
                         names[name] = _Stored(file, key, tuple(weights.get_slice(key).get_shape()))
         except (SafetensorError, OSError) as error:
             raise StageError(f"{file}: truncated or not safetensors ({error}); copy the checkpoint again") from None
@@ -181,14 +188,18 @@ def _weight_names(directory: Path, family: Family) -> dict[str, _Stored]:
 
 
 def _shards(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
+    """The files that hold the weights: what the index names, model.safetensors, or else all there are. What lies beside them is ignored,
+    as transformers does."""
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
     if index.exists():
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise StageError(f"{index}: weight_map is missing; copy the checkpoint again")
         files = [directory / Path(name).name for name in sorted(set(shards.values()))]
     else:
-        files = sorted(directory.glob("*.safetensors"))
+        files = [single] if single.exists() else sorted(directory.glob("*.safetensors"))
+    if files and all(file.name.startswith("adapter_") for file in files):
+        raise StageError(f"{directory}: holds an adapter, not a checkpoint; merge it into its base model first")
     if not files:
         pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
         hint = "pickled weights are not opened, convert them to safetensors" if pickled else "copy *.safetensors beside config.json"
@@ -208,8 +219,9 @@ def _build(directory: Path, family: Family, config: Any, names: dict[str, _Store
         network = getattr(transformers, f"{family.architecture}ForCausalLM")(config)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if config.tie_word_embeddings:
-        wanted.pop("lm_head.weight", None)
-        names.pop("lm_head.weight", None)
+        config.tie_word_embeddings = _tied(directory, family, names)
+    if config.tie_word_embeddings:
+        wanted.pop(HEAD, None)
     _complain(directory, "missing keys", [_stored_name(family, name, names) for name in wanted if name not in names])
     _complain(directory, "unknown keys", [stored.key for name, stored in names.items() if name not in wanted])
     for name, shape in wanted.items():
@@ -218,6 +230,29 @@ def _build(directory: Path, family: Family, config: Any, names: dict[str, _Store
                 f"{names[name].file}: {names[name].key} has shape {list(names[name].shape)}, config.json makes it {list(shape)}"
             )
     return network
+
+
+def _tied(directory: Path, family: Family, names: dict[str, _Stored]) -> bool:
+    """Whether head and embeddings are one, where the config says so: not when the checkpoint has two that differ (as transformers has it).
+
+    LLaDA's own code takes the config's word. `names` loses what is not loaded.
+    """
+    if HEAD not in names or EMBEDDINGS not in names:
+        if HEAD in names:
+            names[EMBEDDINGS] = names.pop(HEAD)
+        return True
+    if not family.keeps_stored_head or _equal(directory, names[HEAD], names[EMBEDDINGS]):
+        del names[HEAD]
+        return True
+    return False
+
+
+def _equal(directory: Path, first: _Stored, second: _Stored) -> bool:
+    try:
+        with safe_open(first.file, framework="pt") as ones, safe_open(second.file, framework="pt") as others:
+            return torch.equal(ones.get_tensor(first.key), others.get_tensor(second.key))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise StageError(f"{directory}: weights cannot be read ({' '.join(str(error).split())[:200]})") from None
 
 
 def _stored_name(family: Family, name: str, names: dict[str, _Stored]) -> str:
@@ -262,7 +297,8 @@ def _fill(directory: Path, network: nn.Module, names: dict[str, _Stored], dtype:
 
 
 def _special_ids(directory: Path, family: Family, raw: dict[str, Any], vocab_size: int) -> tuple[int | None, tuple[int, ...]]:
-    """Mask and stop ids: the checkpoint's files first, then the table; ids outside the vocabulary are dropped."""
+    """Mask and stop ids: the checkpoint's files first, then the table; stop ids are the table's, those of generation_config.json or else of
+    config.json, and the tokenizer's end token. Ids outside the vocabulary are dropped."""
     mask_id = raw.get("mask_token_id")
     if not isinstance(mask_id, int):
         mask_id = family.mask_id
@@ -272,5 +308,22 @@ def _special_ids(directory: Path, family: Family, raw: dict[str, Any], vocab_siz
     text: dict[str, Any] = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
     named = read_json(generation).get("eos_token_id") if generation.exists() else None
     named = named if named is not None else text.get("eos_token_id")
-    ids = [*family.stop_ids, *(named if isinstance(named, list) else [named])]
-    return mask_id, tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and 0 <= i < vocab_size))
+    ids: list[Any] = [*family.stop_ids, *(named if isinstance(named, list) else [named]), _tokenizer_end(directory)]
+    return mask_id, tuple(dict.fromkeys(i for i in ids if type(i) is int and 0 <= i < vocab_size))
+
+
+def _tokenizer_end(directory: Path) -> int | None:
+    """The id of the end token that the tokenizer's files name."""
+    if not (directory / "tokenizer_config.json").is_file():
+        return None
+    config = read_json(directory / "tokenizer_config.json")
+    named = config.get("eos_token")
+    text = named.get("content") if isinstance(named, dict) else named
+    if not isinstance(text, str):
+        return None
+    decoder = config.get("added_tokens_decoder")
+    added = [(key, entry) for key, entry in decoder.items() if isinstance(entry, dict)] if isinstance(decoder, dict) else []
+    if not added and (directory / "tokenizer.json").is_file():
+        listed = read_json(directory / "tokenizer.json").get("added_tokens")
+        added = [(entry.get("id"), entry) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return next((int(key) for key, entry in added if entry.get("content") == text and str(key).isdecimal()), None)
