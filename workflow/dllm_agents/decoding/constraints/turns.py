@@ -1,0 +1,55 @@
+"""A turn that may call tools: free text, and calls between tags (Hermes / Qwen). Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dllm_agents.decoding.constraints.expressions import Expression, alt, both, byte_set, cat, lit, rep, without
+from dllm_agents.decoding.constraints.json_schema import BLANK
+from dllm_agents.decoding.constraints.vocabulary import TAGS
+
+OPEN, CLOSE = TAGS
+ANY_ARGUMENTS = {"type": "object"}
+
+
+def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The JSON of a call of one of the tools {name, parameters}; a tool without parameters takes any object.
+
+    The definitions of a tool's parameters stay where their references look for them: under its own pointer.
+    """
+    return {"anyOf": [_one(tool, f"#/anyOf/{i}/properties/arguments") for i, tool in enumerate(tools)]}
+
+
+def _one(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
+    arguments = _moved(tool.get("parameters") or ANY_ARGUMENTS, place)
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool["name"]}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """The schema with its references to its own root led to `place`."""
+    if isinstance(schema, list):
+        return [_moved(part, place) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: place + value[1:] if key == "$ref" and isinstance(value, str) and value.startswith("#") else _moved(value, place)
+        for key, value in schema.items()
+    }
+
+
+def tool_turn(call: Expression, required: bool, several: bool) -> Expression:
+    """Free text and calls in tags; `required` at least one call, `several` more than one. `call` must not hold the closing tag."""
+    text = both(without(OPEN.encode()), without(CLOSE.encode()))
+    one = cat(_tag(OPEN), BLANK, call, BLANK, _tag(CLOSE), text)
+    return cat(text, rep(one, int(required), None if several else 1))
+
+
+def _tag(text: str) -> Expression:
+    """A tag as text, or as the special token that a tokenizer has for it."""
+    return alt(lit(text), byte_set((TAGS[text], TAGS[text])))
