@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +231,43 @@ def test_a_server_ends_with_its_parent(fake_engine: Path, diffusion_checkpoint: 
     assert children and gone(port)
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
+
+
+@pytest.fixture
+def listing():
+    """Start a server that lists these models; gives its URL."""
+    servers = []
+
+    def start(*models: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps({"data": [{"id": model, "owned_by": "someone"} for model in models]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_address[1]}/v1"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    "models, named, asked", [(["one"], None, "one"), (["one", "mine"], None, "mine"), ([], None, "mine"), (["one"], "other", "other")]
+)
+def test_a_server_is_asked_for_the_model_it_has(listing, models: list[str], named: str | None, asked: str) -> None:
+    with running_server("mine", config(mine={"url": listing(*models), "served_name": named})) as endpoint:
+        assert endpoint.model == asked
+
+
+def test_a_server_with_several_models_needs_to_be_told_which(listing) -> None:
+    own = Config.model_validate({"add": {"mine": {"url": listing("two", "one")}}})
+    with pytest.raises(StageError, match=r"add\.mine\.served_name: \S+ serves one, two; name one of them"), running_server("mine", own):
+        pass

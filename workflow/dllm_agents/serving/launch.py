@@ -90,7 +90,7 @@ def running_server(backbone_name: str, config: Config, model_dir: Path | None = 
     """
     backbone = config.backbones[backbone_name]
     if backbone.url:
-        yield configured_endpoint(backbone_name, backbone)
+        yield configured_endpoint(backbone_name, backbone, config.origin_key(backbone_name))
         return
     with tempfile.TemporaryDirectory(prefix="dllm-agents-serve-") as scratch:
         output = log or Path(scratch) / "server.log"
@@ -153,8 +153,9 @@ class Servers:
                 ending.push(self._running.pop(key)[0])
 
 
-def configured_endpoint(name: str, backbone: Backbone) -> Endpoint:
-    """The endpoint of a backbone that is given by URL. Raises StageError when nothing answers there."""
+def configured_endpoint(name: str, backbone: Backbone, where: str) -> Endpoint:
+    """The endpoint of a backbone that is given by URL, defined at the key `where`. A server with one model is asked for that one. Raises
+    StageError when nothing answers there, and when it is not clear which of several models is meant."""
     key = api_key(backbone)
     endpoint = Endpoint(str(backbone.url), backbone.served_name or name, native=False, api_key=key)
     try:
@@ -162,9 +163,13 @@ def configured_endpoint(name: str, backbone: Backbone) -> Endpoint:
         response.raise_for_status()
         listed = response.json()["data"]
         native = any(entry.get("owned_by") == "dllm-agents" for entry in listed)
+        models = [str(entry["id"]) for entry in listed]
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
-        where = f"backbones.{name}.url: {backbone.url}"
-        raise StageError(f"{where} gives no model list ({error}); start the server or correct the URL") from None
+        raise StageError(f"{where}.url: {backbone.url} gives no model list ({error}); start the server or correct the URL") from None
+    if backbone.served_name is None and models and name not in models:
+        if len(models) > 1:
+            raise StageError(f"{where}.served_name: {backbone.url} serves {', '.join(sorted(models)[:20])}; name one of them")
+        return Endpoint(endpoint.base_url, models[0], native, key)
     return Endpoint(endpoint.base_url, endpoint.model, native, key)
 
 
