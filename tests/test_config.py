@@ -207,3 +207,59 @@ def test_a_backbone_of_ones_own_that_replaces_one_of_the_catalogue_says_so(tmp_p
     config = load([write(tmp_path, f"extends: {ROOT}/config/demo.yaml\nadd: {{tiny-ar: {{url: 'http://x'}}}}")])
     assert config.backbones["tiny-ar"].url == "http://x"
     assert f"{tmp_path}/mine.yaml: add.tiny-ar: replaces the backbone of that name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        (
+            "paradigm: ar, decoding: {strategy: sdar}, url: 'http://x'",
+            "m.paradigm: ar, and decoding.strategy sdar says diffusion; leave it out",
+        ),
+        ("paradigm: ar, training: {objective: block_diffusion}", "m.paradigm: ar, and training.objective block_diffusion says diffusion"),
+        (
+            "decoding: {strategy: llada}, training: {objective: ar}",
+            "m.decoding.strategy: llada is for diffusion models, and training.objective ar",
+        ),
+        (
+            "benchmark_decoding: {bfcl: {strategy: ar}}, training: {objective: vrpo, base: m}",
+            "m.benchmark_decoding.bfcl.strategy: ar is for",
+        ),
+        ("paradigm: ar, model: DIR", "m.paradigm: ar, and model DIR (full attention) says diffusion; leave it out"),
+        ("decoding: {strategy: ar}, model: DIR", "m.decoding.strategy: ar is for autoregressive models, and model DIR (full attention)"),
+    ],
+)
+def test_what_contradicts_the_paradigm_is_one_line(tmp_path: Path, fields: str, said: str) -> None:
+    (tmp_path / "llada").mkdir()
+    (tmp_path / "llada" / "config.json").write_text('{"model_type": "llada"}')
+    directory = str(tmp_path / "llada")
+    assert said.replace("DIR", directory) in mistake(tmp_path, f"backbones: {{m: {{{fields.replace('DIR', directory)}}}}}")
+
+
+@pytest.mark.parametrize(
+    "model_type, paradigm, strategy",
+    [("llada", "diffusion", "llada"), ("dream", "diffusion", "dream"), ("fast_dllm_qwen", "diffusion", "fast_dllm_v2")]
+    + [("sdar", "diffusion", "sdar"), ("qwen3", "ar", "ar")],
+)
+def test_a_checkpoint_says_what_it_is(tmp_path: Path, model_type: str, paradigm: str, strategy: str) -> None:
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+    config = load([write(tmp_path, f"add: {{m: {{model: {tmp_path}}}}}\nrun: {{benchmarks: [babyai]}}")])
+    assert config.backbones["m"].paradigm == paradigm and config.decoding("m", "policy", "babyai").strategy == strategy
+
+
+def test_a_url_hides_what_it_serves(tmp_path: Path) -> None:
+    config = load([write(tmp_path, "add: {m: {url: 'http://x'}, n: {url: 'http://x', paradigm: diffusion}}\nrun: {benchmarks: [babyai]}")])
+    assert [config.backbones[name].paradigm for name in "mn"] == [None, "diffusion"]
+    assert config.decoding("m", "policy", "babyai").strategy is None
+
+
+def test_p_react_without_settings_is_the_published_one(tmp_path: Path) -> None:
+    agents = (
+        "agents: {a: {policy: m, acting: p_react}, b: {policy: m, acting: p_react, decoding: {tool_prefill: {bias: 1}}}, c: {policy: m}}"
+    )
+    run = "run: {benchmarks: [multihop_qa], agents: [a, b, c]}"
+    config = load([write(tmp_path, f"backbones: {{m: {{url: 'http://x', paradigm: diffusion}}}}\n{agents}\n{run}")])
+    prefills = [config.decoding(name, "policy", "multihop_qa").tool_prefill for name in "abc"]
+    assert [(item.open, item.close, item.bias) for item in prefills if item] == [(63, 126, 0.5), (63, 126, 1.0)] and prefills[2] is None
+    line = mistake(tmp_path, f"backbones: {{m: {{url: 'http://x', paradigm: ar}}}}\n{agents}\n{run}")
+    assert "agents.a.acting: p_react decodes the call first, and m from left to right; use tool_first" in line

@@ -55,3 +55,22 @@ def test_stand_ins_and_counts_above_what_exists_are_noted() -> None:
     ]
     there = {"alfworld": {"data": "a"}, "scienceworld": {"task_list": "b"}, "multihop_qa": {"sets": {"musique": "c"}}}
     assert not list(preflight.notes(Config.model_validate({"benchmarks": there, "run": {"benchmarks": list(there)}})))
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            "decoding: {strategy: sdar}, training: {objective: full_diffusion}",
+            "backbones.m.decoding.strategy: sdar needs a block-causal model",
+        ),
+        ("training: {objective: full_diffusion}", "agents.a.decoding.strategy: fast_dllm_v2 needs a block-causal model"),
+        ("training: {objective: block_diffusion}", "agents.a.decoding.strategy: fast_dllm_v2 needs a model with logit shift"),
+    ],
+)
+def test_a_strategy_that_cannot_decode_its_weights_is_found_before_the_first_job(tmp_path: Path, text: str, said: str) -> None:
+    agent = "{policy: m}" if said.startswith("backbones") else "{policy: m, decoding: {strategy: fast_dllm_v2}}"
+    (tmp_path / "mine.yaml").write_text(f"backbones: {{m: {{{text}}}}}\nagents: {{a: {agent}}}\nrun: {{agents: [a]}}")
+    with pytest.raises(StageError) as caught:
+        load([tmp_path / "mine.yaml"], None, (preflight.check,))
+    assert said in str(caught.value) and "mine.yaml: " in str(caught.value)

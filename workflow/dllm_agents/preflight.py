@@ -7,14 +7,16 @@ from pathlib import Path
 
 from dllm_agents.config import Config
 from dllm_agents.config.section import Mistake
+from dllm_agents.decoding.settings import DecodingError
 from dllm_agents.errors import StageError
-from dllm_agents.models.checkpoints import SMOLLM2, checked_directory, is_hub_name
+from dllm_agents.models.checkpoints import checked_directory
+from dllm_agents.models.families import SMOLLM2, is_hub_name
 
 HUB = "hf://"
 
 
 def check(config: Config) -> None:
-    """Raise Mistake for a checkpoint or a data file of the run that is not there."""
+    """Raise Mistake for a checkpoint or a data file of the run that is not there, and for a strategy that cannot decode its checkpoint."""
     for name in config.used_backbones():
         backbone = config.backbones[name]
         if backbone.url is None and backbone.model is not None:
@@ -26,6 +28,26 @@ def check(config: Config) -> None:
         for key, path in config.benchmark_options(benchmark).files.items():
             if not path.startswith(HUB) and not Path(path).expanduser().exists():
                 raise Mistake(f"benchmarks.{benchmark}.{key}", f"{path}: no such file or folder; correct the path")
+    _check_strategies(config)
+
+
+def _check_strategies(config: Config) -> None:
+    """Every role can be decoded as it is told to. Costs an import of the decoding room only where a strategy is not the weights' own."""
+    for agent in config.run.agents:
+        for benchmark in config.agent_benchmarks(agent):
+            for role, backbone in config.agent_backbones(agent, benchmark).items():
+                weights, strategy = config.weights(backbone), config.decoding(agent, role, benchmark).strategy
+                if weights is None or strategy is None or strategy == weights.strategy:
+                    continue
+                from dllm_agents.decoding.resolve import check_model
+                from dllm_agents.decoding.strategies import strategy_of
+
+                try:
+                    check_model(strategy, strategy_of(strategy), weights)
+                except DecodingError as error:
+                    own = "strategy" in config.agents[agent].decoding
+                    where = f"agents.{agent}" if own else config.origin_key(backbone)
+                    raise Mistake(f"{where}.decoding.strategy", str(error).removeprefix("strategy: ")) from None
 
 
 def notes(config: Config) -> Iterator[str]:
@@ -33,6 +55,9 @@ def notes(config: Config) -> Iterator[str]:
     for benchmark in config.run.benchmarks:
         if (stand_in := config.benchmark_options(benchmark).stand_in) is not None:
             yield f"{benchmark}: {stand_in}"
+    for name in config.used_backbones():
+        if config.backbones[name].paradigm is None:
+            yield f"{config.origin_key(name)}.paradigm: not known; say ar or diffusion to have it compared"
     entries = [(f"agents.{name}", config.agents[name].tasks, config.agent_benchmarks(name)) for name in config.run.agents]
     entries += [(config.origin_key(name), config.backbones[name].tasks, config.run.benchmarks) for name in config.used_backbones()]
     for where, tasks, played in entries:

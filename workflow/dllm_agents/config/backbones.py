@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from dllm_agents.config.section import NOTHING, Count, Section
+from dllm_agents.config.section import NOTHING, Count, Mistake, Section
 from dllm_agents.config.training import Training
 from dllm_agents.decoding.settings import Decoding
+from dllm_agents.models.families import Attention, local_family, own_strategy
+
+NAMED = {"ar": "autoregressive", "diffusion": "diffusion", None: "nothing"}
+
+
+# Objective -> the attention of what it trains from scratch or from any base.
+ATTENTION: dict[str, Attention] = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
+
+
+class Weights(NamedTuple):
+    """What decides how a checkpoint can be decoded: whom a position sees, whether the row before a token predicts it, its own strategy."""
+
+    attention: Attention
+    shift: bool
+    strategy: str
 
 
 class Backbone(Section):
@@ -27,7 +42,9 @@ class Backbone(Section):
     api_key_env: str | None = Field(
         default=None, description="environment variable that holds the key for `url`", json_schema_extra=NOTHING
     )
-    paradigm: Literal["ar", "diffusion"] = "ar"
+    paradigm: Literal["ar", "diffusion"] | None = Field(
+        default=None, description="default: that of the training, the checkpoint or the strategy; needed to compare what a URL hides"
+    )
     engine: Literal["native", "vllm", "sglang"] = "native"
     decoding: Decoding = Field(default_factory=Decoding)
     benchmark_decoding: dict[str, Decoding] = Field(default={}, description="benchmark -> settings that replace `decoding` there")
@@ -50,3 +67,41 @@ class Backbone(Section):
         if len(given) > 1 or not (given or self.url):
             raise ValueError(f"needs exactly one of model, url, training; has {', '.join(given) or 'none'}")
         return self
+
+    @model_validator(mode="after")
+    def _one_paradigm(self) -> Backbone:
+        """What training, checkpoint and strategies say of the paradigm agrees, and is the paradigm."""
+        said = self._said_of_paradigm()
+        source, paradigm = next(iter(said.items()), ("", self.paradigm))
+        for other, differing in said.items():
+            if differing != paradigm:
+                key, _, value = other.partition(" ")
+                raise Mistake(key, f"{value} is for {NAMED[differing]} models, and {source} says {NAMED[paradigm]}; leave it out")
+        if self.paradigm not in (None, paradigm):
+            raise Mistake("paradigm", f"{self.paradigm}, and {source} says {NAMED[paradigm]}; leave it out")
+        self.paradigm = paradigm
+        return self
+
+    def weights(self, hub: bool = False) -> Weights | None:
+        """What the weights are, where the configuration can tell: of a training here, or of a checkpoint directory; with `hub` also of
+        what the hub's local cache happens to hold. A checkpoint that preference optimisation makes is like its base."""
+        training = self.training
+        if training is not None:
+            attention = ATTENTION.get(training.objective)
+            shift = training.logit_shift or attention == "causal"
+            return None if attention is None else Weights(attention, shift, own_strategy(attention, shift))
+        family = None if self.model is None else local_family(self.model, self.revision, hub)
+        return None if family is None else Weights(family.attention, family.logit_shift or family.attention == "causal", family.strategy)
+
+    def _said_of_paradigm(self) -> dict[str, Literal["ar", "diffusion"]]:
+        """`key value` -> the paradigm that it goes with, the weightiest first."""
+        said: dict[str, Literal["ar", "diffusion"]] = {}
+        settings = {"decoding": self.decoding} | {f"benchmark_decoding.{name}": chosen for name, chosen in self.benchmark_decoding.items()}
+        if self.training is not None:
+            said[f"training.objective {self.training.objective}"] = "ar" if self.training.objective == "ar" else "diffusion"
+        elif (weights := self.weights(hub=self.paradigm is None and self.decoding.strategy is None)) is not None:
+            said[f"model {self.model} ({weights.attention} attention)"] = "ar" if weights.attention == "causal" else "diffusion"
+        for key, chosen in settings.items():
+            if chosen.strategy is not None:
+                said[f"{key}.strategy {chosen.strategy}"] = "ar" if chosen.strategy == "ar" else "diffusion"
+        return said

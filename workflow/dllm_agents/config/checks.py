@@ -60,6 +60,9 @@ def agents(config: Config) -> None:
         for key in ("benchmarks", "tasks"):
             require(getattr(agent, key) or [], BENCHMARKS, f"agents.{name}.{key}", "benchmark")
         _roles(config, name)
+        policy = config.backbones.get(agent.policy)
+        if agent.acting == "p_react" and policy is not None and policy.paradigm == "ar":
+            raise Mistake(f"agents.{name}.acting", f"p_react decodes the call first, and {agent.policy} from left to right; use tool_first")
         if agent.decoding:
             _decoding(config, name)
 

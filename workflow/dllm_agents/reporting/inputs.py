@@ -164,9 +164,9 @@ class Inputs:
         return next((agent for agent in self.baselines if self.config.agents[agent].policy == "random"), None)
 
     def paradigm(self, agent: str) -> str:
-        """`ar`, `diffusion` or `scripted`: the paradigm of an agent's policy."""
+        """`ar`, `diffusion`, `unknown` (a URL hides it) or `scripted`: the paradigm of an agent's policy."""
         backbone = self.config.backbones.get(self.config.agents[agent].policy)
-        return "scripted" if backbone is None else backbone.paradigm
+        return "scripted" if backbone is None else backbone.paradigm or "unknown"
 
     def trained(self, agent: str) -> bool:
         """Whether an agent's policy is trained in this run."""

@@ -14,9 +14,9 @@ from dllm_agents.reporting import published
 PALETTE = ("#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC", "#CA9161", "#56B4E9", "#ECE133", "#949494", "#FBAFE4")
 PALE = ("#A1C9F4", "#FFB482", "#8DE5A1", "#FF9F9B", "#D0BBFF", "#DEBB9B")
 SCRIPTED_COLOUR = "#BBBBBB"
-HATCH = {"ar": "", "diffusion": "////", "scripted": "...."}
-MARKER = {"ar": "o", "diffusion": "D", "scripted": "s"}
-PARADIGM = {"ar": "autoregressive", "diffusion": "diffusion", "scripted": "scripted"}
+HATCH = {"ar": "", "diffusion": "////", "unknown": "xx", "scripted": "...."}
+MARKER = {"ar": "o", "diffusion": "D", "unknown": "X", "scripted": "s"}
+PARADIGM = {"ar": "autoregressive", "diffusion": "diffusion", "unknown": "paradigm unknown", "scripted": "scripted"}
 FONT = 8
 DPI = 300
 
@@ -44,7 +44,7 @@ def looks(config: Config) -> dict[str, Look]:
     found = {model.agent: Look(PALE[index % len(PALE)], model.paradigm) for index, model in enumerate(models)}
     by_hub = {model.hub_id: found[model.agent] for model in models}
     own = [name for name, backbone in config.backbones.items() if backbone.model not in by_hub]
-    colours = {name: Look(PALETTE[index % len(PALETTE)], config.backbones[name].paradigm) for index, name in enumerate(own)}
+    colours = {name: Look(PALETTE[index % len(PALETTE)], config.backbones[name].paradigm or "unknown") for index, name in enumerate(own)}
     colours |= {name: by_hub[backbone.model] for name, backbone in config.backbones.items() if backbone.model in by_hub}
     for agent, entry in config.agents.items():
         found[agent] = colours.get(entry.policy, Look(SCRIPTED_COLOUR, "scripted"))

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 
 from dllm_agents.config import Backbone, Config
-from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import checked_directory, load_model, resolve_model
 
@@ -35,9 +34,8 @@ def serve(config: Config | None, backbone: str | None, model: str | Path | None,
     from dllm_agents.serving.engine import Engine
 
     loaded = load_model(directory, settings.dtype)
-    decoding = settings.decoding if backbone else Decoding.model_validate({"strategy": loaded.strategy})
     context = min(settings.context, loaded.context_length)
-    app = create_app(Engine(loaded), loaded.tokenizer, name, decoding, context, os.environ.get(KEY_VARIABLE) or None)
+    app = create_app(Engine(loaded), loaded.tokenizer, name, settings.decoding, context, os.environ.get(KEY_VARIABLE) or None)
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
