@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from dllm_agents.config.configuration import Config
+from dllm_agents.config.matrix import expand
 from dllm_agents.config.merging import COMMAND_LINE, merge, origin_of
 from dllm_agents.config.section import Mistake, explain
 from dllm_agents.errors import StageError
@@ -31,6 +32,7 @@ def load(
         merge(merged, dict(overrides), origin, COMMAND_LINE)
     merged.pop("extends", None)
     try:
+        expand(merged, origin)
         config = Config.model_validate(merged)
         for check in checks:
             check(config)
