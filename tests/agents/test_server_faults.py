@@ -105,6 +105,6 @@ def test_a_checkpoint_of_another_benchmark_has_a_server_of_its_own_and_one_at_a_
     one, two = tmp_path / "one", tmp_path / "two"
     with launch.Servers(configuration()) as servers:
         for model in (one, one, two):
-            with servers.clients({"m": model}) as clients:
+            with servers.clients({"m": model}, "babyai") as clients:
                 assert list(clients) == ["m"] and len(servers._running) == 1
     assert started == [one, two] and not servers._running

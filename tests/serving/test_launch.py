@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,6 +106,36 @@ def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_
         assert called["algorithm"] == {"threshold": 0.9, "block_size": 8}
     assert answer.text == f"Bearer {endpoint.api_key}" and not endpoint.native
     assert gone(port)
+
+
+def test_each_benchmark_has_its_own_context(fake_engine: Path, diffusion_checkpoint: Path) -> None:
+    settings = config(big={"model": str(diffusion_checkpoint), "engine": "vllm", "context": 500, "benchmark_context": {"bfcl": 700}})
+    with launch.Servers(settings) as servers:
+        ports = []
+        for benchmark, context in (("babyai", "500"), ("alfworld", "500"), ("bfcl", "700")):
+            with servers.clients({"big": None}, benchmark) as clients:
+                ports.append(clients["big"].endpoint.base_url)
+                line = json.loads(fake_engine.read_text())["arguments"]
+                assert line[line.index("--max-model-len") + 1] == context
+                assert line[line.index("--generation-config") + 1] == "vllm"
+        assert ports[0] == ports[1] != ports[2]
+
+
+def test_thinking_is_switched_by_the_template_alone(fake_engine: Path, diffusion_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(diffusion_checkpoint, tmp_path / "thinks")
+    (tmp_path / "thinks" / "chat_template.jinja").write_text("{% if enable_thinking %}{% endif %}")
+    settings = config(
+        thinks={"model": str(tmp_path / "thinks"), "engine": "vllm", "thinking": False},
+        plain={"model": str(diffusion_checkpoint), "engine": "vllm", "thinking": False},
+    )
+    with running_server("thinks", settings) as endpoint, Client.for_backbone(endpoint, settings.backbones["thinks"]) as client:
+        sent = client._settings(settings.backbones["thinks"].decoding, 1)
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+    with (
+        pytest.raises(StageError, match="backbones.plain.thinking: its chat template has no `enable_thinking`"),
+        running_server("plain", settings),
+    ):
+        pass
 
 
 def test_a_server_that_dies_says_why(diffusion_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

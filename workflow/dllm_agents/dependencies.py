@@ -23,7 +23,9 @@ Settings = dict[str, Any]
 # Times of episodes on these benchmarks are results (Figure 3 of DLLM-Searcher), so that what runs beside an episode counts.
 TIMED = ("multihop_qa",)
 # Keys of a backbone and of an agent that are taken for one benchmark at a time, or that only say which jobs there are, or are a label.
-OF_ONE_BENCHMARK = {"benchmarks", "tasks", "decoding", "benchmark_decoding", "prompt", "training", "paradigm"}
+OF_ONE_BENCHMARK = {
+    "benchmarks", "tasks", "decoding", "benchmark_decoding", "context", "benchmark_context", "prompt", "training", "paradigm",
+}  # fmt: skip
 
 
 def of_tasks(config: Config, benchmark: str, split: str) -> Settings:
@@ -39,7 +41,10 @@ def of_trajectories(config: Config, benchmark: str) -> Settings:
     if teacher is None:
         return settings
     decoding = _dump(config.role_decoding(teacher, "policy", benchmark))
-    return settings | {"teacher": _backbone(config, teacher) | {"decoding": decoding}, "prompt": _prompt(config, teacher, benchmark)}
+    return settings | {
+        "teacher": _backbone(config, teacher, benchmark) | {"decoding": decoding},
+        "prompt": _prompt(config, teacher, benchmark),
+    }
 
 
 def of_filter(config: Config, benchmark: str) -> Settings:
@@ -54,7 +59,12 @@ def of_pairs(config: Config, backbone: str, benchmarks: Iterable[str]) -> Settin
     preference = training.preference.model_dump(mode="json", include={"queries", "seeds", "temperature", "acting"})
     order = {"order": "sequential"} if training.objective == "just_grpo" else {}
     played = {
-        name: {"decoding": _dump(config.role_decoding(base, "policy", name)), "prompt": _prompt(config, base, name)} for name in benchmarks
+        name: {
+            "decoding": _dump(config.role_decoding(base, "policy", name)),
+            "prompt": _prompt(config, base, name),
+            "context": config.backbones[base].context_on(name),
+        }
+        for name in benchmarks
     }
     return preference | order | {"seed": config.seed, "base": _backbone(config, base), "benchmarks": played}
 
@@ -79,7 +89,7 @@ def of_probe(config: Config, backbone: str) -> Settings:
     """What a probe measures, beside the checkpoint."""
     entry, run = config.backbones[backbone], config.run
     return {
-        "backbone": _of_any_benchmark(entry) | {"decoding": _dump(entry.decoding)},
+        "backbone": _of_any_benchmark(entry) | {"context": entry.context, "decoding": _dump(entry.decoding)},
         "concurrency": run.probe_concurrency,
         "requests": run.probe_requests,
     }
@@ -95,7 +105,8 @@ def of_episodes(config: Config, agent: str, benchmark: str) -> Settings:
         "agent": {key: value for key, value in _of_any_benchmark(entry).items() if key not in elsewhere},
         "tasks": entry.tasks.get(benchmark) or (policy.tasks.get(benchmark) if policy else None),
         "backbones": {
-            role: _backbone(config, name) | {"decoding": _dump(config.decoding(agent, role, benchmark))} for role, name in roles.items()
+            role: _backbone(config, name, benchmark) | {"decoding": _dump(config.decoding(agent, role, benchmark))}
+            for role, name in roles.items()
         },
         "prompts": {role: prompts.readers_sha256(prompts.MODULE_STYLE, (role,)) for role in roles if role in MODULES},
         # Named here too, since Snakemake takes a small input that was remade with the same bytes as unchanged.
@@ -113,7 +124,7 @@ def of_exits(config: Config, benchmark: str) -> Settings:
     return settings.settings() | {
         "seed": config.seed,
         "backbones": {
-            name: _backbone(config, name) | {"decoding": _dump(config.role_decoding(name, "verifier", benchmark))}
+            name: _backbone(config, name, benchmark) | {"decoding": _dump(config.role_decoding(name, "verifier", benchmark))}
             for name in settings.backbones
         },
         "prompt": prompts.readers_sha256(prompts.MODULE_STYLE, ("verifier",)),
@@ -166,9 +177,10 @@ def _of_any_benchmark(section: Section) -> Settings:
     return {key: value for key, value in section.settings().items() if key not in OF_ONE_BENCHMARK}
 
 
-def _backbone(config: Config, name: str) -> Settings:
+def _backbone(config: Config, name: str, benchmark: str | None = None) -> Settings:
     """What a backbone is, wherever it is served."""
-    return {"name": name} | _of_any_benchmark(config.backbones[name])
+    entry = config.backbones[name]
+    return {"name": name, "context": entry.context_on(benchmark)} | _of_any_benchmark(entry)
 
 
 def _prompt(config: Config, backbone: str, benchmark: str, team: bool = False) -> str:

@@ -241,7 +241,7 @@ def _policy(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard,
     if shard.replay is not None:
         yield partial(_play_again, playing, tuple(backbones), stored_episodes(shard.replay, agent_name))
         return
-    with servers.clients({name: shard.models.get(name) for name in backbones.values()}) as clients:
+    with servers.clients({name: shard.models.get(name) for name in backbones.values()}, benchmark.name) as clients:
         yield partial(playing, Roles(config, agent_name, benchmark.name, clients))
 
 

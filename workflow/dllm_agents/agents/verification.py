@@ -41,8 +41,10 @@ def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[s
         if name in models and (reason := not_run(models[name])) is not None:
             print(f"{output}: {name} not run: {reason}", file=sys.stderr, flush=True)
             continue
-        with running_server(name, config, models.get(name)) as server, Client.for_backbone(server, config.backbones[name]) as client:
-            complete = partial(client.complete, decoding=config.role_decoding(name, "verifier", stored[0].benchmark))
+        benchmark = stored[0].benchmark
+        serving = running_server(name, config, models.get(name), benchmark=benchmark)
+        with serving as server, Client.for_backbone(server, config.backbones[name]) as client:
+            complete = partial(client.complete, decoding=config.role_decoding(name, "verifier", benchmark))
             asked = [(prompt, episode) for prompt in settings.prompts for episode in stored]
             with ThreadPoolExecutor(CONCURRENCY) as pool:
                 rows = pool.map(lambda pair: _verified(complete, name, settings.every, config.seed, *pair), asked)  # noqa: B023 - used up here

@@ -87,8 +87,17 @@ class Completion:
 class Client:
     """A connection pool to one endpoint. `timeout` is seconds without a byte before a request counts as failed."""
 
-    def __init__(self, endpoint: Endpoint, timeout: float = 600.0, attempts: int = 6, backoff: float = 0.5) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout: float = 600.0,
+        attempts: int = 6,
+        backoff: float = 0.5,
+        template: Mapping[str, Any] | None = None,
+    ) -> None:
         self.endpoint, self.attempts, self.backoff = endpoint, attempts, backoff
+        # Variables of the chat template, as `enable_thinking`.
+        self._template = {"chat_template_kwargs": dict(template)} if template else {}
         self._http = httpx.Client(
             base_url=endpoint.base_url.rstrip("/") + "/",
             headers=endpoint.headers(),
@@ -103,7 +112,7 @@ class Client:
         """A client of a backbone's endpoint, with the key named by `api_key_env` when the endpoint brings none."""
         if endpoint.api_key is None and backbone.api_key_env:
             endpoint = Endpoint(endpoint.base_url, endpoint.model, endpoint.native, api_key(backbone))
-        return cls(endpoint)
+        return cls(endpoint, template=backbone.template_settings)
 
     def __enter__(self) -> Client:
         return self
@@ -140,9 +149,9 @@ class Client:
     def _settings(self, decoding: Decoding, seed: int | None) -> dict[str, Any]:
         chosen = seed if seed is not None else decoding.seed
         if self.endpoint.native:
-            return {**decoding.model_dump(exclude_none=True), "seed": chosen, "return_trace": True}
+            return {**decoding.model_dump(exclude_none=True), **self._template, "seed": chosen, "return_trace": True}
         plain = {name: getattr(decoding, name) for name in OPENAI_FIELDS if getattr(decoding, name) is not None}
-        return {**plain, "max_tokens": decoding.max_new_tokens, "seed": chosen}
+        return {**plain, **self._template, "max_tokens": decoding.max_new_tokens, "seed": chosen}
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
         fault = "no answer"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,13 @@ class Backbone(Section):
     benchmark_decoding: dict[str, Decoding] = Field(default={}, description="benchmark -> settings that replace `decoding` there")
     training: Training | None = Field(default=None, description="train it on the accepted trajectories")
     context: int = Field(default=4000, ge=32, description="tokens of prompt and completion together")
+    benchmark_context: dict[str, Annotated[int, Field(ge=32)]] = Field(
+        default={}, description="benchmark -> tokens that replace `context` there"
+    )
+    thinking: bool | None = Field(
+        default=None,
+        description="`enable_thinking` of its chat template; null leaves it to the template, which has to know the word otherwise",
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     gpus: int = Field(
         default=0, ge=0, description="GPUs its server takes, as tensor parallelism where the engine has it", json_schema_extra=NOTHING
@@ -60,6 +67,15 @@ class Backbone(Section):
         default=None, description="benchmarks it is run on; null for all of the run", json_schema_extra=NOTHING
     )
     tasks: dict[str, Count] = Field(default={}, description="benchmark -> evaluate only n of its tasks, at even distances (slow models)")
+
+    def context_on(self, benchmark: str | None) -> int:
+        """Tokens of prompt and completion together on a benchmark; None for any."""
+        return self.context if benchmark is None else self.benchmark_context.get(benchmark, self.context)
+
+    @property
+    def template_settings(self) -> dict[str, bool]:
+        """Variables of its chat template."""
+        return {} if self.thinking is None else {"enable_thinking": self.thinking}
 
     @model_validator(mode="after")
     def _one_source(self) -> Backbone:

@@ -102,7 +102,7 @@ def _decoding(config: Config, name: str) -> None:
 def backbones(config: Config) -> None:
     """Every backbone names benchmarks that exist; preference optimisation starts from a block-diffusion backbone trained here."""
     for name, backbone in config.backbones.items():
-        for key in ("benchmarks", "tasks", "benchmark_decoding"):
+        for key in ("benchmarks", "tasks", "benchmark_decoding", "benchmark_context"):
             require(getattr(backbone, key) or [], BENCHMARKS, f"{config.origin_key(name)}.{key}", "benchmark")
         where = f"endpoints.{name}" if name in config.endpoints else f"{config.origin_key(name)}.url"
         _address(backbone.url, where)

@@ -76,3 +76,9 @@ def load_model(directory: Path, dtype: str) -> Model:
     from dllm_agents.models import load
 
     return load(directory, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def knows_thinking(directory: Path) -> bool:
+    """Whether a checkpoint's chat template can be told to think or not to (Qwen3's `enable_thinking`)."""
+    files = (directory / name for name in ("chat_template.jinja", "tokenizer_config.json", "chat_template.json"))
+    return any("enable_thinking" in file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import httpx
 import psutil
@@ -25,7 +25,7 @@ from dllm_agents import lifeline
 from dllm_agents.client.client import Client, Endpoint, ServerFault, api_key
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
-from dllm_agents.models.checkpoints import resolve_model
+from dllm_agents.models.checkpoints import knows_thinking, resolve_model
 from dllm_agents.serving.server import KEY_VARIABLE
 
 HOST = "127.0.0.1"
@@ -81,17 +81,24 @@ class Launch:
 
 
 @contextmanager
-def running_server(backbone_name: str, config: Config, model_dir: Path | None = None, log: Path | None = None) -> Iterator[Endpoint]:
+def running_server(
+    backbone_name: str, config: Config, model_dir: Path | None = None, log: Path | None = None, benchmark: str | None = None
+) -> Iterator[Endpoint]:
     """A served backbone for the time of the block: started on a free port and always ended, or the configured URL.
 
-    `model_dir` is the checkpoint trained for the backbone, `log` where the server's output goes (default: a temporary file).
+    `model_dir` is the checkpoint trained for the backbone, `log` where the server's output goes (default: a temporary file), `benchmark`
+    the one whose context it takes.
     Must be entered in a thread that outlives the block, because the server ends with the thread that started it.
     Raises StageError, with the log's last lines, when the server does not get healthy, and adds them to a ServerFault of the block.
     """
     backbone = config.backbones[backbone_name]
+    backbone = backbone.model_copy(update={"context": backbone.context_on(benchmark)})
     if backbone.url:
         yield configured_endpoint(backbone_name, backbone, config.origin_key(backbone_name))
         return
+    if backbone.thinking is not None and not knows_thinking(resolve_model(backbone, model_dir)):
+        where = config.origin_key(backbone_name)
+        raise StageError(f"{where}.thinking: its chat template has no `enable_thinking`; leave the key out")
     with tempfile.TemporaryDirectory(prefix="dllm-agents-serve-") as scratch:
         output = log or Path(scratch) / "server.log"
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -106,12 +113,20 @@ def running_server(backbone_name: str, config: Config, model_dir: Path | None = 
             _end(process)
 
 
+class Served(NamedTuple):
+    """What a running server stands for."""
+
+    name: str
+    model: Path | None
+    context: int
+
+
 class Servers:
-    """The servers of a job: one for each backbone and checkpoint in use, shared by all agents that the job plays."""
+    """The servers of a job: one for each backbone, checkpoint and context in use, shared by all agents that the job plays."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._running: dict[tuple[str, Path | None], tuple[ExitStack, Client]] = {}
+        self._running: dict[Served, tuple[ExitStack, Client]] = {}
 
     def __enter__(self) -> Servers:
         return self
@@ -120,19 +135,19 @@ class Servers:
         self._end(list(self._running))
 
     @contextmanager
-    def clients(self, models: Mapping[str, Path | None]) -> Iterator[dict[str, Client]]:
-        """Clients of backbones, each with the checkpoint trained for it, for the time of the block.
+    def clients(self, models: Mapping[str, Path | None], benchmark: str) -> Iterator[dict[str, Client]]:
+        """Clients of backbones on a benchmark, each with the checkpoint trained for it, for the time of the block.
 
         What runs already is used again; what is not asked for is ended first, since two checkpoints of a backbone may not fit
         one GPU. An error in the block ends them all, and those asked for next time start afresh. Raises as `running_server` does.
         """
-        wanted = list(models.items())
+        wanted = [Served(name, model, self._config.backbones[name].context_on(benchmark)) for name, model in models.items()]
         self._end([key for key in self._running if key not in wanted])
         try:
             for key in wanted:
                 if key not in self._running:
-                    self._running[key] = self._start(*key)
-            yield {key[0]: self._running[key][1] for key in wanted}
+                    self._running[key] = self._start(key, benchmark)
+            yield {key.name: self._running[key][1] for key in wanted}
         except BaseException:
             # Each of the contexts sees the error: the one whose server is at fault adds its last words.
             with ExitStack() as ending:
@@ -141,13 +156,13 @@ class Servers:
                 self._running.clear()
                 raise
 
-    def _start(self, name: str, model: Path | None) -> tuple[ExitStack, Client]:
+    def _start(self, served: Served, benchmark: str) -> tuple[ExitStack, Client]:
         with ExitStack() as starting:
-            endpoint = starting.enter_context(running_server(name, self._config, model))
-            client = starting.enter_context(Client.for_backbone(endpoint, self._config.backbones[name]))
+            endpoint = starting.enter_context(running_server(served.name, self._config, served.model, benchmark=benchmark))
+            client = starting.enter_context(Client.for_backbone(endpoint, self._config.backbones[served.name]))
             return starting.pop_all(), client
 
-    def _end(self, keys: list[tuple[str, Path | None]]) -> None:
+    def _end(self, keys: list[Served]) -> None:
         with ExitStack() as ending:
             for key in keys:
                 ending.push(self._running.pop(key)[0])
@@ -282,6 +297,8 @@ def vllm_launch(job: Job) -> Launch:
     command = [os.environ.get("DLLM_AGENTS_VLLM", "vllm"), "serve", str(resolve_model(job.backbone, job.model_dir))]
     command += ["--served-model-name", job.name, "--host", HOST, "--port", str(job.port)]
     command += ["--max-model-len", str(job.backbone.context), "--dtype", job.backbone.dtype, "--seed", str(job.seed)]
+    # A checkpoint's own sampling defaults (top_p, top_k of its generation_config.json) would change every request that does not name them.
+    command += ["--generation-config", "vllm"]
     if job.backbone.gpus > 1:
         command += ["--tensor-parallel-size", str(job.backbone.gpus)]
     return Launch(command, {"VLLM_API_KEY": job.key, "VLLM_NO_USAGE_STATS": "1"})
