@@ -114,13 +114,6 @@ def test_names_of_tables_figures_and_benchmarks_are_checked(tmp_path: Path) -> N
     assert "backbones.b.tasks: unknown benchmark 'blcf'" in mistake(tmp_path, "backbones: {b: {url: 'http://x', tasks: {blcf: 1}}}")
 
 
-def test_every_table_and_figure_of_the_registry_has_its_needs() -> None:
-    from dllm_agents import catalogue
-    from dllm_agents.reporting import figures, tables
-
-    assert set(tables.TABLES) == catalogue.TABLES and set(figures.FIGURES) == catalogue.FIGURES
-
-
 TWO = "backbones: {m: {url: 'http://x'}, n: {url: 'http://y'}}\n"
 
 

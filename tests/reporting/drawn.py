@@ -1,4 +1,17 @@
-"""What a reader sees of a figure's text."""
+"""A figure of the catalogue as it is drawn, and what a reader sees of its text."""
+
+from dllm_agents.catalogue import FIGURES
+from dllm_agents.reporting import style
+from dllm_agents.reporting.tables import function
+
+
+def draw(name, inputs):
+    from matplotlib.figure import Figure
+
+    style.theme()
+    figure = Figure(figsize=FIGURES[name].size)
+    function(FIGURES[name])(inputs, figure)
+    return figure
 
 
 def text_inside_and_apart(figure, monkeypatch):

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from drawn import text_inside_and_apart
+from drawn import draw, text_inside_and_apart
 from synthetic_run import configuration
 
+from dllm_agents.catalogue import FIGURES
 from dllm_agents.errors import StageError
 from dllm_agents.reporting import style
-from dllm_agents.reporting.figures import FIGURES, SIZES, plot
+from dllm_agents.reporting.figures import plot
 from dllm_agents.reporting.inputs import Inputs
 
 # Those that show published values; the others are tested with the run they need, in test_workflow_results.
@@ -27,7 +28,7 @@ def test_figures_are_300_dpi_png_and_vector_pdf_without_dates(made, name):
     import matplotlib.image
 
     image = matplotlib.image.imread(made / f"{name}.png")
-    width, height = SIZES[name]
+    width, height = FIGURES[name].size
     assert image.shape[:2] == (round(height * 300), round(width * 300))
     pdf = (made / f"{name}.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
@@ -40,12 +41,9 @@ def test_equal_inputs_give_equal_bytes(made, finished, tmp_path, name):
 
 
 def test_figure_1_shows_ours_over_the_embodied_benchmarks_that_our_backbones_play(finished):
-    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    style.theme()
-    figure = Figure(figsize=SIZES["diffuagent_figure1"])
-    FIGURES["diffuagent_figure1"](Inputs(configuration(), finished), figure)
+    figure = draw("diffuagent_figure1", Inputs(configuration(), finished))
     texts = [text.get_text() for text in figure.axes[0].findobj(Text)]
     assert "Embodied agents (ours: BabyAI)" in texts and {"tiny-ar", "tiny-block", "tiny-full"} <= set(texts)
     assert not any("not run" in text for text in texts)  # smollm2-135m does not play them, and is not missed
@@ -53,22 +51,16 @@ def test_figure_1_shows_ours_over_the_embodied_benchmarks_that_our_backbones_pla
 
 @pytest.mark.parametrize("name", BASE)
 def test_no_text_leaves_the_page_or_covers_another(finished, name, monkeypatch):
-    from matplotlib.figure import Figure
 
-    style.theme()
-    figure = Figure(figsize=SIZES[name])
-    FIGURES[name](Inputs(configuration(), finished), figure)
+    figure = draw(name, Inputs(configuration(), finished))
     assert text_inside_and_apart(figure, monkeypatch) > 20
 
 
 def test_figures_without_any_result_show_published_values_and_say_not_run(tmp_path):
-    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    style.theme()
     for name in BASE:
-        figure = Figure(figsize=SIZES[name])
-        FIGURES[name](Inputs(configuration(), tmp_path), figure)
+        figure = draw(name, Inputs(configuration(), tmp_path))
         texts = [text.get_text() for text in figure.findobj(Text)]
         assert any("not run" in text for text in texts) and "Qwen-8B" in texts
 
@@ -93,8 +85,8 @@ def test_figures_of_many_agents_grow(tmp_path):
 
 
 def test_unknown_figures_and_style_keys_are_named(finished, tmp_path):
-    with pytest.raises(StageError, match="unknown figure; allowed: .*diffuagent_figure1"):
-        plot("figure9", configuration(), finished, tmp_path / "f")
+    with pytest.raises(StageError, match="unknown figure 'diffuagent_figure9'; did you mean diffuagent_figure"):
+        plot("diffuagent_figure9", configuration(), finished, tmp_path / "f")
     with pytest.raises(StageError, match="report.style.diffuagent_figure4.colour: unknown key"):
         plot("diffuagent_figure4", configuration(style={"diffuagent_figure4": {"colour": "red"}}), finished, tmp_path / "f")
 

@@ -11,15 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_run import LEVELS, configuration, score
 
-from dllm_agents import catalogue
+from dllm_agents.catalogue import FIGURES, TABLES
 from dllm_agents.config import Editor, Memory
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Score, TableRow
+from dllm_agents.reporting.comparison import family_name, seed_families
+from dllm_agents.reporting.failures import FIGURE4_SETS
 from dllm_agents.reporting.inputs import Inputs, check_scores
-from dllm_agents.reporting.layout import Block, Layout, to_csv, to_html, to_latex, to_markdown
-from dllm_agents.reporting.rows import FIGURE4_SETS, family_name, seed_families
-from dllm_agents.reporting.tables import TABLES, tabulate
+from dllm_agents.reporting.layout import Block, Layout, Line, Text, to_csv, to_html, to_latex, to_markdown
+from dllm_agents.reporting.tables import function, tabulate
 
 COLUMNS = ["agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published"]
 
@@ -66,10 +67,9 @@ def test_rates_are_percentages_inside_their_intervals(made, name):
             assert name == "dllm_agent_efficiency" or row["metric"] in ("loops_per_episode", "steps") or abs(float(row["value"])) <= 100
 
 
-def test_every_table_and_figure_says_what_it_reads():
-    from dllm_agents.reporting.figures import FIGURES
-
-    assert set(TABLES) | set(FIGURES) <= set(catalogue.NEEDS)
+def test_every_table_and_figure_of_the_catalogue_has_its_function():
+    for entry in (*TABLES.values(), *FIGURES.values()):
+        assert function(entry).__doc__, entry.name
 
 
 def test_success_and_progress_are_those_of_the_scores(made, finished):
@@ -297,7 +297,7 @@ def test_mixed_versions_are_refused_naming_both_unless_allowed(tmp_path):
         check_scores(packages)
     from dllm_agents.reporting.captions import caption
 
-    assert "MIXED VERSIONS" in caption("diffuagent_table1", configuration(allow_mixed_versions=True))
+    assert "MIXED VERSIONS" in caption(TABLES["diffuagent_table1"], configuration(allow_mixed_versions=True))
 
 
 def test_duplicates_and_impossible_progress_are_named(tmp_path):
@@ -317,8 +317,8 @@ def test_a_file_that_holds_another_agents_rows_is_refused(finished, tmp_path):
 
 
 def test_an_unknown_table_names_the_known(tmp_path):
-    with pytest.raises(StageError, match="unknown table; allowed: .*diffuagent_table1"):
-        tabulate("table9", configuration(), tmp_path, tmp_path / "x")
+    with pytest.raises(StageError, match="unknown table 'diffuagent_table9'; did you mean diffuagent_table"):
+        tabulate("diffuagent_table9", configuration(), tmp_path, tmp_path / "x")
 
 
 def test_a_value_that_is_not_finite_is_refused():
@@ -327,7 +327,7 @@ def test_a_value_that_is_not_finite_is_refused():
 
 
 def test_hostile_names_stay_text():
-    layout = Layout("Agent", [("A & B", "x_1")], [Block("", [("<script>|a_b%", ["5 $"])])])
+    layout = Layout("Agent", [("A & B", "x_1")], [Block("", [Line("<script>|a_b%", ["5 $"])])])
     assert "<script>" not in to_markdown(layout, "")
     latex = to_latex(layout, "100 %", "t")
     assert "\\textless{}script\\textgreater{}|a\\_b\\% & 5 \\$ \\\\" in latex and "A \\& B" in latex and "100 \\%" in latex
@@ -340,12 +340,17 @@ def test_cells_link_to_the_episodes_behind_them(made):
     assert "episodes.html" not in next(line for line in text.splitlines() if "<td>Qwen-8B</td>" in line)
     failed = (made / "failures.html").read_text()
     assert "../episodes.html#agent=tiny-full&amp;benchmark=babyai&amp;failure=loop" in failed
-    hostile = to_html(Layout("Agent", [("", "<b>")], [Block("", [("<script>", ['"5'])])]), "<i>", "t", lambda *_: 'x"y')
-    assert "<script>" not in hostile and "<b>" not in hostile and "<i>" not in hostile and 'href="x&quot;y"' in hostile
+    cells = [Text('"5', {"agent": '<a "b'})]
+    hostile = to_html(Layout("Agent", [("", "<b>")], [Block("", [Line("<script>", cells)])]), "<i>", "t")
+    assert not any(text in hostile for text in ("<script>", "<b>", "<i>", '<a "')) and "agent=%3Ca+%22b" in hostile
 
 
 def test_tables_load_no_model_library(tmp_path):
-    code = "import sys, dllm_agents.reporting.tables; print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys; from dllm_agents.catalogue import TABLES; from dllm_agents.reporting.tables import function\n"
+        "for entry in TABLES.values(): function(entry)\n"
+        "print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

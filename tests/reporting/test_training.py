@@ -10,8 +10,9 @@ from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import write_frame
 from dllm_agents.records import Failure, Score, TrainingReport, write_json
+from dllm_agents.reporting.dllm_agent import masking, masking_pairs
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.training import dllm_agent_masking, masking_pairs, training_curves
+from dllm_agents.reporting.run import training_curves
 
 COUNTS = {"steps": 1, "invalid_steps": 0, "prompt_tokens": 1, "completion_tokens": 1, "forwards": 1}
 
@@ -48,7 +49,7 @@ def run(tmp_path: Path) -> Inputs:
 
 def test_agents_are_compared_that_differ_in_their_mask_alone(run: Inputs) -> None:
     assert masking_pairs(run) == [("seen", "naive")]
-    rows = {(row.agent, row.metric): row for row in dllm_agent_masking(run).rows}
+    rows = {(row.agent, row.metric): row for row in masking(run).rows}
     assert {agent for agent, _ in rows} == {"seen", "naive"}
     assert (rows["seen", "success_rate"].value, rows["naive", "success_rate"].value) == (75.0, 25.0)
     assert rows["naive", "unreadable"].value == 25.0, "a task with two unreadable replies counts once"
@@ -70,4 +71,4 @@ def test_a_run_without_trainings_says_so(run: Inputs, tmp_path: Path) -> None:
     damaged = tmp_path / "models/seen/multihop_qa/training.json"
     damaged.write_text(json.dumps({"steps": 1}))
     with pytest.raises(StageError, match="seen/multihop_qa/training.json: not a TrainingReport"):
-        training_curves(run, Figure())
+        training_curves(Inputs(run.config, tmp_path), Figure())

@@ -3,12 +3,14 @@
 import csv
 
 import pytest
-from drawn import text_inside_and_apart
+from drawn import draw, text_inside_and_apart
 from workflow_run import QUESTIONS, configuration, write_run
 
 from dllm_agents.records import EpisodeStep
-from dllm_agents.reporting import episode_rows, style
-from dllm_agents.reporting.figures import FIGURES, SIZES, plot
+from dllm_agents.reporting.diffuagent_figures import replays
+from dllm_agents.reporting.dllm_searcher import regions
+from dllm_agents.reporting.dllm_searcher_figures import call_first_pairs, savings
+from dllm_agents.reporting.figures import plot
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.tables import tabulate
 
@@ -96,8 +98,8 @@ def test_the_case_study_shows_which_tokens_stand(made):
 
 def test_regions_follow_the_tags_even_inside_tokens():
     step = EpisodeStep(index=0, trace=[0, 1, 2, 3], trace_tokens=["<thi", "nk>a</think> <tool", "_call>x", "</tool_call>"])
-    assert [(part.kind, part.first, part.last) for part in episode_rows.regions(step)] == [("think", 0, 0), ("tool_call", 1, 3)]
-    assert episode_rows.regions(EpisodeStep(index=0, trace=[0])) == []
+    assert [(part.kind, part.first, part.last) for part in regions(step)] == [("think", 0, 0), ("tool_call", 1, 3)]
+    assert regions(EpisodeStep(index=0, trace=[0])) == []
 
 
 def test_plans_are_judged_by_the_measures_of_their_episodes(made):
@@ -110,14 +112,14 @@ def test_plans_are_judged_by_the_measures_of_their_episodes(made):
 
 
 def test_verifiers_are_compared_per_prompt(played):
-    found = {(row.category, row.metric): row for row in episode_rows.exit_rows(Inputs(configuration(), played))}
-    strict = "verifier=block;prompt=strict"
-    assert found[strict, "redundant_steps_saved"].value == 1.5 and found[strict, "progress_lost"].value == 25.0
-    assert found[strict, "early_exits"].value == 50.0 and found["verifier=ar;prompt=modest", "early_exits"].value == 0.0
+    shown = {(replay.verifier, replay.prompt): replay.rows for replay in replays(Inputs(configuration(), played))}
+    strict = shown["block", "strict"]
+    assert strict["redundant_steps_saved"].value == 1.5 and strict["progress_lost"].value == 25.0
+    assert strict["early_exits"].value == 50.0 and shown["ar", "modest"]["early_exits"].value == 0.0
 
 
 def test_the_saving_of_p_react_is_split_into_its_parts(played):
-    (saving,) = episode_rows.savings(Inputs(configuration(), played))
+    (saving,) = savings(Inputs(configuration(), played))
     assert (saving.parallel, saving.sequential, saving.n) == ("parallel", "block", QUESTIONS)
     assert saving.reduction == pytest.approx(100 / 3) and saving.saved == pytest.approx(1.0)
     assert (saving.overlap, saving.decoding, saving.tool) == pytest.approx((0.8, 0.5, 0.5))
@@ -125,8 +127,8 @@ def test_the_saving_of_p_react_is_split_into_its_parts(played):
 
 def test_calling_first_is_paired_with_the_same_weights(played):
     inputs = Inputs(configuration(), played)
-    assert episode_rows.call_first_pairs(inputs, "tool_first") == [("first", "ar")]
-    assert episode_rows.call_first_pairs(inputs, "p_react") == [("parallel", "block")]
+    assert call_first_pairs(inputs, "tool_first") == [("first", "ar")]
+    assert call_first_pairs(inputs, "p_react") == [("parallel", "block")]
 
 
 @pytest.mark.parametrize("name", NEW_FIGURES)
@@ -134,16 +136,12 @@ def test_figures_are_the_same_bytes_twice_and_hold_their_text(played, tmp_path, 
     config = configuration(style={name: {"dpi": 100}})
     first = [path.read_bytes() for path in plot(name, config, played, tmp_path / "a")]
     assert first == [path.read_bytes() for path in plot(name, config, played, tmp_path / "b")]
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=SIZES[name])
-    FIGURES[name](Inputs(configuration(), played), figure)
+    figure = draw(name, Inputs(configuration(), played))
     assert text_inside_and_apart(figure, monkeypatch) > 8
 
 
 @pytest.mark.parametrize("name", [*TABLES, *NEW_FIGURES])
 def test_a_run_without_them_says_not_run(tmp_path, name):
-    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
     if name in TABLES:
@@ -151,7 +149,5 @@ def test_a_run_without_them_says_not_run(tmp_path, name):
         assert {row["value"] for row in rows(tmp_path / f"{name}.csv")} == {"not run"}
         assert "not run" in (tmp_path / f"{name}.md").read_text()
     else:
-        style.theme()
-        figure = Figure(figsize=SIZES[name])
-        FIGURES[name](Inputs(configuration(), tmp_path), figure)
+        figure = draw(name, Inputs(configuration(), tmp_path))
         assert any("not run" in text.get_text() for text in figure.findobj(Text))

@@ -1,38 +1,62 @@
-"""What each table and figure is made from: (kind of result, benchmarks). Imports nothing, since the workflow reads it on every start."""
+"""Every table and figure as catalogue.yaml lists them: title, what it is made from, the function that makes it. Imports nothing heavy,
+since the workflow reads it on every start."""
 
-TABLE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
-    "diffuagent_table1": (("scores", "embodied"),),
-    "diffuagent_table2": (("scores", "bfcl"),),
-    "comparisons": (("scores", "all"),),
-    "claims": (("failures", "all"), ("scores", "all"), ("exits", "embodied")),
-    "failures": (("failures", "all"), ("scores", "all")),
-    "trajectory_filter": (("trajectories", "all"),),
-    "serving": (("serving", "all"),),
-    "diffuagent_table3": (("scores", "embodied"),),
-    "diffuagent_table6": (("scores", "bfcl"),),
-    "searcher_table1": (("scores", "multihop_qa"),),
-    "dllm_agent_efficiency": (("scores", "all"),),
-    "dllm_agent_tool_errors": (("failures", "bfcl"), ("scores", "bfcl")),
-    "diffuagent_table4": (("episodes", "embodied"), ("tasks", "embodied")),
-    "diffuagent_table5": (("episodes", "bfcl"), ("scores", "bfcl"), ("tasks", "bfcl")),
-    "searcher_table2": (("scores", "all"),),
-    "searcher_table3": (("episodes", "multihop_qa"),),
-    "searcher_case_study": (("episodes", "multihop_qa"),),
-    "dllm_agent_planning": (("scores", "multihop_qa"),),
-    "dllm_agent_attention": (("attention", "multihop_qa"),),
-    "dllm_agent_masking": (("failures", "all"), ("models", "all"), ("scores", "all")),
-}
-FIGURE_NEEDS: dict[str, tuple[tuple[str, str], ...]] = {
-    "diffuagent_figure1": (("scores", "all"), ("serving", "all")),
-    "diffuagent_figure3": (("failures", "embodied"), ("scores", "embodied")),
-    "diffuagent_figure4": (("failures", "bfcl"), ("scores", "bfcl")),
-    "diffuagent_figure6": (("exits", "embodied"),),
-    "diffuagent_figure7": (("scores", "bfcl"),),
-    "searcher_figure3": (("scores", "multihop_qa"),),
-    "searcher_figure4": (("scores", "multihop_qa"),),
-    "efficiency_roofline": (("serving", "all"),),
-    "dllm_agent_attention": (("attention", "multihop_qa"),),
-    "training_curves": (("models", "all"),),
-}
-NEEDS = TABLE_NEEDS | FIGURE_NEEDS
-TABLES, FIGURES = frozenset(TABLE_NEEDS), frozenset(FIGURE_NEEDS)
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from dllm_agents.errors import StageError
+from dllm_agents.layout import CATALOGUE
+
+KINDS = frozenset({"scores", "failures", "episodes", "tasks", "exits", "attention", "trajectories", "models", "serving"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table or figure. `source` is `<module of dllm_agents.reporting>.<function>`; `needs` maps kinds of results to benchmarks: one by
+    name, `embodied`, or `all` of the run; `size` is a figure's width and height in inches; `paper` is whose experiment it repeats."""
+
+    name: str
+    source: str
+    title: str
+    needs: dict[str, str]
+    paper: str = ""
+    size: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def module(self) -> str:
+        return self.source.partition(".")[0]
+
+
+def read(text: str) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """The tables and the figures of a catalogue, by name. Raises StageError naming the entry and what is wrong with it."""
+    data = yaml.safe_load(text)
+    return (
+        {name: _entry(name, item, with_size=False) for name, item in data["tables"].items()},
+        {name: _entry(name, item, with_size=True) for name, item in data["figures"].items()},
+    )
+
+
+def _entry(name: str, item: dict[str, Any], *, with_size: bool) -> Entry:
+    wanted = {"source", "title", "needs"} | ({"size"} if with_size else set())
+    missing, extra = sorted(wanted - set(item)), sorted(set(item) - wanted - {"paper"})
+    if missing or extra:
+        raise StageError(f"catalogue.yaml: {name}: " + (f"{missing[0]} is missing" if missing else f"unknown key {extra[0]!r}"))
+    if unknown := sorted(set(item["needs"]) - KINDS):
+        raise StageError(f"catalogue.yaml: {name}: {unnamed(unknown[0], 'kind of result', KINDS)}")
+    return Entry(name, **(item | {"size": tuple(item["size"])} if with_size else item))
+
+
+def unnamed(name: str, kind: str, names: Iterable[str]) -> str:
+    """What an error says of a name that is none of these: the nearest, or all."""
+    listed = sorted(names)
+    near = difflib.get_close_matches(name, listed, n=3)
+    return f"unknown {kind} {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(listed)}")
+
+
+TABLES, FIGURES = read(CATALOGUE.read_text(encoding="utf-8"))

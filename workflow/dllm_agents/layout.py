@@ -8,6 +8,7 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 PROMPTS = DATA / "prompts"
+CATALOGUE = DATA / "catalogue.yaml"
 CLAIMS = DATA / "claims.yaml"
 MANUSCRIPT = DATA / "paper" / "paper.typ"
 PUBLISHED = DATA / "paper" / "published"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import shlex
@@ -18,9 +17,8 @@ from typing import Any
 
 import yaml
 
-from dllm_agents import lifeline, preflight
+from dllm_agents import catalogue, lifeline, preflight
 from dllm_agents.agents import MODULE_STYLE
-from dllm_agents.catalogue import NEEDS
 from dllm_agents.config import EMBODIED, PREFERENCE, STAGES, Config, Resources, load
 from dllm_agents.errors import StageError
 from dllm_agents.layout import CLAIMS, MANUSCRIPT, PUBLISHED, WORKFLOW, default_config
@@ -254,10 +252,11 @@ class Plan:
         """The checkpoint that is trained for a benchmark, None for backbones that come ready."""
         return f"{self.config.results}/models/{backbone}/{benchmark}" if self.config.backbones[backbone].training else None
 
-    def agent_models(self, agent: str) -> list[str]:
-        """The checkpoints an agent's job reads, backbone by backbone."""
-        backbones = self.config.played_backbones(agent)
-        return [path for backbone, benchmarks in backbones.items() for benchmark in benchmarks if (path := self.model(backbone, benchmark))]
+    def agent_models(self, agent: str, benchmarks: Sequence[str] | None = None) -> list[str]:
+        """The checkpoints an agent's job on these benchmarks, or on all it plays, reads, backbone by backbone."""
+        played = [(backbone, name) for backbone, names in self.config.played_backbones(agent).items() for name in names]
+        chosen = [(backbone, name) for backbone, name in played if benchmarks is None or name in benchmarks]
+        return [path for backbone, name in chosen if (path := self.model(backbone, name))]
 
     def agent_trajectories(self, agent: str) -> list[str]:
         """The accepted trajectories that an agent's tool graph is learnt from; none for an agent without one."""
@@ -321,11 +320,10 @@ class Plan:
 
     def reads(self, result: str) -> list[str]:
         """The files a table or figure is made from."""
-        if result not in NEEDS:
-            raise SystemExit(f"dllm-agents: unknown table or figure {result!r}; allowed: {', '.join(sorted(NEEDS))}")
         files: list[str] = []
-        for kind, group in NEEDS[result]:
-            files += self._files(kind, self._benchmarks(group))
+        for entry in _entries(result):
+            for kind, group in entry.needs.items():
+                files += self._files(kind, self._benchmarks(group))
         return list(dict.fromkeys(files))
 
     def own_files(self, result: str) -> dict[str, str]:
@@ -426,14 +424,19 @@ class Plan:
 
     def caption(self, result: str) -> str:
         """The caption of a table or figure: what it shows, on which tasks, and how these differ from the paper's."""
-        return caption(result, self.config)
+        return caption(_entries(result)[0], self.config)
 
     def code(self, result: str) -> str:
-        """Hash of the one function that makes a result, so that editing it reruns that result alone."""
-        functions = _functions()
-        if result not in functions:
-            raise SystemExit(f"dllm-agents: no function makes {result!r}; allowed: {', '.join(sorted(functions))}")
-        return functions[result]
+        """Hash of the module that makes a result, so that editing it reruns the results of that module alone."""
+        return " ".join(dict.fromkeys(_hash(REPORTING / f"{entry.module}.py") for entry in _entries(result)))
+
+
+def _entries(result: str) -> list[catalogue.Entry]:
+    """The table and the figure of a name; most names are one of both."""
+    entries = [entries[result] for entries in (catalogue.TABLES, catalogue.FIGURES) if result in entries]
+    if not entries:
+        raise SystemExit(f"dllm-agents: {catalogue.unnamed(result, 'table or figure', catalogue.TABLES | catalogue.FIGURES)}")
+    return entries
 
 
 def _leave_the_future(folder: Path) -> None:
@@ -462,18 +465,3 @@ def _published() -> list[Path]:
 @cache
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-@cache
-def _functions() -> dict[str, str]:
-    """Result name -> hash of the source of the function of that name in reporting/."""
-    found: dict[str, str] = {}
-    for path in (REPORTING / "tables.py", REPORTING / "figures.py", REPORTING / "training.py"):
-        source = path.read_text(encoding="utf-8")
-        lines = source.splitlines()
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef) and node.name in NEEDS:
-                segment = "\n".join(lines[node.lineno - 1 : node.end_lineno])
-                # A table and a figure may share a name.
-                found[node.name] = hashlib.sha256((found.get(node.name, "") + segment).encode()).hexdigest()[:16]
-    return found

@@ -17,9 +17,9 @@ from dllm_agents.config import EMBODIED, Section
 from dllm_agents.errors import StageError
 from dllm_agents.layout import CLAIMS
 from dllm_agents.records import Exit
+from dllm_agents.reporting.cells import NOT_RUN
+from dllm_agents.reporting.comparison import clusters
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import NOT_RUN
-from dllm_agents.reporting.rows import clusters
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 COLUMNS = {"success": 100.0, "progress": 100.0, "steps": 1.0, "seconds": 1.0, "completion_tokens": 1.0, "forwards": 1.0}

@@ -20,8 +20,8 @@ from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame
 from dllm_agents.layout import Results
-from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, SpokenEpisode, Task, iter_jsonl
-from dllm_agents.reporting.layout import NOT_RUN
+from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, SpokenEpisode, Task, TrainingReport, iter_jsonl
+from dllm_agents.reporting.cells import NOT_RUN
 
 
 class FilterCounts(NamedTuple):
@@ -113,6 +113,20 @@ class Inputs:
                 except ValueError:
                     raise StageError(f"{path}: not a Probe record; delete it to run the probe again") from None
         return found
+
+    @cached_property
+    def trainings(self) -> dict[tuple[str, str], TrainingReport]:
+        """(backbone, benchmark) -> what its training did, of the backbones that the run trains."""
+        reports = {}
+        for backbone in self.config.used_backbones():
+            for benchmark in self.config.run.benchmarks:
+                path = self.files.model(backbone, benchmark) / "training.json"
+                if self.config.backbones[backbone].training is not None and path.is_file():
+                    try:
+                        reports[backbone, benchmark] = TrainingReport.model_validate_json(path.read_bytes())
+                    except ValueError:
+                        raise StageError(f"{path}: not a TrainingReport; delete its folder to train again") from None
+        return reports
 
     def filtered(self, benchmark: str) -> FilterCounts | None:
         """How many of a benchmark's teacher trajectories were accepted and rejected; None before the filter has run."""

@@ -1,4 +1,5 @@
-"""A table's rows as files: tidy CSV, and Markdown and LaTeX (booktabs) laid out like the paper's."""
+"""What a reader sees of a table, and its files: tidy CSV, Markdown, LaTeX (booktabs) and HTML laid out like the paper's. Cells stay rows
+until they are written, so that a cell's link to its episodes comes from the row."""
 
 from __future__ import annotations
 
@@ -6,28 +7,50 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
+from urllib.parse import urlencode
 
+from dllm_agents.analysis.metrics import Errors
 from dllm_agents.errors import StageError
 from dllm_agents.records import TableRow
+from dllm_agents.reporting.cells import NOT_RUN, cell, counted
 
-NOT_RUN = "not run"
+Key = tuple[str, str, str]
+"""(benchmark, category, metric) of a column."""
 CSV_COLUMNS = ("agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published")
+PUBLISHED_BLOCK, BASELINE_BLOCK, OURS_BLOCK = "Published", "Baselines", "This run"
 
 
-@dataclass(frozen=True)
-class Block:
-    """Rows under one heading: (row label, cells)."""
+class Text(NamedTuple):
+    """A cell that is not a row as it is: what it says, and the row or the episode (task, agent, benchmark) that it speaks of."""
+
+    text: str
+    about: TableRow | Mapping[str, str] | None = None
+
+
+Cell = TableRow | Text | str
+
+
+class Line(NamedTuple):
+    """One line: its label, and a cell for every column."""
+
+    label: str
+    cells: Sequence[Cell]
+
+
+class Block(NamedTuple):
+    """Lines under one heading."""
 
     title: str
-    rows: list[tuple[str, list[str]]]
+    lines: Sequence[Line]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a reader sees: columns as (group, name) pairs after the first, and blocks of rows."""
+    """What a reader sees: columns as (group, name) pairs after the first, and blocks of lines."""
 
     corner: str
     columns: list[tuple[str, str]]
@@ -36,30 +59,86 @@ class Layout:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its tidy rows, what it looks like, and rows that hold wall-clock values. `episodes`: row label -> the episode that the row's
-    example is, as the browser's link says it."""
+    """A table: its tidy rows, what it looks like, and rows that hold wall-clock values."""
 
     rows: list[TableRow]
     layout: Layout
     timing: list[TableRow] = field(default_factory=list)
     notes: str = ""
-    episodes: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def number(value: float) -> str:
-    """A value with one decimal, or with three significant digits when it is small."""
-    return f"{value:.1f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
+def plain_heads(*names: str) -> list[tuple[str, str]]:
+    """Columns without groups."""
+    return [("", name) for name in names]
 
 
-def cell(row: TableRow | None) -> str:
-    """A tidy row as a cell: value with its interval, the published value for a published row, or why there is none."""
-    if row is None or (row.value is None and row.published is None):
-        return NOT_RUN if row is None else row.missing
-    if row.value is None:
-        return number(float(row.published or 0.0))
-    interval = f" [{number(row.low)}, {number(row.high)}]" if row.low is not None and row.high is not None else ""
-    beside = f" (published {number(row.published)})" if row.published is not None else ""
-    return f"{number(row.value)}{interval}{beside}"
+def own_block(lines: Sequence[Line], width: int, nobody: str = "no agent with such modules") -> Block:
+    """This run's lines, or one that says that there are none."""
+    return Block(OURS_BLOCK, lines or [Line(nobody, [NOT_RUN] * width)])
+
+
+def arrange(
+    rows: Iterable[TableRow],
+    blocks: Sequence[tuple[str, Sequence[str]]],
+    columns: Sequence[tuple[Key, tuple[str, str]]],
+    corner: str,
+    errors: Callable[[str, str], Errors],
+    *,
+    with_n: bool = False,
+) -> Layout:
+    """Tidy rows in the paper's layout: blocks of (title, agents) with a line per agent, a column per (key, label). With `with_n` each
+    benchmark's group starts with the number of tasks; otherwise the line's largest n stands first. `errors` counts those of an agent on a
+    benchmark."""
+    by_key = {(row.agent, row.benchmark, row.category, row.metric): row for row in rows}
+    firsts = {key[0]: key for key, _ in reversed(columns)}
+    counted = {key for benchmark, key in firsts.items() if with_n and benchmark != "average"}
+
+    def line(agent: str, published: bool) -> Line:
+        own = {key: by_key.get((agent, *key)) for key, _ in columns}
+        largest = max((row for row in own.values() if row), key=lambda row: row.n or 0, default=None)
+        cells: list[Cell] = [] if with_n else [count(largest, errors(agent, columns[0][0][0]))]
+        for key, row in own.items():
+            if key in counted:
+                cells.append(count(row, errors(agent, key[0])))
+            # The published number of a model must not stand in for a run of ours that is missing.
+            cells.append(NOT_RUN if row is None else row.missing if row.value is None and not published else row)
+        return Line(agent, cells)
+
+    heads: list[tuple[str, str]] = [] if with_n else [("", "n")]
+    for key, label in columns:
+        heads += [(label[0], "n"), label] if key in counted else [label]
+    laid = [Block(title, [line(agent, title == PUBLISHED_BLOCK) for agent in agents]) for title, agents in blocks]
+    return Layout(corner, heads, [block for block in laid if block.lines])
+
+
+def count(row: TableRow | None, errors: Errors) -> Text:
+    """The number of a row's episodes, and how many more ended in an error."""
+    return Text(counted(row.n if row else 0, errors), row)
+
+
+def shown(content: Cell) -> str:
+    """What a cell says."""
+    return cell(content) if isinstance(content, TableRow) else content.text if isinstance(content, Text) else content
+
+
+def episodes(content: Cell, agents: Collection[str]) -> str | None:
+    """Where the episodes behind a cell are in the browser; None where there are none: text, published values, what was not run."""
+    about = content.about if isinstance(content, Text) else content
+    if isinstance(about, TableRow):
+        if about.agent not in agents or about.value is None:
+            return None
+        about = {
+            key: value for key, value in (("agent", about.agent), ("benchmark", _played(about)), ("failure", _failure(about))) if value
+        }
+    return f"../episodes.html#{urlencode(about)}" if isinstance(about, Mapping) else None
+
+
+def _played(row: TableRow) -> str:
+    return "" if row.benchmark in ("average", "serving") else row.benchmark
+
+
+def _failure(row: TableRow) -> str:
+    return row.category if row.metric == "episodes_with_failure" else ""
 
 
 def to_csv(rows: Iterable[TableRow]) -> str:
@@ -82,24 +161,26 @@ def to_markdown(layout: Layout, caption: str) -> str:
     for block in layout.blocks:
         if block.title:
             lines.append(_pipe([f"**{_escape_markdown(block.title)}**", *("" for _ in layout.columns)]))
-        lines += [_pipe([_escape_markdown(label), *map(_escape_markdown, cells)]) for label, cells in block.rows]
+        lines += [_pipe(map(_escape_markdown, (label, *map(shown, cells)))) for label, cells in block.lines]
     return "\n".join(lines) + f"\n\n{caption}\n"
 
 
-def to_html(layout: Layout, caption: str, name: str, link: Callable[[str, str, tuple[str, str]], str | None]) -> str:
-    """A page of its own. `link(block title, row label, column)` says where a cell's number comes from: a part of the episode browser."""
+def to_html(layout: Layout, caption: str, name: str, agents: Collection[str] = ()) -> str:
+    """A page of its own, in which the cells of these agents link to their episodes in the browser."""
     escape = html.escape
     head = [layout.corner, *(f"{group} {column}".strip() for group, column in layout.columns)]
     lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]
     for block in layout.blocks:
         if block.title:
             lines.append(f'<tr><td colspan="{len(head)}"><em>{escape(block.title)}</em></td></tr>')
-        for label, cells in block.rows:
-            made = [f"<td>{escape(label)}</td>"]
-            for column, text in zip(layout.columns, cells, strict=True):
-                target = link(block.title, label, column) if text not in ("", NOT_RUN) else None
-                made.append(f'<td><a href="{escape(target)}">{escape(text)}</a></td>' if target else f"<td>{escape(text)}</td>")
-            lines.append("<tr>" + "".join(made) + "</tr>")
+        for label, cells in block.lines:
+            cols = [f"<td>{escape(label)}</td>"]
+            for content in cells:
+                text, target = escape(shown(content)), episodes(content, agents)
+                cols.append(
+                    f'<td><a href="{escape(target)}">{text}</a></td>' if target and text not in ("", NOT_RUN) else f"<td>{text}</td>"
+                )
+            lines.append("<tr>" + "".join(cols) + "</tr>")
     body = "\n".join(lines)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>\n'
@@ -134,7 +215,7 @@ def to_latex(layout: Layout, caption: str, label: str) -> str:
         lines.append("\\midrule")
         if block.title:
             lines.append(f"\\multicolumn{{{len(layout.columns) + 1}}}{{l}}{{\\emph{{{_escape_latex(block.title)}}}}} \\\\")
-        lines += [" & ".join(map(_escape_latex, [label_, *cells])) + " \\\\" for label_, cells in block.rows]
+        lines += [" & ".join(map(_escape_latex, (label_, *map(shown, cells)))) + " \\\\" for label_, cells in block.lines]
     lines += ["\\bottomrule", "\\end{tabular}}", f"\\caption{{{_escape_latex(caption)}}}", f"\\label{{tab:{label}}}", "\\end{table*}", ""]
     return "\n".join(lines)
 
@@ -148,7 +229,7 @@ def _plain(row: TableRow, name: str) -> str:
     return f"{value:.6g}"
 
 
-def _pipe(cells: Sequence[str]) -> str:
+def _pipe(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 

@@ -25,6 +25,16 @@ class Value(NamedTuple):
     value: float | None
     note: str
 
+    @property
+    def modules(self) -> dict[str, str]:
+        """Role -> backbone of an agent with modules, written as `role=backbone` parts of the category."""
+        return dict(part.split("=", 1) for part in self.category.split(";") if "=" in part)
+
+    @property
+    def part(self) -> str:
+        """The category without the modules."""
+        return ";".join(part for part in self.category.split(";") if "=" not in part)
+
 
 class Model(NamedTuple):
     """A published model: its name in the tables, the hub id of its checkpoint, `ar` or `diffusion`."""

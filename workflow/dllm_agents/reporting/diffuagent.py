@@ -1,0 +1,294 @@
+"""The tables of DiffuAgent (arXiv 2601.12979): embodied and tool-calling agents, alone and with modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from dllm_agents.analysis import statistics
+from dllm_agents.analysis.bfcl_averages import PARTS, averages
+from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED
+from dllm_agents.records import Episode, TableRow, Task
+from dllm_agents.reporting import published
+from dllm_agents.reporting.captions import display_name
+from dllm_agents.reporting.cells import NOT_RUN, mean_row, number, rate_row, without_value
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.layout import Block, Key, Layout, Line, Table, Text, arrange, own_block, plain_heads
+from dllm_agents.reporting.rows import (
+    agent_blocks,
+    error_rows,
+    macro_row,
+    measured,
+    outcome_rows,
+    published_rows,
+    published_values,
+    timing_rows,
+)
+
+SAME_AS = {"relevance": "live_relevance", "multi_turn_standard": "multi_turn_base"}
+"""Columns of Table 2 that are one category under another name."""
+OUTCOMES: list[tuple[Key, tuple[str, str]]] = [
+    ((name, "", metric), (display_name(name) if name != "average" else "Avg.", label))
+    for name in (*EMBODIED, "average")
+    for metric, label in (("success_rate", "Success"), ("progress_rate", "Progress"))
+]
+"""Columns of the embodied tables."""
+BFCL_COLUMNS = {
+    "non_live": ("Non-Live", "Avg."),
+    "live_simple": ("Live", "S."),
+    "live_multiple": ("Live", "M."),
+    "live_parallel": ("Live", "P."),
+    "live_parallel_multiple": ("Live", "PM."),
+    "live": ("Live", "Avg."),
+    "multi_turn_standard": ("Multi-Turn", "Standard"),
+    "multi_turn_challenge": ("Multi-Turn", "Challenge"),
+    "multi_turn": ("Multi-Turn", "Avg."),
+    "relevance": ("Hallucination", "Rel."),
+    "irrelevance": ("Hallucination", "Irrel."),
+    "overall": ("", "Overall"),
+}
+MODULE_COLUMNS = {
+    "multi_turn_standard": ("BFCL Multi-Turn", "Standard"),
+    "multi_turn_challenge": ("BFCL Multi-Turn", "Challenge"),
+    "multi_turn": ("BFCL Multi-Turn", "Avg."),
+    "non_live": ("Single-Turn", "Non-Live"),
+    "live": ("Single-Turn", "Live"),
+}
+
+
+def table1(inputs: Inputs) -> Table:
+    """DiffuAgent Table 1: success and progress rate on the embodied benchmarks and their unweighted mean."""
+    rows = published_rows("diffuagent_table1")
+    agents = inputs.players(*EMBODIED, alone=True)
+    for agent in agents:
+        rows += embodied_rows(inputs, agent, published_values(inputs.config, agent, "diffuagent_table1"))
+    timing = [row for agent in agents for name in EMBODIED for row in timing_rows(inputs, agent, name)]
+    return Table(rows, arrange(rows, agent_blocks(inputs, rows, agents), OUTCOMES, "Embodied agent", inputs.errors, with_n=True), timing)
+
+
+def table2(inputs: Inputs) -> Table:
+    """DiffuAgent Table 2: BFCL-v3 by category, with the averages of the paper (`analysis.bfcl_averages`)."""
+    rows = published_rows("diffuagent_table2")
+    agents = inputs.players("bfcl", alone=True)
+    for agent in agents:
+        rows += bfcl_rows(inputs, agent, list(BFCL_COLUMNS), published_values(inputs.config, agent, "diffuagent_table2"))
+        rows += error_rows(inputs, agent, "bfcl")
+    timing = [row for agent in agents for row in timing_rows(inputs, agent, "bfcl")]
+    columns = [(("bfcl", category, "success_rate"), label) for category, label in BFCL_COLUMNS.items()]
+    return Table(rows, arrange(rows, agent_blocks(inputs, rows, agents), columns, "Tool-calling agent", inputs.errors), timing)
+
+
+def table3(inputs: Inputs) -> Table:
+    """DiffuAgent Table 3: embodied agents by memory module; "w/o" keeps only recent interactions."""
+    keys = [key for key, _ in OUTCOMES]
+    heads = [label for _, label in OUTCOMES]
+    rows, blocks = published_rows("diffuagent_table3"), _published_blocks("diffuagent_table3", keys)
+    lines = []
+    for agent in inputs.agents:
+        backbones = inputs.config.agents[agent].backbones
+        if set(backbones) <= {"policy", "memory"} and ("memory" in backbones or inputs.config.agents[agent].history == "recent"):
+            memory = backbones.get("memory", "w/o")
+            own = {(row.benchmark, row.category, row.metric): row for row in embodied_rows(inputs, agent, {})}
+            lines.append(Line(f"{agent} ({backbones['policy']} + {memory})", [own[key] for key in keys]))
+            rows += [row.model_copy(update={"category": f"memory={memory}"}) for row in own.values()]
+    return Table(rows, Layout("Agent + memory", heads, [*blocks, own_block(lines, len(heads))]))
+
+
+def table4(inputs: Inputs) -> Table:
+    """DiffuAgent Table 4: the embodied test sets and an example trajectory of each, from a real episode: a solved one of 3 to 10 steps by
+    the first agent with a backbone that has one, else the teacher's."""
+    rows, lines = published_rows("diffuagent_table4"), []
+    sizes = {row.benchmark: row.published for row in rows}
+    for benchmark in EMBODIED:
+        tasks, size = len(inputs.tasks(benchmark)), sizes[benchmark]
+        rows.append(TableRow(agent="this run", benchmark=benchmark, metric="tasks", n=tasks, value=tasks or None, published=size))
+        counts = [str(tasks) if tasks else NOT_RUN, number(size or 0).removesuffix(".0")]
+        episodes = (_example(inputs, agent, benchmark) for agent in (*inputs.agents, *inputs.baselines))
+        episode = next((episode for episode in episodes if episode is not None), None)
+        if episode is None:
+            lines.append(Line(display_name(benchmark), [*counts, NOT_RUN, NOT_RUN]))
+            continue
+        steps = float(len(episode.steps))
+        rows.append(TableRow(agent=episode.agent, benchmark=benchmark, category=episode.task_id, metric="example_steps", n=1, value=steps))
+        link = {"task": episode.task_id, "agent": episode.agent, "benchmark": benchmark}
+        lines.append(Line(display_name(benchmark), [*counts, Text(episode.agent, link), Text(_trajectory(episode), link)]))
+    heads = plain_heads("Tasks", "Published", "Agent", "Example task and trajectory")
+    notes = "T, A and O are thought, action and observation; long observations are cut."
+    return Table(rows, Layout("Test set", heads, [Block("", lines)]), notes=notes)
+
+
+def table5(inputs: Inputs) -> Table:
+    """DiffuAgent Table 5: what BFCL-v3's test set is made of, with an example of each category and its call from a real episode: one an
+    agent with a backbone solved, else the teacher's."""
+    rows = published_rows("diffuagent_table5")
+    tasks = list(inputs.tasks("bfcl").values())
+    examples = _solved_calls(inputs)
+    groups: dict[str, list[Line]] = {}
+    for value in published.values("diffuagent_table5"):
+        group, _, category = value.category.rpartition("/")
+        used = [task for task in tasks if task.category == category]
+        size, entries = number(value.value or 0).removesuffix(".0"), float(len(used)) if used else None
+        rows.append(
+            TableRow(
+                agent="this run", benchmark="bfcl", category=category, metric="entries", n=value.n, value=entries, published=value.value
+            )
+        )
+        # A manuscript's fonts do not reach every script, so a question in Latin letters is shown where there is one.
+        task = next(iter(sorted((task for task in used if task.id in examples), key=lambda task: not task.goal.isascii())), None)
+        cells: list[Text | str] = [NOT_RUN, NOT_RUN]
+        if task is not None:
+            link = {"task": task.id, "agent": examples[task.id].agent, "benchmark": "bfcl"}
+            cells = [Text(examples[task.id].agent, link), Text(_call(task, examples[task.id]), link)]
+        groups.setdefault(group, []).append(Line(category, [str(len(used)) if used else NOT_RUN, f"{size} ({value.n})", *cells]))
+    heads = plain_heads("Used", "Published (of)", "Agent", "Example and tool call")
+    notes = "U, T and TC are the user's message, the tools offered and the tool call made; the hallucination sets call for none."
+    return Table(rows, Layout("Category", heads, [Block(group, lines) for group, lines in groups.items()]), notes=notes)
+
+
+def table6(inputs: Inputs) -> Table:
+    """DiffuAgent Table 6: BFCL multi-turn by selector and editor module, and without one. Not the paper's are the single-turn columns, for
+    runs without multi-turn entries, and the calls of its backbone that a selector with a tool graph saved per entry."""
+    rows = published_rows("diffuagent_table6")
+    blocks = _published_blocks("diffuagent_table6", [("bfcl", name, "success_rate") for name in MODULE_COLUMNS], more=[""])
+    roles = {agent: inputs.config.agents[agent].backbones for agent in inputs.players("bfcl")}
+    helped = [agent for agent in roles if {"selector", "editor"} & set(roles[agent])]
+    policies = {roles[agent]["policy"] for agent in helped}
+    lines = []
+    for agent in roles:
+        if agent not in helped and not (inputs.alone(agent) and roles[agent].get("policy") in policies):
+            continue
+        modules = [f"{role}={roles[agent][role]}" for role in ("selector", "editor") if role in roles[agent]]
+        own = bfcl_rows(inputs, agent, list(MODULE_COLUMNS), {})
+        if "selector" in roles[agent]:
+            saved = pd.Series(measured(inputs.rows(agent, "bfcl"), "selector_saved_calls")).dropna().tolist()
+            own.append(mean_row(agent, "bfcl", "", "selector_saved_calls", saved, inputs.config.seed))
+        name = f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o"
+        lines.append(Line(name, [*own, *[""] * (len(MODULE_COLUMNS) + 1 - len(own))]))
+        own += error_rows(inputs, agent, "bfcl")
+        rows += [row.model_copy(update={"category": ";".join(filter(None, [*modules, row.category]))}) for row in own]
+    heads = [*MODULE_COLUMNS.values(), ("Selector", "Calls saved")]
+    return Table(rows, Layout("Agent + modules", heads, [*blocks, own_block(lines, len(heads))]))
+
+
+def embodied_rows(inputs: Inputs, agent: str, twin: Mapping[Key, float]) -> list[TableRow]:
+    """Success and progress on each embodied benchmark, and their unweighted means."""
+    rows = [row for name in EMBODIED for row in (*outcome_rows(inputs, agent, name, twin), *error_rows(inputs, agent, name))]
+    return rows + [
+        macro_row(inputs, agent, EMBODIED, column, metric, twin.get(("average", "", metric)))
+        for metric, column in (("success_rate", "success"), ("progress_rate", "progress"))
+    ]
+
+
+def _published_blocks(name: str, columns: Sequence[Key], more: Sequence[str] = ()) -> list[Block]:
+    """A published table of agents with modules: a block per agent with one line per choice of modules; what is not published stays
+    empty."""
+    cells: dict[str, dict[str, dict[Key, TableRow]]] = {}
+    for value, row in zip(published.values(name), published_rows(name), strict=True):
+        modules = ", ".join(f"{role}={backbone}" for role, backbone in value.modules.items())
+        cells.setdefault(value.agent, {}).setdefault(modules, {})[value.benchmark, value.part, value.metric] = row
+    return [
+        Block(
+            f"Published: {agent}",
+            [Line(modules, [*(own.get(key, "") for key in columns), *more]) for modules, own in by_modules.items()],
+        )
+        for agent, by_modules in cells.items()
+    ]
+
+
+def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Key, float]) -> list[TableRow]:
+    """An agent's BFCL rates and averages; an average is "not run" unless every category in it was. Wilson intervals for single categories,
+    bootstrap ones for averages, where the multi-turn sets share their ids and so are drawn together."""
+    scores = inputs.rows(agent, "bfcl")
+    outcomes = {str(name): part for name, part in scores.groupby("category", sort=False)}
+    sizes = {name: len(part) for name, part in outcomes.items()}
+    rates = averages({name: float(part["success"].mean()) for name, part in outcomes.items()}, sizes)
+    draws = averages(_category_draws(outcomes, inputs.config.seed), sizes)
+    rows = []
+    for name in shown:
+        known = twin.get(("bfcl", name, "success_rate"))
+        parts = PARTS.get(name, (SAME_AS.get(name, name),))
+        errors = inputs.errors(agent, "bfcl", parts)
+        if len(parts) == 1 and parts[0] in outcomes:
+            solved = int(outcomes[parts[0]]["success"].sum())
+            rows.append(rate_row(agent, "bfcl", name, "success_rate", solved, sizes[parts[0]], known, errors))
+            continue
+        row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=known)
+        # An average is no better than its worst part.
+        spoilt = any(inputs.errors(agent, "bfcl", [part]).too_many for part in parts)
+        row = without_value(row, errors)
+        if rates.get(name) is not None and not spoilt:
+            n = sum(sizes[part] for part in parts)
+            low, high = statistics.share_interval(draws[name], n)
+            row = row.model_copy(update={"n": n, "value": 100 * rates[name], "low": 100 * low, "high": 100 * high})
+        rows.append(row)
+    return rows
+
+
+def bfcl_mean(inputs: Inputs, agent: str, names: Sequence[str]) -> TableRow | None:
+    """The unweighted mean of some of an agent's BFCL averages, None unless all of them were run, without value where errors took one; the
+    mean of their ends is an interval that is wide enough, since it takes the parts to err together."""
+    rows = bfcl_rows(inputs, agent, names, {})
+    if any(row.value is None or row.low is None or row.high is None for row in rows):
+        return next((row for row in rows if row.missing != NOT_RUN), None)
+    value, low, high = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("value", "low", "high"))
+    return rows[0].model_copy(
+        update={"category": "+".join(names), "n": sum(row.n or 0 for row in rows), "value": value, "low": low, "high": high}
+    )
+
+
+def _category_draws(outcomes: Mapping[str, pd.DataFrame], seed: int) -> dict[str, statistics.Floats]:
+    """Bootstrap distribution of every category's rate; the multi-turn sets draw the same ids."""
+    draws = {}
+    for index, (name, part) in enumerate(sorted(outcomes.items())):
+        if name in BFCL_MULTI_TURN:
+            ordered = part.sort_values("task_id", key=lambda column: column.str.extract(r"(\d+)$", expand=False).astype(int))
+            draws[name] = statistics.bootstrap_means(ordered["success"].to_numpy(dtype=float), ordered["task_id"].tolist(), seed=seed)
+        else:
+            draws[name] = statistics.bootstrap_means(part["success"].to_numpy(dtype=float), seed=seed + 1 + index)
+    return draws
+
+
+def _example(inputs: Inputs, agent: str, benchmark: str) -> Episode | None:
+    """A solved episode that fits a table: the first of 3 to 10 steps, else the first solved one."""
+    first = None
+    for episode in inputs.episodes(agent, benchmark):
+        if episode.success and 3 <= len(episode.steps) <= 10:
+            return episode
+        first = first or (episode if episode.success else None)
+    return first
+
+
+def _trajectory(episode: Episode, longest: int = 160) -> str:
+    """An episode in the form of the paper's table: task, then thought, action and observation of every step."""
+    parts = [f"Task: {_one_line(episode.goal, longest)}"]
+    for step in episode.steps:
+        for letter, text in (("T", step.thought), ("A", step.action), ("O", step.observation)):
+            if text:
+                parts.append(f"{letter}: {_one_line(text, longest)}")
+    return " ".join(parts)
+
+
+def _solved_calls(inputs: Inputs) -> dict[str, Episode]:
+    """BFCL task id -> an episode that solved it: of the first agent with a backbone that did, else the teacher's or another baseline's."""
+    found: dict[str, Episode] = {}
+    for agent in (*inputs.agents, *reversed(inputs.baselines)):
+        scores = inputs.rows(agent, "bfcl")
+        solved = set(scores[scores["success"].astype(bool)]["task_id"]) - set(found)
+        if solved:
+            found |= {episode.task_id: episode for episode in inputs.episodes(agent, "bfcl") if episode.task_id in solved}
+    return found
+
+
+def _call(task: Task, episode: Episode, longest: int = 160) -> str:
+    """A BFCL entry in the form of the paper's table: the user's message, the tools offered, the call made."""
+    tools = [str(function.get("name")) for function in task.data.get("functions", []) if isinstance(function, dict)]
+    offered = ", ".join(tools[:3]) + (f" and {len(tools) - 3} more" if len(tools) > 3 else "")
+    made = "none" if task.category.endswith("irrelevance") else next((step.action for step in episode.steps if step.action), "none")
+    parts = [f"U: {_one_line(task.goal, longest)}", f"T: {offered}" if offered else "", f"TC: {_one_line(made, longest)}"]
+    return " ".join(part for part in parts if part)
+
+
+def _one_line(text: str, longest: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"

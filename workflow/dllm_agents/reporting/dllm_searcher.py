@@ -1,0 +1,293 @@
+"""The tables of DLLM-Searcher: accuracy of search agents, training stages, replies that cannot be read, the case study of a trace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dllm_agents.analysis.metrics import Errors
+from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
+from dllm_agents.config import PREFERENCE
+from dllm_agents.records import Episode, EpisodeStep, TableRow
+from dllm_agents.reporting.captions import display_name
+from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, mean_row, number, rate_row
+from dllm_agents.reporting.comparison import compare
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Layout, Line, Table, Text, arrange, own_block, plain_heads
+from dllm_agents.reporting.rows import agent_blocks, error_rows, published_rows, success_row
+
+SEARCH = "multihop_qa"
+SETS = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue"}
+"""The published question sets, in the paper's order."""
+CASE_STEP = 32
+"""The denoising step at which DLLM-Searcher's case study looks (section 5.4)."""
+HIDDEN = "▒"
+
+
+class Stage(NamedTuple):
+    """An agent of Table 2: `base` is the agent of its SFT model, empty for one that is not trained further; both play `benchmarks`."""
+
+    label: str
+    agent: str
+    base: str
+    benchmarks: tuple[str, ...] = ()
+
+
+def table1(inputs: Inputs) -> Table:
+    """DLLM-Searcher Table 1: multi-hop questions by set; ACC_R by the containment rule, ACC_L by the LLM judge over the verdicts that
+    could be parsed. Unparsable verdicts and the agreement with a second judge are rows of the CSV."""
+    titles = {**SETS, "average": "Avg.", "other sets": "Other sets"}
+    rows = published_rows("searcher_table1")
+    agents = inputs.players(SEARCH)
+    for agent in agents:
+        scores = inputs.rows(agent, SEARCH)
+        for name in (*SETS, "average"):
+            part = scores.iloc[:0] if name == "average" else scores[scores["category"] == name]
+            rows += _accuracies(agent, name, part, inputs.errors(agent, SEARCH, [name]))
+        others = set(inputs.scores(SEARCH)["category"]) - set(titles)
+        rows += _accuracies(agent, "other sets", scores[scores["category"].isin(others)], inputs.errors(agent, SEARCH, others))
+        rows += _judges(agent, scores) + error_rows(inputs, agent, SEARCH)
+    columns = [((SEARCH, name, metric), (title, metric.upper())) for name, title in titles.items() for metric in ("acc_r", "acc_l")]
+    return Table(rows, arrange(rows, agent_blocks(inputs, rows, agents), columns, "Model", inputs.errors))
+
+
+def _accuracies(agent: str, name: str, part: pd.DataFrame, errors: Errors) -> list[TableRow]:
+    parsed = part[part["judge"].isin(["correct", "incorrect"])]
+    judged = errors if len(parsed) or not len(part) else NO_ERRORS  # without a judge it is not for errors that there is no verdict
+    return [
+        rate_row(agent, SEARCH, name, "acc_r", int(part["success"].sum()), len(part), errors=errors),
+        rate_row(agent, SEARCH, name, "acc_l", int((parsed["judge"] == "correct").sum()), len(parsed), errors=judged),
+    ]
+
+
+def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
+    """How many verdicts could not be parsed, and how far two judges agree (raw, percent, and Cohen's kappa)."""
+    judged = scores[scores["judge"].notna()]
+    if judged.empty:
+        return []
+    rows = [rate_row(agent, SEARCH, "all", "judge_unparsable", int((judged["judge"] == "unparsable").sum()), len(judged))]
+    both = judged[judged["second_judge"].notna()]
+    if both.empty:
+        return rows
+    from dllm_agents.client.judge import judge_agreement  # brings an HTTP client, which no other table needs
+
+    found = judge_agreement(both["judge"].tolist(), both["second_judge"].tolist())
+    values = {"judge_agreement": found.agreement and 100 * found.agreement, "judge_kappa": found.kappa}
+    return rows + [
+        TableRow(agent=agent, benchmark=SEARCH, category="all", metric=metric, n=found.n, value=value) for metric, value in values.items()
+    ]
+
+
+def table2(inputs: Inputs) -> Table:
+    """DLLM-Searcher Table 2: the same diffusion backbone vanilla, after SFT, and after SFT + VRPO, on the published sets and on every
+    benchmark where this run has both; gains are paired over tasks."""
+    keys = [(name, metric) for name in SETS for metric in ("acc_r", "acc_l")]
+    rows = published_rows("searcher_table2")
+    values = {(row.agent, row.category, row.metric): row.published for row in rows}
+    trained, ready = training_stages(inputs)
+    played = [name for name in inputs.config.run.benchmarks if any(name in stage.benchmarks for stage in trained)] or [SEARCH]
+    blocks = []
+    for agent in dict.fromkeys(row.agent for row in rows):
+        cells = []
+        for name, metric in keys:
+            value, gain = values.get((agent, name, metric)), values.get((agent, name, f"{metric}_gain"))
+            cells.append(NOT_RUN if value is None else number(value) + (f" (+{number(gain)})" if gain is not None else ""))
+        blocks.append(Line(agent, [*cells, *[""] * len(played)]))
+    lines = []
+    for stage in [*ready, *trained]:
+        scores = inputs.rows(stage.agent, SEARCH)
+        own = [
+            row
+            for name in SETS
+            for row in _accuracies(stage.agent, name, scores[scores["category"] == name], inputs.errors(stage.agent, SEARCH, [name]))
+        ]
+        outcomes = [_stage_row(inputs, stage, name) for name in played]
+        rows += [row.model_copy(update={"category": f"{stage.label};{row.category}"}) for row in own]
+        rows += [row.model_copy(update={"category": stage.label}) for row in outcomes]
+        lines.append(Line(f"{stage.agent} ({stage.label})", [*own, *outcomes]))
+    heads = [(SETS[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success or gain") for name in played]
+    notes = "In the last columns a row of VRPO is its gain in success (points) over the row of its SFT model, on the same tasks."
+    return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, blocks), own_block(lines, len(heads))]), notes=notes)
+
+
+def training_stages(inputs: Inputs) -> tuple[list[Stage], list[Stage]]:
+    """The diffusion agents of Table 2: those of backbones with a preference stage, each behind its SFT model; and vanilla ones, search
+    agents whose backbone comes ready."""
+    config = inputs.config
+    alone = {config.agents[agent].policy: agent for agent in inputs.agents if inputs.alone(agent) and inputs.paradigm(agent) == "diffusion"}
+    trained: list[Stage] = []
+    for backbone, agent in alone.items():
+        training = config.backbones[backbone].training
+        if training is None or training.objective not in PREFERENCE or (base := alone.get(training.base or "")) is None:
+            continue
+        shared = tuple(name for name in config.agent_benchmarks(agent) if name in config.agent_benchmarks(base))
+        second = "SFT + JustGRPO" if training.objective == "just_grpo" else "SFT + VRPO"
+        trained += [Stage("SFT", base, "", shared), Stage(second, agent, base, shared)]
+    ready = [Stage("vanilla", agent, "") for backbone, agent in alone.items() if config.backbones[backbone].training is None]
+    return trained, [stage for stage in ready if SEARCH in config.agent_benchmarks(stage.agent)]
+
+
+def _stage_row(inputs: Inputs, stage: Stage, benchmark: str) -> TableRow:
+    """An agent's success rate on a benchmark, or its gain over the agent of its SFT model on the same tasks (points, paired)."""
+    if not stage.base:
+        return success_row(inputs, stage.agent, benchmark)
+    missing = inputs.missing([stage.agent, stage.base], [benchmark])
+    nothing = TableRow(agent=stage.agent, benchmark=benchmark, metric="success_difference", n=0, missing=missing)
+    return compare(inputs, [stage.agent], [stage.base], benchmark).get("success_difference", nothing)
+
+
+def table3(inputs: Inputs) -> Table:
+    """DLLM-Searcher Table 3: how replies of search agents fail to be read, in the published classes and the rest (% of questions)."""
+    kinds = [*FORMAT_FAILURES, "none"]
+    rows = [row for row in published_rows("searcher_table3") if row.metric == "share"]
+    by_kind: dict[str, dict[str, TableRow]] = {}
+    for row in rows:
+        by_kind.setdefault(row.agent, {})[row.category] = row
+    lines = [Line(agent, [str(next(iter(own.values())).n), *(own.get(kind, "") for kind in kinds)]) for agent, own in by_kind.items()]
+    ours = []
+    for agent in inputs.agents:
+        if SEARCH in inputs.config.agent_benchmarks(agent) and inputs.config.agents[agent].workflow is None:
+            own_rows = _format_failures(inputs, agent)
+            rows += own_rows
+            ours.append(Line(agent, [Text(str(own_rows[0].n or 0), own_rows[0]), *own_rows]))
+    heads = plain_heads("n", *kinds)
+    return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, lines), own_block(ours, len(heads))]))
+
+
+def _format_failures(inputs: Inputs, agent: str) -> list[TableRow]:
+    """DLLM-Searcher Table 3: share of questions whose episode ended in a reply of each class, and in none of them."""
+    counts: Counter[str] = Counter()
+    for episode in inputs.episodes(agent, SEARCH):
+        if episode.ended != "error":
+            counts[str(episode.extra.get("format_failure") or "none")] += 1
+    n, errors = counts.total(), inputs.errors(agent, SEARCH)
+    return [rate_row(agent, SEARCH, kind, "share", counts[kind], n, errors=errors) for kind in (*FORMAT_FAILURES, "none")]
+
+
+def case_study(inputs: Inputs) -> Table:
+    """DLLM-Searcher section 5.4: which tokens of a first turn stand at step 32, from real traces: one turn in full per diffusion agent, and
+    the shares over all of its first turns that make a call."""
+    rows: list[TableRow] = []
+    lines = []
+    for agent in inputs.agents:
+        config = inputs.config
+        if (
+            inputs.paradigm(agent) != "diffusion"
+            or SEARCH not in config.agent_benchmarks(agent)
+            or config.agents[agent].workflow is not None
+        ):
+            continue
+        rows += _unmasked_rows(inputs, agent)
+        lines += _case_lines(inputs, agent)
+    if not lines:
+        rows.append(TableRow(agent="this run", benchmark=SEARCH, metric=f"settled_at_step_{CASE_STEP}", n=0))
+        lines.append(Line("no diffusion agent searches", [NOT_RUN] * 4))
+    shares = [
+        Line(row.agent, ["", Text(f"{row.category}: {row.metric}".replace("_", " "), row), row, Text(str(row.n), row)])
+        for row in rows
+        if row.value is not None
+    ]
+    blocks = [Block("One turn of each agent", lines)]
+    blocks += [Block("Share of tokens (%) over all first turns with a call", shares)] if shares else []
+    notes = (
+        f"{HIDDEN} is a token that is still masked. The paper looks at step {CASE_STEP} of a block of 128; turns that end before it "
+        "are shown at their end."
+    )
+    return Table(rows, Layout("Agent", plain_heads("Forward", "Thought", "Call", "Tokens settled"), blocks), notes=notes)
+
+
+def _case_lines(inputs: Inputs, agent: str) -> list[Line]:
+    """An agent's first turn with a call as it stands at the paper's step, and at its end."""
+    case = next(_calling_steps(inputs, agent), None)
+    if case is None:
+        return [Line(agent, [NOT_RUN] * 4)]
+    episode, step, parts = case
+    link = {"task": episode.task_id, "agent": agent, "benchmark": SEARCH}
+    last = max(step.trace or [0]) + 1
+    lines = [Line(f"{agent}: {episode.goal}", [""] * 4)]
+    for forward in dict.fromkeys((min(CASE_STEP, last), last)):
+        texts = [canvas_at(step, parts[kind], forward) if kind in parts else "" for kind in ("think", "tool_call")]
+        unmasked = str(sum(moment < forward for moment in step.trace or []))
+        lines.append(Line("", [Text(text, link) for text in (f"{forward} of {last}", *texts, unmasked)]))
+    return lines
+
+
+class Region(NamedTuple):
+    """A part of a completion in its trace: kind (`think`, `tool_call`, `answer`, `other`), first and last token (inclusive)."""
+
+    kind: str
+    first: int
+    last: int
+
+
+def regions(step: EpisodeStep) -> list[Region]:
+    """The parts of a traced completion, by its tags; tags belong to what they enclose. Empty without the texts of its tokens."""
+    if not step.trace or not step.trace_tokens or len(step.trace) != len(step.trace_tokens):
+        return []
+    text, starts = "", []
+    for token in step.trace_tokens:
+        starts.append(len(text))
+        text += token
+    kinds = ["other"] * len(starts)
+    for kind in ("think", "tool_call", "answer"):
+        opened = text.find(f"<{kind}>")
+        closing = f"</{kind}>"
+        closed = text.find(closing, opened)
+        if opened >= 0:
+            end = closed + len(closing) if closed >= 0 else len(text)
+            for index, start in enumerate(starts):
+                if opened < start + max(1, len(step.trace_tokens[index])) and start < end:
+                    kinds[index] = kind
+    found: list[Region] = []
+    for index, kind in enumerate(kinds):
+        if found and found[-1].kind == kind:
+            found[-1] = found[-1]._replace(last=index)
+        else:
+            found.append(Region(kind, index, index))
+    return found
+
+
+def canvas_at(step: EpisodeStep, region: Region, forward: int) -> str:
+    """A region as it stands after `forward` forwards: settled tokens as text, the others as one mask sign each."""
+    assert step.trace is not None and step.trace_tokens is not None
+    return "".join(
+        token if settled < forward else HIDDEN
+        for settled, token in zip(
+            step.trace[region.first : region.last + 1], step.trace_tokens[region.first : region.last + 1], strict=True
+        )
+    )
+
+
+def _calling_steps(inputs: Inputs, agent: str) -> Iterator[tuple[Episode, EpisodeStep, dict[str, Region]]]:
+    """The first turns of an agent's search episodes that make a call, with their thought and call regions, where they are traced."""
+    for episode in inputs.episodes(agent, SEARCH, traced=True):
+        if episode.steps:
+            parts = {region.kind: region for region in regions(episode.steps[0])}
+            if "tool_call" in parts:
+                yield episode, episode.steps[0], parts
+
+
+def _unmasked_rows(inputs: Inputs, agent: str) -> list[TableRow]:
+    """Over an agent's first calling turns: share of thought and call tokens that stand at step 32, and of thought tokens that stand when
+    the call is complete (0 for an agent that calls first, 100 for one that thinks first)."""
+    at_step: dict[str, list[float]] = {"think": [], "tool_call": []}
+    when_called: list[float] = []
+    for _, step, parts in _calling_steps(inputs, agent):
+        trace = step.trace or []
+        for kind, shares in at_step.items():
+            if kind in parts:
+                part = trace[parts[kind].first : parts[kind].last + 1]
+                shares.append(float(np.mean([settled < CASE_STEP for settled in part])))
+        if "think" in parts:
+            called = max(trace[parts["tool_call"].first : parts["tool_call"].last + 1])
+            part = trace[parts["think"].first : parts["think"].last + 1]
+            when_called.append(float(np.mean([settled <= called for settled in part])))
+    seed = inputs.config.seed
+    return [
+        *(mean_row(agent, SEARCH, kind, f"settled_at_step_{CASE_STEP}", shares, seed, share=True) for kind, shares in at_step.items()),
+        mean_row(agent, SEARCH, "think", "settled_when_call_is_complete", when_called, seed, share=True),
+    ]

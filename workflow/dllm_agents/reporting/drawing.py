@@ -1,0 +1,171 @@
+"""What figures share: bars with their counts, points with their names, legends, and the words for what was not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dllm_agents.records import TableRow
+from dllm_agents.reporting import published, style
+from dllm_agents.reporting.cells import NOT_RUN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Offsets of a name from its point, in points, in order of preference.
+LABEL_PLACES = (
+    (6, 0),
+    (0, 9),
+    (0, -9),
+    (6, 9),
+    (6, -9),
+    (-6, 0),
+    (-6, 9),
+    (-6, -9),
+    *((dx, dy) for dy in (17, 25, 33, 41) for dx in (6, 0, -6)),
+)
+
+
+class Bar(NamedTuple):
+    """One bar: a rate in percent with its interval and what is written beside it; no value draws "not run". `model` is whose look it has
+    where that is not its label."""
+
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str
+    model: str = ""
+
+
+class Point(NamedTuple):
+    """One model in the plane of speed and performance; `published` points are pale."""
+
+    label: str
+    speed: float
+    value: float
+    low: float | None
+    high: float | None
+    published: bool
+
+
+def rate_bar(agent: str, row: TableRow) -> Bar:
+    if row.value is None or not row.n:
+        return Bar(agent, None, None, None, row.missing)
+    return Bar(agent, row.value, row.low, row.high, f"{round(row.value * row.n / 100)}/{row.n}")
+
+
+def count_bars(values: Iterable[published.Value]) -> list[Bar]:
+    """Published counts as shares."""
+    return [Bar(item.agent, 100 * float(item.value or 0) / (item.n or 1), None, None, f"{item.value:.0f}/{item.n}") for item in values]
+
+
+def bars(figure: Figure, groups: Sequence[tuple[str, list[Bar], list[Bar]]], label: str, looks: dict[str, style.Look]) -> None:
+    """One panel of horizontal bars per group: published models above, the run's agents below a rule. Every bar carries its count."""
+    axes = figure.subplots(1, len(groups), sharey=True)
+    top = 50 if max((bar.high or bar.value or 0 for _, known, ours in groups for bar in (*known, *ours)), default=100) <= 50 else 100
+    for axis, (title, known, ours) in zip(axes, groups, strict=True):
+        gap = 0.7 if known and ours else 0.0
+        places = [*range(len(known)), *(len(known) + gap + index for index in range(len(ours)))]
+        for place, bar in zip(places, [*known, *ours], strict=True):
+            _draw_bar(axis, place, bar, looks[bar.model or bar.label], quiet=all(other.value is None for other in ours))
+        if ours and all(bar.value is None for bar in ours):
+            middle = (places[len(known)] + places[-1]) / 2
+            axis.text(top / 2, middle, NOT_RUN, ha="center", va="center", fontsize=style.FONT, color="#666666", style="italic")
+        if gap:
+            axis.axhline(len(known) - 1 + (1 + gap) / 2, color="#444444", linewidth=0.8)
+        # Room for the count beside the longest bar.
+        axis.set(title=title, xlim=(0, 1.35 * top), ylim=(places[-1] + 0.7, -0.7), xticks=range(0, top + 1, 25))
+        axis.set_yticks(places, [bar.label for bar in (*known, *ours)])
+        axis.grid(visible=False, axis="y")
+    axes[len(axes) // 2].set_xlabel(label)
+    note = "published above,\nours below the rule"
+    axes[0].text(-0.02, 1.02, note, transform=axes[0].transAxes, ha="right", va="bottom", fontsize=style.FONT - 2, color="#666666")
+    used = {looks[bar.model or bar.label].paradigm for _, known, ours in groups for bar in (*known, *ours)}
+    legend(figure, [(text, paradigm, False) for paradigm, text in style.PARADIGM.items() if paradigm in used], markers=False)
+
+
+def _draw_bar(axis: Axes, place: float, bar: Bar, look: style.Look, *, quiet: bool) -> None:
+    """A bar with its interval and note; a bar without value is a note alone, or nothing where the whole panel says so (`quiet`)."""
+    if bar.value is None:
+        if not quiet:
+            axis.text(1.5, place, bar.note, va="center", fontsize=style.FONT - 2, color="#666666", style="italic")
+        return
+    axis.barh(place, bar.value, height=0.72, color=look.colour, hatch=look.hatch, edgecolor="#222222", linewidth=0.6)
+    end = bar.value
+    if bar.low is not None and bar.high is not None:
+        axis.plot([bar.low, bar.high], [place, place], color="#222222", linewidth=0.9)
+        end = max(end, bar.high)
+    axis.text(end + 2, place, bar.note, va="center", fontsize=style.FONT - 2)
+
+
+def legend(figure: Figure, entries: Sequence[tuple[str, str, bool]], *, markers: bool) -> None:
+    """What hatch or marker stands for; (text, paradigm, pale) each."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = []
+    for text, paradigm, pale in entries:
+        if markers:
+            face = "#DDDDDD" if pale else "#555555"
+            marker = style.MARKER[paradigm]
+            handles.append(
+                Line2D([], [], linestyle="", marker=marker, markersize=6, markerfacecolor=face, markeredgecolor="#111111", label=text)
+            )
+        else:
+            handles.append(Patch(facecolor="#DDDDDD", edgecolor="#222222", hatch=style.HATCH[paradigm], linewidth=0.6, label=text))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, handletextpad=0.5)
+
+
+def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -> None:
+    axis.set_xscale("log")
+    for point in points:
+        look = looks[point.label]
+        if point.low is not None and point.high is not None:
+            axis.plot([point.speed, point.speed], [point.low, point.high], color=look.colour, linewidth=1)
+        edge, width = ("#777777", 0.6) if point.published else ("#111111", 1.0)
+        axis.plot(
+            point.speed, point.value, look.marker, markersize=6, markerfacecolor=look.colour, markeredgecolor=edge, markeredgewidth=width
+        )
+    speeds = [point.speed for point in points]
+    axis.set(xlim=(min(speeds) / 2, max(speeds) * 4), ylim=(-7, 107), yticks=range(0, 101, 20))
+
+
+def label_points(axis: Axes, points: Sequence[Point]) -> None:
+    """Names beside the points, each at the first of a few places where it hides no point and no other name."""
+    taken = [axis.transData.transform((point.speed, point.value)) for point in points]
+    scale = axis.figure.dpi / 72
+    boxes = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in taken]
+    for point, (x, _) in zip(points, taken, strict=True):
+        if point.low is not None and point.high is not None:
+            ends = [axis.transData.transform((point.speed, end))[1] for end in (point.low, point.high)]
+            boxes.append((x - scale, ends[0], x + scale, ends[1]))
+    frame = axis.bbox
+    height = (style.FONT - 1) * scale
+    for point, (x, y) in sorted(zip(points, taken, strict=True), key=lambda pair: -pair[0].value):
+        width = 0.6 * height * len(point.label)
+        for dx, dy in LABEL_PLACES:
+            left = x + dx * scale - (width if dx < 0 else width / 2 if dx == 0 else 0)
+            middle = y + dy * scale
+            box = (left, middle - height / 2, left + width, middle + height / 2)
+            inside = frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1
+            if inside and not any(box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in boxes):
+                break
+        boxes.append(box)
+        side = "right" if dx < 0 else "center" if dx == 0 else "left"
+        far = abs(dy) > 9
+        axis.annotate(
+            point.label,
+            (point.speed, point.value),
+            xytext=(dx, dy),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=style.FONT - 1,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#888888", "shrinkB": 3} if far else None,
+        )
+
+
+def say_not_run(axis: Axes) -> None:
+    axis.text(0.5, 0.5, NOT_RUN, transform=axis.transAxes, ha="center", va="center", color="#666666", style="italic")
