@@ -60,3 +60,11 @@ def unnamed(name: str, kind: str, names: Iterable[str]) -> str:
 
 
 TABLES, FIGURES = read(CATALOGUE.read_text(encoding="utf-8"))
+
+
+def named(name: str) -> list[Entry]:
+    """The table and the figure of a name; most names are one of both. Raises StageError for an unknown one."""
+    entries = [entries[name] for entries in (TABLES, FIGURES) if name in entries]
+    if not entries:
+        raise StageError(unnamed(name, "table or figure", TABLES | FIGURES))
+    return entries

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dllm_agents import prompts
-from dllm_agents.catalogue import NEEDS
+from dllm_agents import catalogue, prompts
 from dllm_agents.config import EMBODIED, Config, Section
 from dllm_agents.config.roles import MODULES, WORKFLOWS
 from dllm_agents.decoding.settings import Decoding
@@ -157,7 +156,7 @@ def of_result(config: Config, name: str) -> Settings:
 
 def shown_benchmarks(config: Config, name: str) -> list[str]:
     """The benchmarks of the run that a table or figure shows."""
-    shown = {benchmark for _, group in NEEDS[name] for benchmark in benchmarks_of(config, group)}
+    shown = {benchmark for entry in catalogue.named(name) for group in entry.needs.values() for benchmark in benchmarks_of(config, group)}
     return [benchmark for benchmark in config.run.benchmarks if benchmark in shown]
 
 

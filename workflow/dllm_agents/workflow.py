@@ -321,7 +321,7 @@ class Plan:
     def reads(self, result: str) -> list[str]:
         """The files a table or figure is made from."""
         files: list[str] = []
-        for entry in _entries(result):
+        for entry in self._entries(result):
             for kind, group in entry.needs.items():
                 files += self._files(kind, self._benchmarks(group))
         return list(dict.fromkeys(files))
@@ -424,19 +424,17 @@ class Plan:
 
     def caption(self, result: str) -> str:
         """The caption of a table or figure: what it shows, on which tasks, and how these differ from the paper's."""
-        return caption(_entries(result)[0], self.config)
+        return caption(self._entries(result)[0], self.config)
+
+    def _entries(self, result: str) -> list[catalogue.Entry]:
+        try:
+            return catalogue.named(result)
+        except StageError as error:
+            raise SystemExit(f"dllm-agents: {error}") from None
 
     def code(self, result: str) -> str:
         """Hash of the module that makes a result, so that editing it reruns the results of that module alone."""
-        return " ".join(dict.fromkeys(_hash(REPORTING / f"{entry.module}.py") for entry in _entries(result)))
-
-
-def _entries(result: str) -> list[catalogue.Entry]:
-    """The table and the figure of a name; most names are one of both."""
-    entries = [entries[result] for entries in (catalogue.TABLES, catalogue.FIGURES) if result in entries]
-    if not entries:
-        raise SystemExit(f"dllm-agents: {catalogue.unnamed(result, 'table or figure', catalogue.TABLES | catalogue.FIGURES)}")
-    return entries
+        return " ".join(dict.fromkeys(_hash(REPORTING / f"{entry.module}.py") for entry in self._entries(result)))
 
 
 def _leave_the_future(folder: Path) -> None:
