@@ -233,7 +233,7 @@ def test_causal_mask_sees_the_past():
     assert found[0, 0].tolist() == torch.ones(3, 3).tril().bool().tolist()
 
 
-@pytest.mark.parametrize("kind", ["causal", "full", "block_causal"])
+@pytest.mark.parametrize("kind", ["causal", "full", "block_causal", "context_causal"])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_and_the_dense_mask_give_the_same_logits(kind, monkeypatch):
     """The whole way through the model; torch's flex_attention uncompiled, as it runs on a CPU."""
@@ -251,7 +251,7 @@ def test_flex_attention_and_the_dense_mask_give_the_same_logits(kind, monkeypatc
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex_attention has a backward pass on a GPU alone")
-@pytest.mark.parametrize("kind", ["causal", "full", "block_causal"])
+@pytest.mark.parametrize("kind", ["causal", "full", "block_causal", "context_causal"])
 def test_flex_attention_on_a_gpu_trains_as_the_dense_mask_does(kind):
     batch, found = packed_and_padded(kind).to(torch.device("cuda")), {}
     for form in ("sdpa", "flex_attention"):
@@ -264,13 +264,68 @@ def test_flex_attention_on_a_gpu_trains_as_the_dense_mask_does(kind):
     assert torch.allclose(found["sdpa"][1], found["flex_attention"][1], rtol=1e-2, atol=1e-4)
 
 
+def brute_force_context_causal(row):
+    """Who sees whom in [clean ; noisy copies], written out place by place."""
+    length = len(row.ids)
+    seen = torch.zeros(length, length, dtype=torch.bool)
+    for query in range(length):
+        for key in range(length):
+            if row.copy[key] == 0 and row.copy[query] == 0:
+                seen[query, key] = row.position[key] <= row.position[query]
+            elif row.copy[key] == 0:
+                seen[query, key] = row.block[key] < row.block[query]
+            else:
+                seen[query, key] = row.copy[key] == row.copy[query] and row.block[key] == row.block[query]
+    return seen
+
+
+@pytest.mark.parametrize("example", [REPLY, TURNS], ids=["reply", "turns"])
+@pytest.mark.parametrize("length", [2, 3, 8])
+def test_context_causal_attention_is_the_brute_force_one(example, length):
+    row = objectives.context_causal(example, MASK, END, length, generator(3))
+    batch = objectives.collate([row], "context_causal", PAD, multiple=8)
+    seen = masks.dense(batch.rule, batch.input_ids.shape, torch.device("cpu"))[0, 0]
+    used = len(row.ids)
+    assert torch.equal(seen[:used, :used], brute_force_context_causal(row))
+    assert not seen[:used, used:].any(), "padding is seen by nobody"
+
+
+def test_context_causal_loss_is_the_hand_sum():
+    """L_MDM of the masked tokens, a block's first token at the clean one before it, and half the next-token loss of the clean copy."""
+    example = Example.exchange([5, 6, 7], [8, 9, 10, 11, 12, END])
+    row = objectives.context_causal(example, MASK, END, 4, generator(1), "anchored", ar_weight=0.5)
+    batch = objectives.collate([row], "context_causal", PAD).normalised()
+    model = tiny_model()
+    all_logits = logits(model, batch)
+    log_probs = torch.log_softmax(all_logits, -1)
+    total, weights = 0.0, 0.0
+    reply = [8, 9, 10, 11, 12, END]
+    for at, token in enumerate(reply):
+        weight = 0.5 + (at % 4 == 0)  # blocks of 4 from the reply's start
+        total += weight * -log_probs[2 + at, token].item()
+        weights += weight
+    clean = len(example.ids) - 1
+    padded = [*reply, END, END]
+    for copy in (1, 2):
+        start = clean + (copy - 1) * 8
+        for at in range(8):
+            if at % 4 and row.ids[start + at] == MASK and row.targets[start + at - 1] != IGNORE:
+                total += -log_probs[start + at - 1, padded[at]].item()
+                weights += 1
+            if at % 4 == 0:
+                assert row.ids[start + at] == padded[at], "a block's first token is decided before the block"
+    assert (row.ids[clean + 8 :] == MASK).sum() == 6, "the second copy is fully masked but for the first token of each block"
+    assert batch.loss(model).item() == pytest.approx(total / weights, rel=1e-5)
+
+
 def packed_and_padded(kind):
     examples = [REPLY, TURNS, REPLY, Example.exchange([7], [8, END])]
-    if kind == "block_causal":
-        rows = [objectives.block_diffusion(example, MASK, END, 4, generator(1)) for example in examples]
+    row_of = {"block_causal": objectives.block_diffusion, "context_causal": objectives.context_causal}.get(kind)
+    if row_of is not None:
+        rows = [row_of(example, MASK, END, 4, generator(1)) for example in examples]
     else:
         rows = [objectives.next_token(example) for example in examples]
-    batch = objectives.collate(rows, kind, PAD, packed_length=48 if kind == "block_causal" else 20)
+    batch = objectives.collate(rows, kind, PAD, packed_length=20 if row_of is None else 48)
     assert len(batch.input_ids) < len(rows) and (batch.segment < 0).any()
     return batch
 

@@ -4,15 +4,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dllm_agents.config import Config, Training
 from dllm_agents.errors import StageError
+from dllm_agents.models import adapters
 from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory, write_jsonl
 from dllm_agents.training import data
 from dllm_agents.training.stage import train
 
 SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "validation_share": 0.1}
-OBJECTIVES = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
+OBJECTIVES = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal", "context_causal": "context_causal"}
 
 
 def configuration(**training):
@@ -61,8 +63,8 @@ def test_a_checkpoint_is_complete_matched_and_repeatable(objective, accepted, tm
     assert config["dllm"] == {
         "attention": OBJECTIVES[objective],
         "mask_token_id": tokenizer.mask_token_id,
-        "logit_shift": False,
-        "block_length": 8 if objective == "block_diffusion" else None,
+        "logit_shift": objective == "context_causal",
+        "block_length": 8 if objective in ("block_diffusion", "context_causal") else None,
     }
     assert json.loads((tmp_path / "a/generation_config.json").read_text())["eos_token_id"] == tokenizer.eos_token_id
     assert LlamaForCausalLM.from_pretrained(tmp_path / "a").config.vocab_size == len(tokenizer)
@@ -157,7 +159,7 @@ def test_adapters_are_trained_and_merged(accepted, tmp_path):
     from safetensors.torch import load_file
 
     train(configuration(), "ar", "babyai", accepted, tmp_path / "base")
-    lora = {"rank": 2, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1}
+    lora = {"rank": 2, "target_modules": ["q_proj", "v_proj"]}
     config = configuration(base=str(tmp_path / "base"), lora=lora, muon_learning_rate=None)
     train(config, "ar", "babyai", accepted, tmp_path / "merged")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
@@ -170,6 +172,59 @@ def test_adapters_are_trained_and_merged(accepted, tmp_path):
     with pytest.raises(StageError, match=r"lora.target_modules: nothing: no such layer"):
         wrong = configuration(base=str(tmp_path / "base"), lora={"target_modules": ["nothing"]})
         train(wrong, "ar", "babyai", accepted, tmp_path / "m")
+
+
+def test_adapters_are_kept_apart_and_merged_when_loaded(accepted, tmp_path):
+    """What is loaded from adapters and their base is the model that was trained, but for the adapters' bf16."""
+    from safetensors.torch import load_file
+
+    from dllm_agents import models
+
+    train(configuration(), "ar", "babyai", accepted, tmp_path / "base")
+    words = {"base": str(tmp_path / "base"), "muon_learning_rate": None, "learning_rate": 0.01}
+    for name in ("merged", "adapter"):
+        config = configuration(**words, lora={"rank": 2, "save": name})
+        train(config, "context_causal", "babyai", accepted, tmp_path / name)
+    assert not (tmp_path / "adapter/tokenizer.json").exists() and not (tmp_path / "adapter/model.safetensors").exists()
+    merged, loaded = models.load(tmp_path / "merged"), models.load(tmp_path / "adapter")
+    assert (loaded.attention, loaded.block_length, loaded.mask_id) == (merged.attention, merged.block_length, merged.mask_id)
+    weights = dict(merged.network.named_parameters())
+    for name, weight in loaded.network.named_parameters():
+        assert torch.allclose(weight, weights[name], atol=2e-3), name
+    before = load_file(tmp_path / "base/model.safetensors")
+    moved = loaded.network.model.embed_tokens.weight - before["model.embed_tokens.weight"]
+    assert moved.abs().sum(1).nonzero().flatten().tolist() == [merged.mask_id], "of the embeddings only the mask token's is trained"
+    assert loaded.tokenizer.get_vocab() == merged.tokenizer.get_vocab()
+
+    changed = {name: weight + (name == "model.norm.weight") for name, weight in before.items()}
+    save_file(changed, tmp_path / "base/model.safetensors", {"format": "pt"})
+    adapters.weights_sha256.cache_clear()
+    with pytest.raises(StageError, match="these adapters are for weights .*; install that base"):
+        models.load(tmp_path / "adapter")
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    with pytest.raises(StageError, match="adapter_config.json: lacks base"):
+        models.load(tmp_path / "adapter")
+
+
+def test_a_mixture_is_trained_on_together(accepted, tmp_path):
+    other = tmp_path / "other.jsonl"
+    task = {"benchmark": "scienceworld", "category": "find-plant"}
+    records = [trajectory(number) for number in range(40, 80)]
+    write_jsonl(other, [record.model_copy(update={"task": record.task.model_copy(update=task)}) for record in records])
+    config = configuration(mixture=["babyai", "scienceworld"])
+    config.benchmarks.scienceworld.training.supervised_tokens = 300
+    report = train(config, "ar", "mixture", [accepted, other], tmp_path / "m")
+    assert report.supervised_tokens == 700 and report.benchmark == "mixture"
+    assert report.examples > train(configuration(), "ar", "babyai", accepted, tmp_path / "alone").examples
+    with pytest.raises(StageError, match="training.mixture: is babyai, scienceworld; pass --benchmark mixture and 2 files"):
+        train(config, "ar", "babyai", accepted, tmp_path / "m")
+
+
+def test_training_ends_in_time_with_its_schedule(accepted, tmp_path):
+    config = configuration(max_seconds=2.0, data_workers=2)
+    config.benchmarks.babyai.training.supervised_tokens = 10_000_000
+    report = train(config, "ar", "babyai", accepted, tmp_path / "m")
+    assert 0 < report.supervised_tokens < 10_000_000 and (tmp_path / "m/model.safetensors").is_file()
 
 
 def test_the_model_card_says_what_it_was_made_of(accepted, tmp_path):

@@ -297,9 +297,11 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(train, "train a backbone on accepted trajectories, or on pairs")
     sub.add_argument("--backbone", required=True)
-    sub.add_argument("--benchmark", required=True)
+    sub.add_argument("--benchmark", required=True, help="what the trajectories are of; `mixture` where they are of several")
     source = sub.add_mutually_exclusive_group(required=True)
-    source.add_argument("--trajectories", type=Path, metavar="FILE")
+    source.add_argument(
+        "--trajectories", type=Path, nargs="+", metavar="FILE", help="accepted ones; of each benchmark of a mixture, in order"
+    )
     source.add_argument("--pairs", type=Path, metavar="FILE", help="pairs to learn preferences from (vrpo, agentic_vrpo, just_grpo)")
     sub.add_argument("--base", type=Path, metavar="DIR", help="the checkpoint of the backbone that training.base names")
     sub.add_argument("--tensorboard", type=Path, metavar="DIR", help="where scalars for TensorBoard go")

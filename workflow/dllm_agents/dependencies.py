@@ -70,18 +70,25 @@ def of_pairs(config: Config, backbone: str, benchmarks: Iterable[str]) -> Settin
 
 def of_checkpoint(config: Config, backbone: str, benchmark: str) -> Settings:
     """Trained weights, beside trajectories or pairs and a base trained here."""
-    entry, options = config.backbones[backbone], config.benchmark_options(benchmark)
+    entry = config.backbones[backbone]
     assert entry.training is not None
-    settings = entry.training.settings() | {
-        "budget": options.training.settings(),
-        "max_steps": options.max_steps,
-        "prompt": _prompt(config, backbone, benchmark, team=config.plays_in_teams(benchmark)),
-        "run_seed": config.seed,
-        "dtype": entry.dtype,
-    }
+    settings = entry.training.settings() | {"run_seed": config.seed, "dtype": entry.dtype}
     if entry.training.launch is not None:  # a step takes as many batches as there are processes
         settings["processes"] = entry.training.nodes * max(1, entry.training_gpus)
-    return settings | ({"team": True} if config.plays_in_teams(benchmark) else {})
+    if entry.training.mixture:
+        return settings | {"taught": {name: _taught(config, backbone, name) for name in entry.training.mixture}}
+    return settings | _taught(config, backbone, benchmark)
+
+
+def _taught(config: Config, backbone: str, benchmark: str) -> Settings:
+    """What a benchmark's part of a training depends on."""
+    options, team = config.benchmark_options(benchmark), config.plays_in_teams(benchmark)
+    settings = {
+        "budget": options.training.settings(),
+        "max_steps": options.max_steps,
+        "prompt": _prompt(config, backbone, benchmark, team=team),
+    }
+    return settings | ({"team": True} if team else {})
 
 
 def of_probe(config: Config, backbone: str) -> Settings:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 PROMPTS = DATA / "prompts"
+ADAPTERS = DATA / "adapters"
 CATALOGUE = DATA / "catalogue.yaml"
 CLAIMS = DATA / "claims.yaml"
 MANUSCRIPT = DATA / "paper" / "paper.typ"
@@ -118,3 +119,9 @@ class Results:
 
     def tensorboard(self, backbone: str, benchmark: str) -> Path:
         return self.root / "logs" / "tensorboard" / f"{backbone}.{benchmark}"
+
+
+def adapter_folder(name: str) -> Path:
+    """The folder of adapters given by the name that they have in this package, or by path."""
+    packaged = ADAPTERS / name
+    return packaged if packaged.is_dir() else Path(name).expanduser()

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from dllm_agents.benchmarks import bfcl_answers, bfcl_data
+from dllm_agents.benchmarks import bfcl_answers, bfcl_data, bfcl_generated
 from dllm_agents.benchmarks.base import Benchmark, Split, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
@@ -20,7 +20,7 @@ from dllm_agents.records import Task
 
 class BFCL(Benchmark):
     """`options` is `config.BFCLOptions`. `task.data`: id, language, question (text), messages (as published), functions;
-    of multi-turn tasks also turns (messages of every turn) and held_back (turn -> functions offered only then)."""
+    of multi-turn tasks also turns (messages of every turn) and held_back (turn -> functions offered only then); of generated ones truth."""
 
     name = "bfcl"
 
@@ -44,7 +44,30 @@ class BFCL(Benchmark):
         }
         if self.options.train_tasks and not any(chosen.values()):
             raise StageError("benchmarks.bfcl: no entry is left to train on; lower per_category, add categories or set train_tasks: 0")
-        return self._spread(chosen, self.options.train_tasks, split)
+        return self._spread(chosen, self.options.train_tasks, split) + self._generated(self.options.generated_calls)
+
+    def _generated(self, count: int) -> list[Task]:
+        if not count:
+            return []
+        found = bfcl_generated.entries(count, self.seed, bfcl_data.function_names())
+        return [
+            Task(
+                id=f"{self.name}/{category}/{number}",
+                benchmark=self.name,
+                split="train",
+                category=category,
+                seed=self.seed,
+                version=self.version,
+                goal=entry["question"],
+                data={
+                    "id": f"{category}_{number}",
+                    "language": bfcl_data.language(category),
+                    "messages": [{"role": "user", "content": entry["question"]}],
+                    **entry,
+                },
+            )
+            for number, (category, entry) in enumerate(found)
+        ]
 
     def _spread(self, chosen: dict[str, list[int]], limit: int | None, split: Split) -> list[Task]:
         """At most `limit` entries, taken from the categories in turn in an order drawn by seed; in category and file order."""
@@ -90,7 +113,7 @@ class BFCL(Benchmark):
 
     def judge_many(self, answers: Sequence[tuple[Task, str]]) -> list[Verdict]:
         """The official verdicts on single-turn answers, in order; over 1,000 a second."""
-        return self.checker.judge_many([(task.category, self._entry_id(task), completion) for task, completion in answers])
+        return self.checker.judge_many([(task.category, *self._truth(task), completion) for task, completion in answers])
 
     def environment(self, task: Task) -> Conversation:
         """A multi-turn task, played in the isolated simulators. Raises TypeError for a single-turn task."""
@@ -114,8 +137,12 @@ class BFCL(Benchmark):
             return bfcl_answers.REFUSAL
         if bfcl_data.is_relevance(task.category):
             return bfcl_answers.random_call(task.data["functions"][:1], task.data["language"], random.Random(0))
-        truth = bfcl_data.answers(task.category)[self._entry_id(task)]
+        truth = task.data["truth"] if "truth" in task.data else bfcl_data.answers(task.category)[self._entry_id(task)]
         return bfcl_answers.reference(truth, task.data["functions"], task.data["language"])
+
+    def _truth(self, task: Task) -> tuple[Any, ...]:
+        """What a task is judged by: its entry in BFCL's files, or what a generated one carries."""
+        return (task.data["functions"], task.data["truth"]) if "truth" in task.data else (self._entry_id(task),)
 
     def _entry_id(self, task: Task) -> str:
         self._check_version(task)

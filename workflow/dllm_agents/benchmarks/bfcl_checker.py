@@ -20,9 +20,10 @@ class Checker:
     def __init__(self, scratch: str | Path | None = None) -> None:
         self.worker = Worker("dllm_agents.benchmarks.bfcl_worker", scratch)
 
-    def judge_many(self, answers: Sequence[tuple[str, str, str]]) -> list[Verdict]:
-        """Verdicts on (category, entry id, completion), in order. A hostile answer is invalid with an `isolation:` error type."""
-        replies = self.worker.call_many([["judge", *answer] for answer in answers])
+    def judge_many(self, answers: Sequence[tuple[Any, ...]]) -> list[Verdict]:
+        """Verdicts on (category, entry id, completion) or, of generated tasks, (category, functions, truth, completion), in order.
+        A hostile answer is invalid with an `isolation:` error type."""
+        replies = self.worker.call_many([["judge" if len(answer) == 3 else "judge_generated", *answer] for answer in answers])
         return [_verdict(reply) for reply in replies]
 
     def messages(self, functions: list[dict[str, Any]], question: list[dict[str, str]], category: str) -> list[dict[str, str]]:

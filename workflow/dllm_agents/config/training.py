@@ -29,11 +29,14 @@ PREFERENCE = ("vrpo", "agentic_vrpo", "just_grpo")
 
 
 class Lora(Section):
-    """Low-rank adapters in place of full fine-tuning; merged into the weights that are saved."""
+    """Low-rank adapters in place of full fine-tuning."""
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    save: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="what the checkpoint directory holds: whole weights, or the adapters alone",
+    )
     target_modules: list[str] = Field(
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], description="layers that get an adapter"
     )
@@ -42,7 +45,7 @@ class Lora(Section):
 class Training(Section):
     """How a tiny or small backbone is trained on the accepted trajectories."""
 
-    objective: Literal["ar", "full_diffusion", "block_diffusion", "vrpo", "agentic_vrpo", "just_grpo"] = Field(
+    objective: Literal["ar", "full_diffusion", "block_diffusion", "context_causal", "vrpo", "agentic_vrpo", "just_grpo"] = Field(
         description="supervised fine-tuning of a paradigm; or preference optimisation of the `base` on pairs of its own rollouts, with "
         "tool responses masked where a decoder does not have them yet (agentic_vrpo) or left visible (vrpo), or by the policy gradient of "
         "groups of two rollouts in left-to-right order (just_grpo)"
@@ -53,7 +56,16 @@ class Training(Section):
     hidden_size: int = Field(default=128, ge=8)
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
+    mixture: list[str] = Field(
+        default=[], description="benchmarks on whose trajectories together one checkpoint is trained; empty trains one for each benchmark"
+    )
+    mask_token: str | None = Field(
+        default=None, description="token of the base that stands for a mask; null takes the base's own, or adds one to the vocabulary"
+    )
     block_length: int = Field(default=8, ge=1, description="tokens per block (block diffusion)")
+    ar_weight: float = Field(
+        default=0.5, ge=0, description="weight of the next-token loss on the clean copy beside the diffusion loss (context_causal)"
+    )
     noise: Literal["anchored", "independent", "middle", "complementary", "end_masked", "fixed_count"] = Field(
         default="anchored",
         description="how copies are noised: one at t ~ U(0, 1) beside one fully masked, unweighted; LLaDA's 1/t; "
@@ -75,13 +87,17 @@ class Training(Section):
     packed_length: int | None = Field(default=None, ge=16, description="pack examples into rows of this length, unseen by one another")
     learning_rate: float = Field(default=5e-3, gt=0)
     muon_learning_rate: float | None = Field(default=0.02, description="rate for matrices with Muon; null uses AdamW throughout")
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="wall time after which training ends, its schedule with it, though tokens of the budget are left"
+    )
+    data_workers: int = Field(default=0, ge=0, description="processes that make batches ahead of a GPU; 0 makes them between steps")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the budget over which the rates rise")
     clip: float = Field(default=1.0, gt=0)
     validation_share: float = Field(default=0.02, ge=0, lt=1)
     budget_factor: float = Field(default=1.0, gt=0, description="times the benchmark's supervised tokens, to match compute not tokens")
     accumulate: int = Field(default=1, ge=1, description="batches per optimiser step and process")
     keep: Literal["last", "best"] = Field(default="last", description="weights to save: the last, or those of the lowest validation loss")
-    lora: Lora | None = Field(default=None, description="train low-rank adapters (peft); null trains every weight")
+    lora: Lora | None = Field(default=None, description="train low-rank adapters; null trains every weight")
     launch: Literal["ddp", "fsdp2"] | None = Field(
         default=None, description="how processes share a training (config/accelerate/<name>.yaml); null for one process"
     )
@@ -100,6 +116,10 @@ class Training(Section):
     def _preference_has_a_base(self) -> Training:
         if self.packed_length is not None and self.objective == "block_diffusion" and self.packed_length % self.block_length:
             raise ValueError(f"block_length {self.block_length} does not divide packed_length {self.packed_length}")
+        if self.objective == "context_causal" and self.block_length < 2:
+            raise ValueError("context_causal needs a block_length of 2 or more: the pass before a block decides its first token")
+        if self.mixture and (self.objective in PREFERENCE or self.layout == "trajectory"):
+            raise ValueError("mixture needs layout exchange and a supervised objective")
         if self.call_weight != 1 and (self.layout == "trajectory" or self.objective in PREFERENCE):
             raise ValueError("call_weight needs layout exchange and a supervised objective")
         if self.objective in PREFERENCE:

@@ -84,7 +84,7 @@ def _check_fields(name: str, strategy: Strategy, decoding: Decoding) -> None:
 def _block_length(strategy: Strategy, decoding: Decoding, model: Model) -> int | None:
     if strategy.block_length is None:
         return None
-    own = model.block_length if strategy.aligned else None
+    own = model.block_length if strategy.grows else None
     length = decoding.block_length or own or strategy.block_length
     return length if strategy.grows else min(length, decoding.max_new_tokens)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dllm_agents.models.loading import Model, load
+    from dllm_agents.models.loading import Model, load, load_model
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "load", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

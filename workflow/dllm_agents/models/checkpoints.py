@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dllm_agents.config import Backbone
 from dllm_agents.errors import StageError
+from dllm_agents.layout import adapter_folder
 from dllm_agents.models.families import SMOLLM2, is_hub_name
 
-if TYPE_CHECKING:
-    from dllm_agents.models import Model
-
+ADAPTER_CONFIG = "adapter_config.json"
 NOT_RUN = "not_run.json"  # stands in a model directory in place of weights: why there are none
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -20,12 +18,15 @@ HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:
     """The checkpoint directory of a backbone. Hub checkpoints are fetched (safetensors and tokenizer only, never code or pickles).
 
-    Raises StageError when the directory holds no weights, or when a hub checkpoint can be neither found nor fetched.
+    Raises StageError when the directory holds no weights, when a hub checkpoint can be neither found nor fetched, or when the backbone's
+    adapter is one of another model.
     """
     if trained_dir is not None:
         return checked_directory(trained_dir)
     if backbone.model is None:
         raise StageError("this backbone is trained by the run: pass its checkpoint with --model DIR")
+    if backbone.adapter is not None:
+        return _adapter(backbone.adapter, backbone.model)
     if backbone.model == SMOLLM2:
         from dllm_agents.models.smollm2 import smollm2_checkpoint
 
@@ -34,6 +35,16 @@ def resolve_model(backbone: Backbone, trained_dir: Path | None = None) -> Path:
     if path.exists() or not is_hub_name(backbone.model):
         return checked_directory(path)
     return from_hub(backbone.model, backbone.revision)
+
+
+def _adapter(name: str, model: str) -> Path:
+    """The directory of a model's adapters."""
+    path = checked_directory(adapter_folder(name))
+    config = path / ADAPTER_CONFIG
+    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.is_file() else None
+    if base != model:
+        raise StageError(f"adapter {name}: is for {base or 'no base'}, not for {model}; give the adapter of that model")
+    return path
 
 
 def not_run(directory: Path) -> str | None:
@@ -67,15 +78,6 @@ def from_hub(name: str, revision: str | None) -> Path:
         raise StageError(f"{name}: {where}; correct the path, or fetch it where there is a network") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise StageError(f"{name}: cannot be fetched from the hub ({' '.join(str(error).split())[:200]})") from None
-
-
-def load_model(directory: Path, dtype: str) -> Model:
-    """The checkpoint in `directory`, on the first GPU where there is one. Raises StageError as `dllm_agents.models.load` does."""
-    import torch
-
-    from dllm_agents.models import load
-
-    return load(directory, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def knows_thinking(directory: Path) -> bool:

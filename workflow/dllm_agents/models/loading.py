@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dllm_agents.errors import StageError
+from dllm_agents.models.adapters import Adapter
 from dllm_agents.models.attention import IMPLEMENTATION
+from dllm_agents.models.checkpoints import ADAPTER_CONFIG
 from dllm_agents.models.families import Attention, Family, family_of, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
@@ -50,6 +52,7 @@ class Model:
 
     network: nn.Module = field(repr=False)
     directory: Path
+    """Of weights and tokenizer; for adapters their base's."""
     attention: Attention
     strategy: str
     mask_id: int | None
@@ -97,13 +100,17 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
         config = _network_config(family, raw)
     except StageError as error:
         raise StageError(f"{directory / 'config.json'}: {error}") from None
-    names = _weight_names(directory, family)
-    network = _build(directory, family, config, names)
-    _fill(directory, network, names, _dtype(dtype, raw), torch.device(device or "cpu"))
+    adapter = Adapter(directory) if (directory / ADAPTER_CONFIG).is_file() else None
+    weights = directory if adapter is None else adapter.base
+    names = _weight_names(weights, family)
+    network = _build(weights, family, config, names)
+    _fill(weights, network, names, _dtype(dtype, raw), torch.device(device or "cpu"))
     mask_id, stop_ids = _special_ids(directory, family, raw, config.vocab_size)
+    if adapter is not None:
+        adapter.merge(network, mask_id)
     return Model(
         network=network,
-        directory=directory,
+        directory=weights,
         attention=family.attention,
         strategy=family.strategy,
         mask_id=mask_id,
@@ -113,6 +120,11 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
         context_length=int(config.max_position_embeddings),
         config=raw,
     )
+
+
+def load_model(directory: Path, dtype: str) -> Model:
+    """The checkpoint in `directory`, on the first GPU where there is one. Raises StageError as `load` does."""
+    return load(directory, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _dtype(asked: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:
@@ -153,8 +165,8 @@ def _network_config(family: Family, raw: dict[str, Any]) -> Any:
 
 
 def _block_length(family: Family, raw: dict[str, Any]) -> int | None:
-    """Tokens per block of block-causal attention: SDAR names it block_size, Fast-dLLM v2 bd_size."""
-    if family.attention != "block_causal":
+    """Tokens per block: SDAR names it block_size, Fast-dLLM v2 bd_size."""
+    if family.attention not in ("block_causal", "context_causal"):
         return None
     key = next((key for key in ("block_size", "bd_size") if key in raw), "dllm.block_length")
     value = raw.get(key, family.block_length)

@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import numpy
 
+from dllm_agents import models
 from dllm_agents.client.client import BadReply, Client, Completion, Endpoint, RequestRefused, ServerFault
 from dllm_agents.config import Backbone, Config
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
-from dllm_agents.models.checkpoints import load_model, not_run, resolve_model
+from dllm_agents.models.checkpoints import not_run, resolve_model
 from dllm_agents.provenance import hardware, versions
 from dllm_agents.records import Probe
 from dllm_agents.serving.launch import running_server
@@ -86,7 +87,7 @@ def _reference(backbone: Backbone, model_dir: Path | None, record: Probe) -> lis
     from dllm_agents.serving.templates import chat_prompt
 
     try:
-        model = load_model(directory, backbone.dtype)
+        model = models.load_model(directory, backbone.dtype)
     except StageError:
         if backbone.engine == "native":
             raise

@@ -9,9 +9,10 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from dllm_agents import models
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
-from dllm_agents.models.checkpoints import checked_directory, load_model, resolve_model
+from dllm_agents.models.checkpoints import checked_directory, resolve_model
 
 KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
 GRACE_SECONDS = 1
@@ -33,7 +34,7 @@ def serve(config: Config | None, backbone: str | None, model: str | Path | None,
     from dllm_agents.serving.app import create_app
     from dllm_agents.serving.engine import Engine
 
-    loaded = load_model(directory, settings.dtype)
+    loaded = models.load_model(directory, settings.dtype)
     context = min(settings.context, loaded.context_length)
     app = create_app(Engine(loaded), loaded.tokenizer, name, settings.decoding, context, os.environ.get(KEY_VARIABLE) or None)
 

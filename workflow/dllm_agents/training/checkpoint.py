@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -12,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dllm_agents.config import Lora
 from dllm_agents.errors import StageError
-from dllm_agents.models.checkpoints import NOT_RUN
+from dllm_agents.models.adapters import ADAPTER_WEIGHTS, PREFIX, weights_sha256
+from dllm_agents.models.checkpoints import ADAPTER_CONFIG, NOT_RUN
 from dllm_agents.records import TrainingReport, write_json
 from dllm_agents.training.objectives import Attention
 
@@ -22,24 +25,13 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
-def save(
-    output: Path,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    attention: Attention,
-    block_length: int | None,
-    logit_shift: bool,
-    report: TrainingReport,
-    licence: str = "",
-    weights: dict[str, Tensor] | None = None,
+def describe(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, attention: Attention, block_length: int | None, logit_shift: bool
 ) -> None:
-    """Write weights (those given in place of the model's own), configuration, tokenizer, generation settings, report, curves and a model
-    card, which names the base's `licence`. `config.json` gains the object `dllm`, which
-    tells `models.load` what transformers has no word for: attention, mask token, whether logits are shifted, block length."""
+    """Give a model's configuration the object `dllm`, which tells `models.load` what transformers has no word for: attention, mask token,
+    whether logits are shifted, block length."""
     from transformers import GenerationConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     model.config.dllm = {
         "attention": attention,
         "mask_token_id": tokenizer.mask_token_id,
@@ -49,12 +41,60 @@ def save(
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, do_sample=False
     )
+
+
+def save(
+    output: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    report: TrainingReport,
+    licence: str = "",
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write weights (those given in place of the model's own), configuration, tokenizer, generation settings, report, curves and a model
+    card, which names the base's `licence`."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     with directory_aside(output) as folder:
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder, save_jinja_files=False)
-        write_json(folder / "training.json", report)
-        _write_curve(folder / "loss.csv", report)
-        (folder / "README.md").write_text(card(report, licence), encoding="utf-8")
+        _document(folder, report, licence)
+
+
+def save_adapter(
+    output: Path,
+    model: LlamaForCausalLM,
+    adapters: dict[str, Tensor],
+    settings: Lora,
+    base: str,
+    directory: Path,
+    report: TrainingReport,
+    licence: str = "",
+) -> None:
+    """Write adapters in bf16 in PEFT's layout, and everything else but weights and tokenizer, which are those of `base`. They are kept in
+    `directory`, by whose weights the adapters' checksum is made."""
+    import torch
+    from safetensors.torch import save_file
+
+    if model.config.vocab_size != int(json.loads((directory / "config.json").read_text())["vocab_size"]):
+        raise StageError("training.lora.save: adapter: the mask token is new to the base; name one of its own as training.mask_token")
+    with directory_aside(output) as folder:
+        prefixed = {PREFIX + name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in adapters.items()}
+        save_file(prefixed, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+        rule = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": settings.target_modules}
+        names = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "base_sha256": weights_sha256(directory)}
+        write_json(folder / ADAPTER_CONFIG, names | rule)
+        model.config.save_pretrained(folder)
+        assert model.generation_config is not None
+        model.generation_config.save_pretrained(folder)
+        _document(folder, report, licence)
+
+
+def _document(folder: Path, report: TrainingReport, licence: str) -> None:
+    write_json(folder / "training.json", report)
+    _write_curve(folder / "loss.csv", report)
+    (folder / "README.md").write_text(card(report, licence), encoding="utf-8")
 
 
 def card(report: TrainingReport, licence: str) -> str:

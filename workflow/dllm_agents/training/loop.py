@@ -11,17 +11,19 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from dllm_agents.errors import StageError
 from dllm_agents.training.checkpoint import directory_aside
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 LINE_EVERY = 20.0
 CURVE_POINTS = 50
 SAVE_EVERY = 50  # steps between saved states
+LOOK_EVERY = 20  # steps between two looks at the loss where each would make a GPU wait
+WAITING_BATCHES = 4  # that each process which makes batches keeps ready
 STATE_FILE = "state.safetensors"
 Scalars = Callable[[int, dict[str, float]], None]
 
@@ -72,91 +76,172 @@ class Scorer(nn.Module):
         return batch.loss(self.model)
 
 
-def fit(
-    model: LlamaForCausalLM,
-    batch_at: Callable[[int], Batch],
-    budget: int,
-    *,
-    learning_rate: float,
-    muon_learning_rate: float | None,
-    warmup: float,
-    clip: float,
-    accumulate: int = 1,
-    precision: Literal["no", "bf16"] = "no",
-    checks: Sequence[Batch] = (),
-    keep: Literal["last", "best"] = "last",
-    state: Path | None = None,
-    fingerprint: str = "",
-    scalars: Scalars | None = None,
-    describe: Callable[[int], str] | None = None,
-    label: str = "training",
-) -> Run:
-    """Train `model` in place until exactly `budget` supervised tokens have carried loss.
+@dataclass
+class Loop:
+    """What `fit` is told, and what it keeps while it goes.
 
-    `batch_at(i)` is the i-th batch, the same whenever it is asked for. `checks` are the batches of the validation loss; with `keep` best
-    the weights of its lowest value are left in the model. A `state` left by a run of the same `fingerprint` is continued; the folder is
-    removed at the end. `scalars` is told what a curve is drawn from, `describe` names what a batch holds. Raises StageError naming the
-    step and the batch of a loss that is not finite; the last good weights stay in `state`.
+    `batch_at(i)` is the i-th batch, the same whenever it is asked for; `workers` processes make them ahead. `checks` are the batches of
+    the validation loss; with `keep` best the weights of its lowest value are left in the model. A `state` left by a run of the same
+    `fingerprint` is continued; the folder is removed at the end. `scalars` is told what a curve is drawn from, `describe` names what a
+    batch holds.
     """
-    from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision=precision)
-    scorer, *optimisers = accelerator.prepare(Scorer(model), *make_optimisers(model, learning_rate, muon_learning_rate))
-    rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
-    run, best = Run(), dict[str, Tensor]()
-    sharded = accelerator.distributed_type == "FSDP"
-    if sharded:
-        state = None  # no process has the whole of it; a sharded training begins again
-    if state is not None:
-        run = _resume(state, fingerprint, model, optimisers, best) or run
-    start = time.monotonic() - run.seconds
-    share = accumulate * accelerator.num_processes
-    model.train()
-    with Display(label, budget, accelerator.is_main_process) as display:
-        while run.supervised_tokens < budget:
-            numbers = range(run.steps * share, (run.steps + 1) * share)
-            asked = time.monotonic()
-            batches = [batch_at(number) for number in numbers]
-            run.data_seconds += time.monotonic() - asked
-            counts = _keep(batches, budget - run.supervised_tokens)
-            value = _backward(accelerator, scorer, batches)
-            if not math.isfinite(value):
-                if state is not None and accelerator.is_main_process and all(item.isfinite().all() for item in model.parameters()):
-                    _save(state, fingerprint, model, optimisers, run, best)
-                _refuse(value, run.steps, label, numbers, describe, state)
-            norm = accelerator.clip_grad_norm_(model.parameters(), clip)
-            fraction = rate_fraction(run.supervised_tokens / budget, warmup)
-            for optimiser, rate in zip(optimisers, rates, strict=True):
-                optimiser.param_groups[0]["lr"] = rate * fraction
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            before = run.supervised_tokens
-            run.steps += 1
-            run.supervised_tokens += counts
-            run.input_tokens += sum(batch.input_ids.numel() for batch in batches)
-            run.recent.append(value)
-            if run.supervised_tokens * CURVE_POINTS // budget > before * CURVE_POINTS // budget:
-                run.loss_curve.append((run.steps, round(sum(run.recent) / len(run.recent), 6)))
-                run.recent.clear()
-                if checks and (run.supervised_tokens >= budget or len(run.loss_curve) % (CURVE_POINTS // 5) == 0):
-                    lowest = min((loss for _, loss in run.validation_curve), default=math.inf)
-                    run.validation_curve.append((run.steps, round(mean_loss(scorer, checks, accelerator.device), 6)))
-                    if keep == "best" and run.validation_curve[-1][1] < lowest:
-                        best.update({name: parameter.detach().clone() for name, parameter in _trained(model)})
-            run.seconds = time.monotonic() - start
-            if state is not None and run.steps % SAVE_EVERY == 0 and accelerator.is_main_process:
-                _save(state, fingerprint, model, optimisers, run, best)
-            if scalars is not None and accelerator.is_main_process:
-                scalars(run.steps, _scalars(run, value, float(norm or 0.0), rates[0] * fraction))
-            display.update(run)
-    model.eval()
-    _put(model, best)
-    if sharded:
-        whole = accelerator.get_state_dict(scorer)
-        run.weights = {name.removeprefix("model."): value for name, value in whole.items()} if accelerator.is_main_process else None
-    if state is not None and accelerator.is_main_process:
-        shutil.rmtree(state, ignore_errors=True)
-    return run
+    model: LlamaForCausalLM
+    batch_at: Callable[[int], Batch]
+    budget: int
+    _: KW_ONLY
+    learning_rate: float
+    muon_learning_rate: float | None
+    warmup: float
+    clip: float
+    accumulate: int = 1
+    precision: Literal["no", "bf16"] = "no"
+    max_seconds: float | None = None
+    workers: int = 0
+    checks: Sequence[Batch] = ()
+    keep: Literal["last", "best"] = "last"
+    state: Path | None = None
+    fingerprint: str = ""
+    scalars: Scalars | None = None
+    describe: Callable[[int], str] | None = None
+    label: str = "training"
+    run: Run = field(default_factory=Run)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[Tensor] = field(default_factory=list)
+    """Of the steps since the last look at them."""
+
+    def __post_init__(self) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(mixed_precision=self.precision)
+        optimisers = make_optimisers(self.model, self.learning_rate, self.muon_learning_rate)
+        self.scorer, *self.optimisers = self.accelerator.prepare(Scorer(self.model), *optimisers)
+        self.rates = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
+        self.sharded = self.accelerator.distributed_type == "FSDP"
+        self.first = self.accelerator.is_main_process
+        if self.sharded:
+            self.state = None  # no process has the whole of it; a sharded training begins again
+        if self.state is not None:
+            self.run = _resume(self.state, self.fingerprint, self.model, self.optimisers, self.best) or self.run
+
+    @property
+    def progress(self) -> float:
+        """The share of the tokens, or of the seconds if that is further, that is spent."""
+        return max(self.run.supervised_tokens / self.budget, self.run.seconds / self.max_seconds if self.max_seconds else 0.0)
+
+    def go(self) -> Run:
+        """All steps, and the weights that are to be kept in the model."""
+        run, share = self.run, self.accumulate * self.accelerator.num_processes
+        start = time.monotonic() - run.seconds
+        made = stream(self.batch_at, run.steps * share, self.workers)
+        self.model.train()
+        with Display(self.label, self.first) as display:
+            while (spent := self.progress) < 1:
+                asked = time.monotonic()
+                batches = [next(made) for _ in range(share)]
+                run.data_seconds += time.monotonic() - asked
+                look = self._step(batches, spent)
+                run.seconds = time.monotonic() - start
+                self._note(int(spent * CURVE_POINTS), look)
+                display.update(run, self.progress)
+        self.model.eval()
+        _put(self.model, self.best)
+        if self.sharded:
+            whole = self.accelerator.get_state_dict(self.scorer)
+            run.weights = {name.removeprefix("model."): value for name, value in whole.items()} if self.first else None
+        if self.state is not None and self.first:
+            shutil.rmtree(self.state, ignore_errors=True)
+        return run
+
+    def _step(self, batches: list[Batch], spent: float) -> dict[str, float]:
+        """One optimiser step; returns what is logged of it, nothing where a GPU would have to be waited for."""
+        run = self.run
+        counts = _keep(batches, self.budget - run.supervised_tokens)
+        self.losses.append(_backward(self.accelerator, self.scorer, batches))
+        due = self.accelerator.device.type != "cuda" or run.steps % LOOK_EVERY == 0 or run.supervised_tokens + counts >= self.budget
+        if due:
+            self._look(len(batches))
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
+        fraction = rate_fraction(spent, self.warmup)
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * fraction
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        run.steps += 1
+        run.supervised_tokens += counts
+        run.input_tokens += sum(batch.input_ids.numel() for batch in batches)
+        if not due:
+            return {}
+        return {"loss": run.recent[-1], "gradient_norm": float(norm or 0.0), "learning_rate": self.rates[0] * fraction}
+
+    def _look(self, share: int) -> None:
+        """Read the losses of the latest steps, and stop at one that is not finite, with the batch that gave it."""
+        run, state = self.run, self.state
+        values = torch.stack(self.losses).tolist()
+        self.losses.clear()
+        bad = next((at for at, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is None:
+            run.recent += values
+            return
+        step = run.steps + 1 - len(values) + bad
+        if state is not None and self.first and all(item.isfinite().all() for item in self.model.parameters()):
+            _save(state, self.fingerprint, self.model, self.optimisers, run, self.best)
+        numbers = range(step * share, (step + 1) * share)
+        held = "; ".join(self.describe(number) for number in numbers) if self.describe is not None else ", ".join(map(str, numbers))
+        kept = f"; the last good weights are in {state}" if state is not None and (state / STATE_FILE).is_file() else ""
+        what = f"loss is {values[bad]} at step {step + 1}, batch {held}"
+        raise StageError(f"{self.label}: {what}: lower learning_rate or muon_learning_rate{kept}")
+
+    def _note(self, before: int, logged: dict[str, float]) -> None:
+        """Points of the curves, a saved state and scalars, where they are due. `before` counts the curve's points before the step."""
+        run = self.run
+        if int(self.progress * CURVE_POINTS) > before and run.recent:
+            run.loss_curve.append((run.steps, round(sum(run.recent) / len(run.recent), 6)))
+            run.recent.clear()
+            if self.checks and (self.progress >= 1 or len(run.loss_curve) % (CURVE_POINTS // 5) == 0):
+                lowest = min((loss for _, loss in run.validation_curve), default=math.inf)
+                run.validation_curve.append((run.steps, round(mean_loss(self.scorer, self.checks, self.accelerator.device), 6)))
+                logged = logged and logged | {"validation_loss": run.validation_curve[-1][1]}
+                if self.keep == "best" and run.validation_curve[-1][1] < lowest:
+                    self.best.update({name: parameter.detach().clone() for name, parameter in _trained(self.model)})
+        if self.state is not None and run.steps % SAVE_EVERY == 0 and self.first:
+            _save(self.state, self.fingerprint, self.model, self.optimisers, run, self.best)
+        if self.scalars is not None and logged and self.first:
+            more = {"supervised_tokens": float(run.supervised_tokens), "tokens_per_second": run.tokens_per_second}
+            self.scalars(run.steps, logged | more)
+
+
+def fit(model: LlamaForCausalLM, batch_at: Callable[[int], Batch], budget: int, **settings: Any) -> Run:
+    """Train `model` in place until exactly `budget` supervised tokens have carried loss, or for `max_seconds`; settings as in `Loop`.
+
+    Raises StageError naming the step and the batch of a loss that is not finite; the last good weights stay in `state`.
+    """
+    return Loop(model, batch_at, budget, **settings).go()
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(self, batch_at: Callable[[int], Batch]) -> None:
+        self.batch_at = batch_at
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.batch_at(number)
+
+
+def stream(batch_at: Callable[[int], Batch], first: int, workers: int) -> Iterator[Batch]:
+    """The batches from number `first` on without end, made ahead by so many processes."""
+    if workers == 0:
+        return map(batch_at, count(first))
+    # Forked, since a batch's rule is a closure over the examples; the workers touch no GPU.
+    return iter(
+        DataLoader(
+            _Batches(batch_at),
+            batch_size=None,
+            sampler=count(first),  # type: ignore[arg-type]
+            num_workers=workers,
+            prefetch_factor=WAITING_BATCHES,
+            multiprocessing_context="fork",
+        )
+    )
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -168,24 +253,6 @@ def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
         for name, parameter in _trained(model):
             if name in weights:
                 parameter.copy_(weights[name])
-
-
-def _scalars(run: Run, loss: float, norm: float, rate: float) -> dict[str, float]:
-    """What is logged of a step; the validation loss where it was taken at this one."""
-    values = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "supervised_tokens": float(run.supervised_tokens)}
-    values["tokens_per_second"] = run.tokens_per_second
-    if run.validation_curve and run.validation_curve[-1][0] == run.steps:
-        values["validation_loss"] = run.validation_curve[-1][1]
-    return values
-
-
-def _refuse(
-    value: float, step: int, label: str, numbers: Sequence[int], describe: Callable[[int], str] | None, state: Path | None
-) -> NoReturn:
-    """Stop at a loss that is not finite, with the batch that gave it."""
-    held = "; ".join(describe(number) for number in numbers) if describe is not None else ", ".join(map(str, numbers))
-    kept = f"; the last good weights are in {state}" if state is not None and (state / STATE_FILE).is_file() else ""
-    raise StageError(f"{label}: loss is {value} at step {step + 1}, batch {held}: lower learning_rate or muon_learning_rate{kept}")
 
 
 def mean_loss(scorer: nn.Module, batches: Sequence[Batch], device: torch.device) -> float:
@@ -206,8 +273,8 @@ def _keep(batches: Sequence[Batch], left: int) -> int:
     return used
 
 
-def _backward(accelerator: Accelerator, scorer: nn.Module, batches: Sequence[Batch]) -> float:
-    """Gradients of the mean loss over the step's batches, this process's share of them run here; returns that mean."""
+def _backward(accelerator: Accelerator, scorer: nn.Module, batches: Sequence[Batch]) -> Tensor:
+    """Gradients of the mean loss over the step's batches, this process's share of them run here; returns that mean []."""
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     total = torch.zeros((), device=accelerator.device)
     for place, batch in enumerate(mine):
@@ -216,7 +283,7 @@ def _backward(accelerator: Accelerator, scorer: nn.Module, batches: Sequence[Bat
             value = scorer(batch.to(accelerator.device)) / len(mine)
             total += value.detach()
             accelerator.backward(value)
-    return float(accelerator.reduce(total, reduction="mean"))
+    return accelerator.reduce(total, reduction="mean")  # type: ignore[no-any-return]
 
 
 def _save(
@@ -266,13 +333,13 @@ def _resume(
 class Display:
     """Steps, loss, tokens a second and time left: a bar on a terminal, a line now and then anywhere else."""
 
-    def __init__(self, label: str, budget: int, shown: bool = True) -> None:
-        self.label, self.budget, self.shown, self.last = label, budget, shown, time.monotonic()
+    def __init__(self, label: str, shown: bool = True) -> None:
+        self.label, self.shown, self.last = label, shown, time.monotonic()
         self.bar: Progress | None = None
         if shown and sys.stderr.isatty():
             texts = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
             self.bar = Progress(*texts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
-            self.task = self.bar.add_task(label, total=budget, text="")
+            self.task = self.bar.add_task(label, total=1.0, text="")
 
     def __enter__(self) -> Display:
         if self.bar:
@@ -283,16 +350,15 @@ class Display:
         if self.bar:
             self.bar.stop()
 
-    def update(self, run: Run) -> None:
+    def update(self, run: Run, progress: float) -> None:
         """Show where the run is."""
         loss_text = f"loss {run.loss_curve[-1][1]:.3f}" if run.loss_curve else ""
         text = f"step {run.steps} {loss_text} {run.tokens_per_second:,.0f} tokens/s"
         if self.bar:
-            self.bar.update(self.task, completed=run.supervised_tokens, text=text)
+            self.bar.update(self.task, completed=progress, text=text)
             return
         now = time.monotonic()
         if self.shown and now - self.last >= LINE_EVERY:
             self.last = now
-            left = run.seconds * (self.budget / max(1, run.supervised_tokens) - 1)
-            share = 100 * run.supervised_tokens / self.budget
-            print(f"{self.label}: {text}, {share:.0f} %, {left:.0f} s left", file=sys.stderr, flush=True)
+            left = run.seconds * (1 / max(progress, 1e-9) - 1)
+            print(f"{self.label}: {text}, {100 * progress:.0f} %, {left:.0f} s left", file=sys.stderr, flush=True)

@@ -45,6 +45,19 @@ def block_diffusion(block: Tensor, copy: Tensor, segment: Tensor) -> Rule:
     return _inside(segment, seen)
 
 
+def context_causal(block: Tensor, copy: Tensor, segment: Tensor) -> Rule:
+    """The mask of context-causal block diffusion (openPangu-R-7B-Diffusion; NBDiff section 3): as `block_diffusion`, but clean tokens
+    see only themselves and the clean tokens before them, as an AR model does, so that a next-token loss may be taken on them."""
+
+    def seen(batch: Any, head: Any, query: Any, key: Any) -> Tensor:
+        clean = copy[batch, key] == 0
+        before = torch.where(copy[batch, query] == 0, query >= key, block[batch, key] < block[batch, query])
+        own = (copy[batch, key] == copy[batch, query]) & (block[batch, key] == block[batch, query])
+        return (clean & before) | (~clean & own)
+
+    return _inside(segment, seen)
+
+
 def dense(rule: Rule, shape: torch.Size, device: torch.device) -> Tensor:
     """The rule as booleans [batch, 1, length, length], True where the query sees the key. `shape` is (batch, length)."""
     batch, place = torch.arange(shape[0], device=device), torch.arange(shape[1], device=device)

@@ -2,14 +2,15 @@
 knows nothing else of it.
 
 AR: cross-entropy of the next token. Full diffusion: masked tokens of the response, everything visible both ways (LLaDA section 2.2).
-Block diffusion: masked tokens of a block given the clean blocks before it (BD3-LM; SDAR; DLLM-Searcher's agentic ELBO). Only generated
-tokens are supervised in all of them, so a budget of supervised tokens means the same for each.
+Block diffusion: masked tokens of a block given the clean blocks before it (BD3-LM; SDAR; DLLM-Searcher's agentic ELBO). Context-causal
+block diffusion: the same over a token-causal context, with the AR loss on it (DLLM Agent section 3; openPangu-R-7B-Diffusion). Only
+generated tokens are supervised in all of them, so a budget of supervised tokens means the same for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dllm_agents.errors import StageError
+from dllm_agents.models.families import Attention
 from dllm_agents.training import masks, noising
 from dllm_agents.training.noising import Noise
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-Attention = Literal["causal", "full", "block_causal"]
 NoiseRule = Literal["anchored", "independent", "middle", "complementary", "end_masked", "fixed_count"]
 IGNORE = -100
 # Tokens of end-of-text padding that always stay in the loss, and the share of the others that does. A response padded to a fixed
@@ -71,12 +72,16 @@ class Batch:
     targets: Tensor
     weights: Tensor
     kind: Attention
+    places: Tensor | None = field(default=None, kw_only=True)
+    """The places that carry loss, as indices into the flattened batch; found on the host, so that no step waits for a GPU to count."""
 
     @property
     def rule(self) -> masks.Rule:
         """Who sees whom."""
         if self.kind == "block_causal":
             return masks.block_diffusion(self.block, self.copy, self.segment)
+        if self.kind == "context_causal":
+            return masks.context_causal(self.block, self.copy, self.segment)
         return masks.causal(self.segment) if self.kind == "causal" else masks.full(self.segment)
 
     @property
@@ -86,14 +91,18 @@ class Batch:
 
     def keep(self, count: int) -> None:
         """Leave only the first `count` supervised tokens in the loss, so that a budget is met to the token."""
-        extra = (self.targets != IGNORE).flatten().nonzero().flatten()[count:]
-        self.targets.view(-1)[extra] = IGNORE
+        self.targets.view(-1)[self.supervised_places()[count:]] = IGNORE
+        self.places = None
 
     def to(self, device: torch.device) -> Self:
-        """The batch on a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, (Tensor, nn.Module))}
+        """The batch on a device, which is not waited for."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)} | {"places": self.supervised_places()}
+        moved: dict[str, Any] = {name: _moved(value, device) for name, value in values.items() if isinstance(value, (Tensor, nn.Module))}
         return replace(self, **moved)
+
+    def supervised_places(self) -> Tensor:
+        """The places that carry loss, as indices into the flattened batch, in row order."""
+        return (self.targets != IGNORE).flatten().nonzero().flatten() if self.places is None else self.places
 
     def loss(self, model: LlamaForCausalLM) -> Tensor:
         """What training lowers."""
@@ -106,19 +115,25 @@ class Batch:
         return self
 
 
+def _moved(value: Tensor | nn.Module, device: torch.device) -> Tensor | nn.Module:
+    if isinstance(value, Tensor) and device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
 def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     """The logits [supervised, vocabulary] of the places that carry loss, in row order. The attention implementation of the model's
     configuration decides in which form it is given the mask."""
     form = masks.blocks if model.config._attn_implementation == "flex_attention" else masks.dense
     seen: Any = form(batch.rule, batch.input_ids.shape, batch.input_ids.device)
     hidden = model.model(input_ids=batch.input_ids, attention_mask=seen, position_ids=batch.position_ids, use_cache=False).last_hidden_state
-    return model.lm_head(hidden[batch.targets != IGNORE])
+    return model.lm_head(hidden.flatten(0, 1)[batch.supervised_places()])
 
 
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:
     """Weighted cross-entropy of each supervised token [supervised], in row order. `logits` [supervised, vocabulary] are those places'."""
-    chosen = batch.targets != IGNORE
-    return functional.cross_entropy(logits, batch.targets[chosen], reduction="none") * batch.weights[chosen]
+    chosen = batch.supervised_places()
+    return functional.cross_entropy(logits, batch.targets.flatten()[chosen], reduction="none") * batch.weights.flatten()[chosen]
 
 
 def next_token(example: Example) -> Row:
@@ -192,6 +207,39 @@ def block_diffusion(
     return shifted(row) if shift else row
 
 
+def context_causal(
+    example: Example,
+    mask: int,
+    end: int,
+    block_length: int,
+    generator: torch.Generator,
+    rule: NoiseRule = "anchored",
+    ar_weight: float = 0.5,
+) -> Row:
+    """Context-causal block diffusion: [clean ; noisy copy 1 ; ...], blocks begun anew at every reply, L = L_MDM + `ar_weight` L_AR
+    (DLLM Agent equation 12 and section 3; openPangu-R-7B-Diffusion's decoder).
+
+    A token is predicted where the token before it stands. A block's first token is decided by the causal pass before the block, hence
+    always visible in its noisy copies, and scored in L_MDM at the clean token before it; L_AR scores every generated token there.
+    """
+    clean, noisy = _layout(example, end, block_length, "turn")
+    length = len(clean.ids) - 1
+    following = torch.where(clean.generated[1:], clean.ids[1:], IGNORE)
+    weight = ar_weight + (clean.block[1:] != clean.block[:-1]).float()
+    zeros = torch.zeros(length, dtype=torch.long)
+    targets = torch.where(weight > 0, following, IGNORE)
+    parts = [Row(clean.ids[:-1], clean.place[:-1], clean.block[:-1], zeros, targets, weight)]
+    inner = torch.cat([torch.tensor([False]), noisy.block[1:] == noisy.block[:-1]])
+    open_ = noisy.generated & inner
+    asked = open_ & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))
+    for number, noise in enumerate(copies(rule, open_, noisy.ids == end, noisy.block, generator), 1):
+        scored = torch.where(noise.masked & asked, noisy.ids, IGNORE)
+        ids = torch.where(noise.masked, mask, noisy.ids)
+        ahead = functional.pad(scored[1:], (0, 1), value=IGNORE), functional.pad(noise.weight[1:], (0, 1))
+        parts.append(Row(ids, noisy.place, noisy.block, torch.full_like(ids, number), *ahead))
+    return Row(*(torch.cat([part[field] for part in parts]) for field in range(len(Row._fields))))
+
+
 def copies(rule: NoiseRule, generated: Tensor, end: Tensor, block: Tensor | None, generator: torch.Generator) -> list[Noise]:
     """The noised copies an example is trained on. `anchored`: one with t ~ U(0, 1), one fully masked, each of weight 1 (a tiny model
     that never sees the fully masked state cannot begin a reply); the others are the published rules of `noising`."""
@@ -208,10 +256,11 @@ def copies(rule: NoiseRule, generated: Tensor, end: Tensor, block: Tensor | None
     return [plain, noising.everything(generated) if rule == "anchored" else noising.complementary(drawn, generated)]
 
 
-def collate(rows: Sequence[Row], attention: Attention, pad: int, packed_length: int | None = None) -> Batch:
-    """Rows side by side, padded on the right; with `packed_length` several share a line as long as they fit, unseen by one another."""
+def collate(rows: Sequence[Row], attention: Attention, pad: int, packed_length: int | None = None, multiple: int = 1) -> Batch:
+    """Rows side by side, padded on the right to a `multiple`; with `packed_length` several share a line as long as they fit, unseen by
+    one another."""
     lines = _pack(rows, packed_length) if packed_length else [[row] for row in rows]
-    length = max(sum(len(row.ids) for row in line) for line in lines)
+    length = -(-max(sum(len(row.ids) for row in line) for line in lines) // multiple) * multiple
 
     def stack(field: int, fill: float) -> Tensor:
         joined = [torch.cat([row[field] for row in line]) for line in lines]

@@ -14,34 +14,45 @@ import torch
 from accelerate import PartialState
 
 from dllm_agents import benchmarks, dependencies, models
-from dllm_agents.config import PREFERENCE, Backbone, Config, Lora, Training, TrainingBudget
+from dllm_agents.config import PREFERENCE, Backbone, Config, Training, TrainingBudget
+from dllm_agents.config.backbones import ATTENTION
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.provenance import hardware, sha256, versions
-from dllm_agents.records import Pair, TrainingReport, Trajectory, iter_jsonl, read_jsonl
-from dllm_agents.training import checkpoint, data, objectives, preference, tokenizer
+from dllm_agents.records import Pair, TrainingReport, Trajectory, iter_jsonl
+from dllm_agents.training import checkpoint, data, lora, objectives, preference
 from dllm_agents.training.loop import Run, Scalars, fit
 from dllm_agents.training.objectives import Batch, Example, Row
+from dllm_agents.training.start import base_model, base_tokenizer, build_tokenizer, new_model
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
 
-    # A transformers *ForCausalLM with Llama's interface: Llama, Qwen2, Qwen3.
-    Network = LlamaForCausalLM
+    from dllm_agents.training.start import Network
 
-ATTENTION: dict[str, objectives.Attention] = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal"}
+MIXTURE = "mixture"  # stands for a benchmark where a checkpoint is trained on several
+LIMITS = ("max_prompt_tokens", "response_tokens")
 VALIDATION_BATCHES = 4
 Objective = Callable[..., Batch]
 
 
 def train(
-    config: Config, backbone: str, benchmark: str, source: Path, output: Path, base: Path | None = None, tensorboard: Path | None = None
+    config: Config,
+    backbone: str,
+    benchmark: str,
+    source: Path | Sequence[Path],
+    output: Path,
+    base: Path | None = None,
+    tensorboard: Path | None = None,
 ) -> TrainingReport | None:
-    """Train a backbone and write its checkpoint directory: on a benchmark's accepted trajectories, or, for preference objectives, on the
-    benchmark's pairs in `source`. `base` is the checkpoint of the backbone that `training.base` names; scalars for TensorBoard go to
-    `tensorboard`. Processes that accelerate launched together share the work.
+    """Train a backbone and write its checkpoint directory: on a benchmark's accepted trajectories, on those of each benchmark of its
+    mixture (`benchmark` MIXTURE), or, for preference objectives, on the benchmark's pairs in `source`. `base` is the checkpoint of the
+    backbone that `training.base` names; scalars for TensorBoard go to `tensorboard`. Processes that accelerate launched together share
+    the work.
 
-    Supervised training stops at exactly the budgeted number of supervised tokens. Same configuration, data and thread count: same weights.
+    Supervised training stops at exactly the budgeted number of supervised tokens, unless `max_seconds` ends it before. Same
+    configuration, data and thread count: same weights, but for an end by time.
     With fewer pairs than `preference.min_pairs` the directory holds the reason alone (`serving.checkpoints.NOT_RUN`) and None is returned.
     Raises StageError for a backbone that is not trained here, a file without trajectories, or prompts that are all too long.
     """
@@ -54,7 +65,11 @@ def train(
             "GPU for them; set ACCELERATE_USE_CPU=true to share the work on processors, or launch to null"
         )
     fit_on = _preferences if settings.objective in PREFERENCE else _trajectories
-    return fit_on(Request(config, backbone, benchmark, source, output, base, settings, time.monotonic(), tensorboard))
+    sources = (source,) if isinstance(source, Path) else tuple(source)
+    if (benchmark == MIXTURE) != bool(settings.mixture) or len(sources) != max(1, len(settings.mixture)):
+        wanted = f"--benchmark {MIXTURE} and {len(settings.mixture)} files, in its order" if settings.mixture else "one benchmark and file"
+        raise StageError(f"backbones.{backbone}.training.mixture: is {', '.join(settings.mixture) or 'empty'}; pass {wanted}")
+    return fit_on(Request(config, backbone, benchmark, sources, output, base, settings, time.monotonic(), tensorboard))
 
 
 class Request(NamedTuple):
@@ -63,7 +78,7 @@ class Request(NamedTuple):
     config: Config
     backbone: str
     benchmark: str
-    source: Path
+    sources: tuple[Path, ...]
     output: Path
     base: Path | None
     settings: Training
@@ -75,9 +90,16 @@ class Request(NamedTuple):
         return self.config.seed if self.settings.seed is None else self.settings.seed
 
     @property
+    def benchmarks(self) -> list[str]:
+        """What is trained on, in the order of the sources."""
+        return self.settings.mixture or [self.benchmark]
+
+    @property
     def budget(self) -> TrainingBudget:
-        """The benchmark's part of what training depends on."""
-        return self.config.benchmark_options(self.benchmark).training
+        """The benchmark's part of what training depends on; of a mixture, all tokens together and the widest limits."""
+        budgets = [self.config.benchmark_options(name).training for name in self.benchmarks]
+        widest = {name: max(getattr(budget, name) for budget in budgets) for name in ("batch_size", "max_vocabulary", *LIMITS)}
+        return budgets[0].model_copy(update=widest | {"supervised_tokens": sum(budget.supervised_tokens for budget in budgets)})
 
     def start(self) -> tuple[Network, PreTrainedTokenizerFast, int | None] | None:
         """The base's weights, tokenizer and block length; None to train from scratch."""
@@ -85,8 +107,9 @@ class Request(NamedTuple):
             return None
         directory = resolve_model(Backbone(model=self.settings.base), self.base)
         loaded = models.load(directory, "float32")
-        words, added = base_tokenizer(directory, loaded.mask_id)
-        return base_model(loaded, words, added), words, loaded.block_length
+        words, new_mask = base_tokenizer(directory, loaded.mask_id, self.settings.mask_token)
+        unused = self.settings.objective == "ar" and self.settings.mask_token is not None
+        return base_model(loaded, words, new_mask and not unused, self.settings), words, loaded.block_length
 
     def fit(
         self,
@@ -95,11 +118,13 @@ class Request(NamedTuple):
         budget: int,
         checks: Sequence[Batch] = (),
         describe: Callable[[int], str] | None = None,
-    ) -> tuple[Network, Run]:
-        """The loop with this request's settings; returns the trained model, adapters merged. `budget` counts what `Batch.supervised`
+        mask: int | None = None,
+    ) -> tuple[dict[str, Tensor], Run]:
+        """The loop with this request's settings; returns its adapters, merged into the model. `budget` counts what `Batch.supervised`
         counts."""
         settings = self.settings
-        tuner = adapted(model, settings.lora) if settings.lora is not None else None
+        if settings.lora is not None:
+            lora.attach(model, settings.lora, mask)
         with scalar_writer(self.tensorboard) as scalars:
             run = fit(
                 model,
@@ -110,6 +135,8 @@ class Request(NamedTuple):
                 warmup=settings.warmup,
                 clip=settings.clip,
                 accumulate=settings.accumulate,
+                max_seconds=settings.max_seconds,
+                workers=settings.data_workers,
                 precision="bf16" if self.config.backbones[self.backbone].dtype == "bfloat16" else "no",
                 checks=checks,
                 keep=settings.keep,
@@ -119,10 +146,18 @@ class Request(NamedTuple):
                 describe=describe,
                 label=f"{self.backbone} on {self.benchmark}",
             )
-        return (model if tuner is None else tuner.merge_and_unload()), run
+        return (lora.merge(model) if settings.lora is not None else {}), run
 
     def finish(
-        self, model: Network, words: PreTrainedTokenizerFast, block_length: int | None, run: Run, examples: int, tokens: int, **more: Any
+        self,
+        model: Network,
+        words: PreTrainedTokenizerFast,
+        block_length: int | None,
+        run: Run,
+        examples: int,
+        tokens: int,
+        adapters: dict[str, Tensor] | None = None,
+        **more: Any,
     ) -> TrainingReport:
         """Write the checkpoint directory with its report; in a training of many processes the first one does."""
         attention: objectives.Attention = ATTENTION.get(self.settings.objective, "block_causal")
@@ -142,17 +177,23 @@ class Request(NamedTuple):
             seed=self.seed,
             base=self.settings.base,
             settings=self.settings.model_dump(mode="json") | {"vocabulary": len(words), "input_tokens": run.input_tokens} | more,
-            data_sha256=sha256(self.source),
-            versions=versions("torch", "transformers", "tokenizers", "accelerate", "peft"),
+            data_sha256=" ".join(map(sha256, self.sources)),
+            versions=versions("torch", "transformers", "tokenizers", "accelerate"),
             hardware=hardware(),
             seconds=round(time.monotonic() - self.started, 3),
             tokens_per_second=round(run.tokens_per_second, 1),
             data_seconds=round(run.data_seconds, 3),
         )
-        if run.weights is not None or PartialState().is_main_process:
-            checkpoint.save(
-                self.output, model, words, attention, block_length, self.settings.logit_shift, report, self.licence(), run.weights
-            )
+        if run.weights is None and not PartialState().is_main_process:
+            return report
+        shift = self.settings.logit_shift or attention == "context_causal"
+        checkpoint.describe(model, words, attention, block_length, shift)
+        if adapters and self.settings.lora is not None and self.settings.lora.save == "adapter":
+            base = resolve_model(Backbone(model=self.settings.base), self.base)
+            name = str(self.base or self.settings.base)
+            checkpoint.save_adapter(self.output, model, adapters, self.settings.lora, name, base, report, self.licence())
+        else:
+            checkpoint.save(self.output, model, words, report, self.licence(), run.weights)
         return report
 
     def licence(self) -> str:
@@ -165,13 +206,15 @@ class Request(NamedTuple):
 def _trajectories(request: Request) -> TrainingReport:
     """Supervised fine-tuning."""
     settings, budget, seed = request.settings, request.budget, request.seed
-    found = _exchanges(request)
+    found = [_exchanges(request, name, source) for name, source in zip(request.benchmarks, request.sources, strict=True)]
     started = request.start()
-    words = started[1] if started else build_tokenizer(found, budget.max_vocabulary)
+    words = started[1] if started else build_tokenizer([exchange for part in found for exchange in part], budget.max_vocabulary)
     if settings.layout == "trajectory":
-        fitting = _whole(data.conversations(words, found), budget, request)
+        fitting = _whole(data.conversations(words, found[0]), budget, request)
     else:
-        fitting = _fitting(data.encode(words, found), found, budget, request.source)
+        limits = [request.config.benchmark_options(name).training for name in request.benchmarks]
+        parts = zip(found, limits, request.sources, strict=True)
+        fitting = [pair for part, limit, source in parts for pair in _fitting(data.encode(words, part), part, limit, source)]
     kept, held = data.split(len(fitting), settings.validation_share, [task for task, _ in fitting], seed)
     examples, validation = [fitting[i][1] for i in kept], [fitting[i][1] for i in held]
     torch.manual_seed(seed)
@@ -180,22 +223,23 @@ def _trajectories(request: Request) -> TrainingReport:
     checks = _validation_batches(validation, objective, budget.batch_size, seed)
     order = data.Batches([len(example.ids) for example in examples], budget.batch_size, seed)
     tokens = round(settings.budget_factor * budget.supervised_tokens)
-    tasks = [fitting[i][0] for i in kept]
-    model, run = request.fit(model, _batch_at(examples, objective, order, seed), tokens, checks, _named(order, tasks))
-    block_length = settings.block_length if settings.objective == "block_diffusion" else None
+    names = _named(order, [fitting[i][0] for i in kept])
+    mask = int(words.mask_token_id) if settings.objective != "ar" else None
+    adapters, run = request.fit(model, _batch_at(examples, objective, order, seed), tokens, checks, names, mask)
+    block_length = settings.block_length if settings.objective in ("block_diffusion", "context_causal") else None
     more = {"budget": budget.model_dump(mode="json")}
-    return request.finish(model, words, block_length, run, len(examples), run.supervised_tokens, **more)
+    return request.finish(model, words, block_length, run, len(examples), run.supervised_tokens, adapters, **more)
 
 
 def _preferences(request: Request) -> TrainingReport | None:
     """Preference optimisation of the base on pairs, against a frozen copy of it."""
     settings = request.settings
-    chosen = settings.preference
+    chosen, (source,) = settings.preference, request.sources
     assert chosen is not None
-    pairs = [pair for pair in iter_jsonl(request.source, Pair) if pair.benchmark == request.benchmark and pair.rejected is None]
+    pairs = [pair for pair in iter_jsonl(source, Pair) if pair.benchmark == request.benchmark and pair.rejected is None]
     if len(pairs) < chosen.min_pairs:
         reason = f"{len(pairs)} preference pairs on {request.benchmark}, {chosen.min_pairs} are needed"
-        print(f"{request.backbone}: not run: {reason}; see {request.source}", file=sys.stderr, flush=True)
+        print(f"{request.backbone}: not run: {reason}; see {source}", file=sys.stderr, flush=True)
         checkpoint.save_not_run(request.output, reason)
         return None
     policy, frozen = request.start(), request.start()
@@ -203,13 +247,13 @@ def _preferences(request: Request) -> TrainingReport | None:
     model, words, block_length = policy
     if block_length is None:
         raise StageError(f"backbones.{request.backbone}.training.base: {settings.base} is no block-diffusion checkpoint")
-    source, style = benchmarks.load(request.benchmark, request.config), request.config.backbones[request.backbone].prompt
+    benchmark, style = benchmarks.load(request.benchmark, request.config), request.config.backbones[request.backbone].prompt
 
     def sides_of(pair: Pair) -> list[list[Example]]:
         assert pair.winner is not None and pair.loser is not None
         if settings.layout == "exchange":
-            return [data.encode(words, side) for side in data.differing(source, pair, style)]
-        found = (data.exchanges(source, trajectory, style) for trajectory in (pair.winner, pair.loser))
+            return [data.encode(words, side) for side in data.differing(benchmark, pair, style)]
+        found = (data.exchanges(benchmark, trajectory, style) for trajectory in (pair.winner, pair.loser))
         return [[example for _, example in data.conversations(words, side)] for side in found]
 
     sides = [sides_of(pair) for pair in pairs]
@@ -238,81 +282,10 @@ def _preferences(request: Request) -> TrainingReport | None:
     batch_at = _batch_at(learnt, batch, order, request.seed)
     checks = _validation_batches([sides[i] for i in held], batch, size, request.seed)
     names = _named(order, [pairs[i].task_id for i in kept])
-    model, run = request.fit(model, batch_at, chosen.epochs * (len(learnt) // size) * size, checks, names)
+    _, run = request.fit(model, batch_at, chosen.epochs * (len(learnt) // size) * size, checks, names)
     visits = run.steps * settings.accumulate * PartialState().num_processes
     tokens = sum(preference.generated(side) for number in range(visits) for i in order[number] for side in learnt[i])
     return request.finish(model, words, block_length, run, len(learnt), tokens)
-
-
-def build_tokenizer(found: Sequence[data.Exchange], max_vocabulary: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of these exchanges; it depends on nothing that differs between paradigms."""
-    texts = [text for exchange in found for text in (*(message["content"] for message in exchange.messages), exchange.reply)]
-    return tokenizer.build(texts, [text for exchange in found for text in exchange.said], max_vocabulary)
-
-
-def new_model(settings: Training, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama of the configured size with random weights, drawn from torch's global generator."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(  # type: ignore[call-arg]
-            vocab_size=len(words),
-            hidden_size=settings.hidden_size,
-            intermediate_size=3 * settings.hidden_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-            attn_implementation=attention_form(settings.hidden_size // settings.heads),
-        )
-    )
-
-
-def attention_form(head_size: int) -> str:
-    """transformers' name of the attention to train with: flex_attention where its kernels run, which is on a GPU from 16 numbers a head
-    on, and the dense mask with the same rule elsewhere."""
-    return "flex_attention" if PartialState().device.type == "cuda" and head_size >= 16 else "sdpa"
-
-
-def base_tokenizer(directory: Path, mask_id: int | None) -> tuple[PreTrainedTokenizerFast, bool]:
-    """The tokenizer of a checkpoint directory with the checkpoint's mask token, and whether that one is new. Raises StageError when
-    there is none that can be read, or when it cuts a tool tag of its own chat format in pieces."""
-    from transformers import AutoTokenizer
-
-    try:
-        words: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)  # type: ignore[assignment]
-    except (OSError, ValueError) as error:
-        raise StageError(f"base {directory}: no tokenizer to read ({str(error).splitlines()[0]}); give a checkpoint directory") from None
-    known = None if mask_id is None else words.convert_ids_to_tokens(mask_id)
-    added = words.mask_token is None and known is None
-    if words.mask_token is None:
-        words.add_special_tokens({"mask_token": known or tokenizer.MASK})
-    if words.pad_token is None:
-        words.pad_token = words.eos_token
-    for tag in tokenizer.TAGS:
-        if tag in (words.chat_template or "") and len(words.encode(tag, add_special_tokens=False)) != 1:
-            raise StageError(f"base {directory}: its tokenizer splits {tag}; add it to the tokenizer as one token")
-    return words, added
-
-
-def base_model(loaded: models.Model, words: PreTrainedTokenizerFast, added: bool) -> Network:
-    """The network of a checkpoint of any family, ready to be trained; its embeddings grown, and the row of a mask token that
-    `base_tokenizer` `added` set to the mean of the others, which is where an unknown word stands."""
-    model: Network = loaded.network  # type: ignore[assignment]
-    head_size = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
-    model.config._attn_implementation = attention_form(head_size)
-    model.requires_grad_(True)
-    if len(words) > model.config.vocab_size:
-        model.resize_token_embeddings(len(words), mean_resizing=False)
-    if added:
-        with torch.no_grad():
-            for rows in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
-                rows[words.mask_token_id] = rows[: int(words.mask_token_id)].mean(0)
-    return model
 
 
 def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTokenizerFast) -> Objective:
@@ -322,6 +295,7 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
     estimates = settings.noise in ("independent", "middle", "end_masked", "fixed_count") and settings.objective != "ar"
 
     naive, shift = settings.context_mask == "naive", settings.logit_shift
+    multiple = 8 if PartialState().device.type == "cuda" else 1  # what attention kernels want a mask's rows to be
 
     def rows(example: Example, generator: torch.Generator) -> list[Row]:
         if settings.objective == "ar":
@@ -329,18 +303,20 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
         if settings.objective == "full_diffusion":
             return objectives.full_diffusion(example, mask, end, budget.response_tokens, generator, settings.noise, shift)
         length, align = settings.block_length, settings.align
+        if settings.objective == "context_causal":
+            return [objectives.context_causal(example, mask, end, length, generator, settings.noise, settings.ar_weight)]
         return [objectives.block_diffusion(example, mask, end, length, generator, settings.noise, align, naive, shift)]
 
     def weighted(example: Example, generator: torch.Generator) -> list[Row]:
         if settings.call_weight == 1:
             return rows(example, generator)
-        ahead = int(settings.objective == "ar" or shift)
+        ahead = int(settings.objective in ("ar", "context_causal") or shift)
         return [objectives.weighted_calls(row, example, settings.call_weight, ahead) for row in rows(example, generator)]
 
     def batch(examples: Sequence[Example], generator: torch.Generator) -> Batch:
         found = [row for example in examples for row in weighted(example, generator)]
         tokens = sum(sum(example.generated) for example in examples) if estimates else None
-        return objectives.collate(found, ATTENTION[settings.objective], pad, settings.packed_length).normalised(tokens)
+        return objectives.collate(found, ATTENTION[settings.objective], pad, settings.packed_length, multiple).normalised(tokens)
 
     return batch
 
@@ -353,17 +329,17 @@ def _settings(config: Config, backbone: str) -> Training:
     return entry.training
 
 
-def _exchanges(request: Request) -> list[data.Exchange]:
-    source = benchmarks.load(request.benchmark, request.config)
+def _exchanges(request: Request, name: str, source: Path) -> list[data.Exchange]:
+    """What the accepted trajectories of a benchmark teach."""
+    benchmark = benchmarks.load(name, request.config)
     style = request.config.backbones[request.backbone].prompt
-    accepted = read_jsonl(request.source, Trajectory)
     # A planner's and a writer's replies stand outside of the conversation that a trajectory is.
-    team = request.settings.layout == "exchange" and request.config.plays_in_teams(request.benchmark)
+    team = request.settings.layout == "exchange" and request.config.plays_in_teams(name)
     kinds = (data.exchanges, data.team_exchanges) if team else (data.exchanges,)
-    found = [exchange for trajectory in accepted for kind in kinds for exchange in kind(source, trajectory, style)]
+    accepted = iter_jsonl(source, Trajectory)
+    found = [exchange for trajectory in accepted for kind in kinds for exchange in kind(benchmark, trajectory, style)]
     if not found:
-        where = f"benchmarks.{request.benchmark}.train_tasks"
-        raise StageError(f"{request.source}: no accepted trajectory with an action; collect more ({where})")
+        raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
     return found
 
 
@@ -395,10 +371,10 @@ def _whole(found: Sequence[tuple[str, Example]], budget: TrainingBudget, request
     fitting = [(task, example) for task, example in found if len(example.ids) <= most]
     if not fitting:
         shortest = min(len(example.ids) for _, example in found)
-        raise StageError(f"{request.source}: no trajectory fits {most} tokens; the shortest has {shortest}: raise max_prompt_tokens")
+        raise StageError(f"{request.sources[0]}: no trajectory fits {most} tokens; the shortest has {shortest}: raise max_prompt_tokens")
     if len(fitting) < len(found):
         left = next(task for task, example in found if len(example.ids) > most)
-        print(f"{request.source}: {len(found) - len(fitting)} trajectories left out (over {most} tokens), e.g. {left}", file=sys.stderr)
+        print(f"{request.sources[0]}: {len(found) - len(fitting)} trajectories left out (over {most} tokens), e.g. {left}", file=sys.stderr)
     return fitting
 
 
@@ -406,7 +382,8 @@ def _fingerprint(request: Request) -> str:
     """What a saved state must agree with to be continued; the thread count is part of it, since sums depend on it."""
     settings = dependencies.of_checkpoint(request.config, request.backbone, request.benchmark)
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    return dependencies.fingerprint(settings | machine, {"source": request.source, "base": request.base})
+    files = {f"source {number}": source for number, source in enumerate(request.sources)}
+    return dependencies.fingerprint(settings | machine, files | {"base": request.base})
 
 
 def _batch_at(examples: Sequence[Any], objective: Objective, order: data.Batches, seed: int) -> Callable[[int], Batch]:
@@ -422,21 +399,6 @@ def _named(order: data.Batches, tasks: Sequence[str]) -> Callable[[int], str]:
         return f"{number} ({', '.join(held[:4])}{' and others' if len(held) > 4 else ''})"
 
     return name
-
-
-def adapted(model: Network, settings: Lora) -> Any:
-    """Put low-rank adapters into a model, in place, and freeze the rest; returns peft's handle. Raises StageError when no layer matches."""
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-
-    rule = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=settings.target_modules)  # type: ignore[arg-type]
-    try:
-        tuner = LoraModel(model, {"default": rule}, "default")
-    except ValueError:
-        raise StageError(f"training.lora.target_modules: {', '.join(settings.target_modules)}: no such layer in the base") from None
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    return tuner
 
 
 @contextmanager
@@ -457,5 +419,6 @@ def scalar_writer(folder: Path | None) -> Iterator[Scalars | None]:
 
 def _validation_batches(held: Sequence[Any], objective: Objective, batch_size: int, seed: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
-    starts = range(0, min(len(held), VALIDATION_BATCHES * batch_size), batch_size)
-    return [objective(held[start : start + batch_size], generator=generator) for start in starts]
+    spread = held[:: max(1, len(held) // (VALIDATION_BATCHES * batch_size))]
+    starts = range(0, min(len(spread), VALIDATION_BATCHES * batch_size), batch_size)
+    return [objective(spread[start : start + batch_size], generator=generator) for start in starts]

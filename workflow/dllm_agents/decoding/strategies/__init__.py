@@ -25,7 +25,7 @@ class Strategy:
 
     `attention` and `shift` say which checkpoints it decodes (None: either). `block_length`, `sub_block_length`, `threshold` and the first
     of `remasking` are the published values; a strategy without `block_length` knows no blocks. One that `grows` appends whole blocks,
-    counted from the prompt's end or, when `aligned`, from position 0, where the checkpoint's own block length comes before the published
+    counted from the prompt's end or, when `aligned`, from position 0; there the checkpoint's own block length comes before the published
     one. `caches` are the values of `cache` it takes; `fields` the settings that only some strategies read. `settle` completes settings
     that depend on each other.
     """

@@ -19,4 +19,4 @@ def decode(state: State) -> Steps:
         start = position
 
 
-STRATEGY = Strategy(decode, attention=("causal",), shift=True)
+STRATEGY = Strategy(decode, attention=("causal", "context_causal"), shift=True)
