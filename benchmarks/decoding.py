@@ -27,43 +27,18 @@ from typing import Any
 import httpx
 import psutil
 import torch
-import transformers
 import uvicorn
+from shapes import SMALL, draw_prompt, random_model, spread
 from torch import Tensor
 
 from dllm_agents.decoding import Decoding, ToolPrefill, generate
-from dllm_agents.models.attention import IMPLEMENTATION
+from dllm_agents.engine.engine import Engine, Failed, Finished, Unmasked
 from dllm_agents.models.loading import Model
 from dllm_agents.provenance import hardware
 from dllm_agents.serving.app import create_app
-from dllm_agents.serving.engine import PREFIX_BYTES, Engine, Failed, Finished, Settled
 from dllm_agents.serving.server import claim_port
 
-SMALL = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 32000}
 PROMPT, NEW, BLOCK = 512, 128, 32
-
-
-def random_model(
-    shape: dict[str, int], attention: Any, device: str = "cpu", dtype: torch.dtype = torch.float32, block: int | None = None
-) -> Model:
-    """A model of random weights; the mask id is the last of the vocabulary, and nothing stops a generation."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(**shape, max_position_embeddings=8192, tie_word_embeddings=False)
-    config._attn_implementation = IMPLEMENTATION
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            network = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    mask_id = None if attention == "causal" else shape["vocab_size"] - 1
-    return Model(
-        network, Path("random"), attention, "ar" if attention == "causal" else "llada", mask_id, (), attention == "causal", block, 8192, {}
-    )
-
-
-def draw_prompt(length: int, vocabulary: int, seed: int = 0) -> list[int]:
-    return torch.randint(0, vocabulary - 2, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -78,10 +53,6 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str
         "  seconds:", "; ".join(f"{name} {statistics.median(values):.3f} ({spread(values)})" for name, values in taken.items()), flush=True
     )
     return {name: statistics.median(values) for name, values in taken.items()}
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{min(values):.2f} to {max(values):.2f}, n={len(values)}"
 
 
 def report(what: str, value: float, wanted: str, met: bool, note: str = "") -> None:
@@ -113,7 +84,7 @@ def caches(repeats: int) -> None:
     seconds = interleaved(
         {
             "plain": lambda: generate(model, ids, plain),
-            "p-react": lambda: generate(model, ids, biased, on_settled=lambda *news: trace.append(news)),
+            "p-react": lambda: generate(model, ids, biased, on_unmasked=lambda *news: trace.append(news)),
         },
         repeats,
     )
@@ -141,7 +112,7 @@ def concurrency(repeats: int) -> None:
         ("dual cache at 128 steps", "full", _dual(128), 1.8),
         ("dual cache at 32 steps", "full", _dual(32), 1.3),
     ):
-        engine = Engine(random_model(SMALL, attention), prefix_bytes=0)
+        engine = Engine(random_model(SMALL, attention), share_prefixes=False)
         requests = [(draw_prompt(PROMPT, vocabulary, seed), decoding) for seed in range(8)]
         wait_all(engine, requests[:1])
         started = engine.stats()
@@ -185,7 +156,7 @@ def transport(repeats: int) -> None:
         ("AR", "causal", Decoding(strategy="ar", max_new_tokens=NEW)),
         ("dual cache at 128 steps", "full", _dual(128)),
     ):
-        engine = Engine(random_model(SMALL, attention), prefix_bytes=0)
+        engine = Engine(random_model(SMALL, attention), share_prefixes=False)
         with served(create_app(engine, _Words(), "random", decoding, 8192)) as url, httpx.Client(timeout=None) as http:
             bodies = [{"model": "random", "prompt": draw_prompt(PROMPT, vocabulary, seed)} for seed in range(8)]
 
@@ -315,7 +286,7 @@ def prefixes(repeats: int) -> None:
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(repeats):
             for reuse in (False, True):
-                engine = Engine(model, prefix_bytes=PREFIX_BYTES if reuse else 0)
+                engine = Engine(model, share_prefixes=reuse)
                 wait_all(engine, [(history, decoding)])
                 seconds[reuse].append(first_token(engine, history + turn, decoding))
                 engine.close()
@@ -328,9 +299,9 @@ def first_token(engine: Engine, ids: list[int], decoding: Decoding) -> float:
     events: queue.Queue[Any] = queue.Queue()
     started = time.perf_counter()
     engine.submit(ids, decoding, events.put)
-    assert isinstance(events.get(), Settled)
+    assert isinstance(events.get(), Unmasked)
     seconds = time.perf_counter() - started
-    while isinstance(events.get(), Settled):
+    while isinstance(events.get(), Unmasked):
         pass
     return seconds
 
@@ -340,7 +311,7 @@ def soak(requests: int) -> None:
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512}
     model, process, draw = random_model(shape, "block_causal", block=4), psutil.Process(), random.Random(0)
     # Little enough for kept prefixes that they have reached their bound long before the second half.
-    engine = Engine(model, max_waiting=64, prefix_bytes=8 << 20)
+    engine = Engine(model, max_waiting=64, positions=4096)
     sizes = []
     for number in range(requests):
         while engine.stats().waiting >= 64:

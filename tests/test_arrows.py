@@ -17,6 +17,7 @@ ROOMS = [
     ["dependencies"],
     ["models"],
     ["decoding"],
+    ["engine"],
     ["client"],
     ["serving", "download", "preflight"],
     ["agents"],

@@ -130,8 +130,8 @@ def test_a_prompt_in_parts_gives_the_keys_of_the_whole(tmp_path: Path) -> None:
     forward(model, [Segment(tokens, 0, 24, "block_causal", 4, none, whole)])
     for start in range(0, 24, 8):
         forward(model, [Segment(tokens[start : start + 8], start, start + 8, "block_causal", 4, none, parts)])
-    torch.testing.assert_close(parts.keys, whole.keys)
-    torch.testing.assert_close(parts.values, whole.values)
+    torch.testing.assert_close(parts.pool.keys, whole.pool.keys)
+    torch.testing.assert_close(parts.pool.values, whole.pool.values)
 
 
 def test_requests_in_one_forward_do_not_see_each_other(tmp_path: Path) -> None:

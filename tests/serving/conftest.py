@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dllm_agents.decoding.settings import Decoding
-from dllm_agents.serving.engine import Busy, Failed, Finished, Settled, Stats
+from dllm_agents.engine.engine import Busy, Failed, Finished, Stats, Unmasked
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -81,7 +81,7 @@ def diffusion_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: An
     return save_checkpoint(tmp_path_factory.mktemp("diffusion") / "tiny-diffusion", tokenizer, diffusion=True)
 
 
-Script = Callable[[Sequence[int], Decoding], list[Settled | Finished | Failed]]
+Script = Callable[[Sequence[int], Decoding], list[Unmasked | Finished | Failed]]
 
 
 class ScriptedEngine:
@@ -126,12 +126,12 @@ class ScriptedEngine:
 def answer_with(tokenizer: Any, text: str, at_once: int = 1) -> Script:
     """A script that settles `text` left to right, `at_once` tokens a forward."""
 
-    def script(prompt_ids: Sequence[int], decoding: Decoding) -> list[Settled | Finished | Failed]:
+    def script(prompt_ids: Sequence[int], decoding: Decoding) -> list[Unmasked | Finished | Failed]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"][: decoding.max_new_tokens]
         ended = "length" if len(ids) == decoding.max_new_tokens else "stop"
         starts = range(0, len(ids), at_once)
-        events: list[Settled | Finished | Failed] = [
-            Settled(list(range(start, min(start + at_once, len(ids)))), ids[start : start + at_once], step)
+        events: list[Unmasked | Finished | Failed] = [
+            Unmasked(list(range(start, min(start + at_once, len(ids)))), ids[start : start + at_once], step)
             for step, start in enumerate(starts)
         ]
         steps = [index // at_once for index in range(len(ids))]

@@ -17,8 +17,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dllm_agents.decoding.settings import Decoding
+from dllm_agents.engine.engine import Failed, Finished, Unmasked
 from dllm_agents.serving.app import create_app
-from dllm_agents.serving.engine import Failed, Finished, Settled
 
 CALL = '<tool_call>{"name": "search", "arguments": {"query": ["red ball"]}}</tool_call>'
 TOOLS = [{"type": "function", "function": {"name": "search", "description": "find", "parameters": {"type": "object", "properties": {}}}}]
@@ -151,7 +151,7 @@ def test_a_failure_is_a_500_with_its_reason_also_when_streamed(client: Callable[
 
 
 def test_a_late_failure_ends_the_stream_with_its_reason(client: Callable[..., TestClient]) -> None:
-    late = client(lambda prompt, decoding: [Settled([0], [65], 0), Failed("logits are not finite")])
+    late = client(lambda prompt, decoding: [Unmasked([0], [65], 0), Failed("logits are not finite")])
     assert '"message": "logits are not finite"' in late.post("/v1/chat/completions", json=CHAT | {"stream": True}).text
 
 
@@ -209,8 +209,8 @@ def prefilled(tokenizer: Any, thought: str) -> Callable[..., list[Any]]:
     def script(prompt_ids: Any, decoding: Decoding) -> list[Any]:
         front, call = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (thought, CALL))
         places = list(range(len(front), len(front) + len(call)))
-        ends = [Settled([places[0], places[-1]], [call[0], call[-1]], 0), Settled(places[1:-1], call[1:-1], 1)]
-        back = [Settled([place], [front[place]], 2 + step) for step, place in enumerate(reversed(range(len(front))))]
+        ends = [Unmasked([places[0], places[-1]], [call[0], call[-1]], 0), Unmasked(places[1:-1], call[1:-1], 1)]
+        back = [Unmasked([place], [front[place]], 2 + step) for step, place in enumerate(reversed(range(len(front))))]
         steps = [1 + len(front) - place for place in range(len(front))] + [0, *[1] * (len(call) - 2), 0]
         return [
             *ends,
@@ -266,8 +266,8 @@ def test_metrics_are_prometheus_text(client: Callable[..., TestClient]) -> None:
 
 
 def test_a_server_that_shuts_down_answers_503(diffusion_checkpoint: Path, tokenizer: Any) -> None:
+    from dllm_agents.engine.engine import Engine
     from dllm_agents.models import load
-    from dllm_agents.serving.engine import Engine
 
     engine = Engine(load(diffusion_checkpoint))
     app = create_app(engine, tokenizer, "tiny", Decoding(strategy="llada", max_new_tokens=450, block_length=450), 512)
@@ -284,8 +284,8 @@ def test_a_server_that_shuts_down_answers_503(diffusion_checkpoint: Path, tokeni
 
 def test_settings_the_decoder_cannot_carry_out_are_refused_and_the_engine_lives(diffusion_checkpoint: Path, tokenizer: Any) -> None:
     """What only the decoder can know: the schema lets it pass, the answer is a 400 that names the field."""
+    from dllm_agents.engine.engine import Engine
     from dllm_agents.models import load
-    from dllm_agents.serving.engine import Engine
 
     default = Decoding(strategy="fast_dllm", threshold=0.9, max_new_tokens=16, block_length=8)
     app = create_app(Engine(load(diffusion_checkpoint)), tokenizer, "tiny", default, 512)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dllm_agents.decoding.settings import Decoding
-from dllm_agents.serving.engine import Busy, Engine, Failed, Finished, Settled
+from dllm_agents.engine.engine import Busy, Engine, Failed, Finished, Unmasked
 
 DIFFUSION = Decoding(strategy="fast_dllm", threshold=0.9, max_new_tokens=24, block_length=8)
 
@@ -35,7 +35,7 @@ def listen(engine: Engine, prompt: list[int], decoding: Decoding) -> list[Any]:
     events: queue.Queue[Any] = queue.Queue()
     engine.submit(prompt, decoding, events.put)
     heard = [events.get(timeout=30)]
-    while isinstance(heard[-1], Settled):
+    while isinstance(heard[-1], Unmasked):
         heard.append(events.get(timeout=30))
     return heard
 
@@ -115,7 +115,7 @@ def test_requests_that_come_and_go_leave_the_others_alone(engine: Engine, model:
     for number, (prompt, decoding) in enumerate(plans):
         if number % 3:
             last = heard[number].get(timeout=30)
-            while isinstance(last, Settled):
+            while isinstance(last, Unmasked):
                 last = heard[number].get(timeout=30)
             assert same(last.generation, generate(model, prompt, decoding))
     for _ in range(100):
@@ -153,7 +153,7 @@ def test_requests_of_every_strategy_run_together(tmp_path: Path) -> None:
     for (ids, decoding), events in zip(plans, heard, strict=True):
         engine.submit(ids, decoding, events.put)
     for (ids, decoding), events in zip(plans, heard, strict=True):
-        while isinstance(event := events.get(timeout=30), Settled):
+        while isinstance(event := events.get(timeout=30), Unmasked):
             pass
         assert isinstance(event, Finished) and same(event.generation, generate(model, ids, decoding))
     assert engine.stats().batches < engine.stats().forwards

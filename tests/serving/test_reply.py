@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from dllm_agents.serving.engine import Settled
+from dllm_agents.engine.engine import Unmasked
 from dllm_agents.serving.reply import Reply
 from dllm_agents.serving.text import CLOSE, OPEN, Splitter
 
@@ -23,15 +23,15 @@ def whole(token_ids: list[int], steps: list[int], nfe: int) -> Any:
 
 def test_text_waits_for_what_stands_before_it() -> None:
     answer = reply()
-    assert answer.settle(Settled([1], [4], 0)) == []
-    assert answer.settle(Settled([0], [3], 1)) == ["a", "b"]
+    assert answer.settle(Unmasked([1], [4], 0)) == []
+    assert answer.settle(Unmasked([0], [3], 1)) == ["a", "b"]
     assert answer.finish(whole([3, 4], [1, 0], 2)) == []
     assert (answer.token_ids, answer.reveal_step, answer.nfe, answer.finish_reason) == ([3, 4], [1, 0], 2, "stop")
 
 
 def test_nothing_behind_a_stop_id_is_given_out() -> None:
     answer = reply()
-    assert answer.settle(Settled([0, 1, 2], [3, STOP, 4], 0)) == ["a"]
+    assert answer.settle(Unmasked([0, 1, 2], [3, STOP, 4], 0)) == ["a"]
     assert answer.finish(whole([3], [0], 1)) == [] and answer.token_ids == [3]
 
 
@@ -39,9 +39,9 @@ def test_stop_ids_before_the_closing_tag_are_padding() -> None:
     """A thought shorter than its room, then a call shorter than its room (P-ReAct): the answer goes on to the closing tag."""
     answer = reply(tags=(OPENING, CLOSING))
     call = {"name": "f", "arguments": {}}
-    assert answer.settle(Settled([2, 6], [OPENING, CLOSING], 0)) == []
-    assert answer.settle(Settled([3, 4, 5], [5, 6, STOP], 1)) == [call]
-    assert answer.settle(Settled([0, 1], [3, STOP], 2)) == ["a"]
+    assert answer.settle(Unmasked([2, 6], [OPENING, CLOSING], 0)) == []
+    assert answer.settle(Unmasked([3, 4, 5], [5, 6, STOP], 1)) == [call]
+    assert answer.settle(Unmasked([0, 1], [3, STOP], 2)) == ["a"]
     assert answer.finish(whole([3, OPENING, 5, 6, CLOSING], [2, 0, 1, 1, 0], 3)) == []
     assert answer.token_ids == [3, OPENING, 5, 6, CLOSING] and answer.finish_reason == "tool_calls"
 

@@ -13,8 +13,8 @@ from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_ca
 from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, ServerFault
 from dllm_agents.client.streaming import Partial, stream
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
+from dllm_agents.engine.engine import Finished, Unmasked
 from dllm_agents.serving.app import create_app
-from dllm_agents.serving.engine import Finished, Settled
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def call_first(tokenizer, thought, action):
     places = list(range(len(ids) + len(call)))
     steps = [1] * len(ids) + [0] * len(call)
     generation = SimpleNamespace(token_ids=ids + call, nfe=2, reveal_step=steps, confidence=[1.0] * len(steps), finish_reason="stop")
-    return [Settled(places[len(ids) :], call, 0), Settled(places[: len(ids)], ids, 1), Finished(generation)]
+    return [Unmasked(places[len(ids) :], call, 0), Unmasked(places[: len(ids)], ids, 1), Finished(generation)]
 
 
 def test_p_react_over_the_real_server_calls_before_it_has_thought(scripted, serving, tokenizer):

@@ -1,4 +1,4 @@
-"""Settled tokens become text, stop strings cut it, tool calls are taken out of it."""
+"""Unmasked tokens become text, stop strings cut it, tool calls are taken out of it."""
 
 from typing import Any
 

@@ -61,7 +61,9 @@ def by_factor(factor: float) -> Rule:
 
 def select(scores: Sequence[npt.NDArray[np.float64]], rules: Sequence[Rule]) -> list[npt.NDArray[np.bool_]]:
     """For each request's `scores` [k], what its rule commits [k]. Of equal scores the leftmost goes first."""
-    longest = max((len(row) for row in scores), default=0)
+    if not scores:
+        return []
+    longest = max(len(row) for row in scores)
     table = np.full((len(scores), longest), -np.inf)
     for number, row in enumerate(scores):
         table[number, : len(row)] = row

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from dllm_agents.errors import StageError
 from dllm_agents.models.adapters import Adapter
-from dllm_agents.models.attention import IMPLEMENTATION
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG
 from dllm_agents.models.families import Attention, Family, family_of, read_json
+from dllm_agents.models.network import Layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
 # One of them is there where a tokenizer is; without any, transformers makes an empty one for some families.
@@ -46,7 +46,7 @@ LIMITS = {
 class Model:
     """A checkpoint ready to be run: the network and what its family says of it.
 
-    `network` is a transformers *ForCausalLM whose attention is this package's (`dllm_agents.models.attention`). `shift` is True where
+    `network` is a transformers *ForCausalLM that holds the weights, `layers` how this package runs them. `shift` is True where
     the row at position i predicts position i + 1. `mask_id` is None for AR models.
     """
 
@@ -73,6 +73,11 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The network as this package runs it."""
+        return Layers(self.network)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -160,7 +165,6 @@ def _network_config(family: Family, raw: dict[str, Any]) -> Any:
         )
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or getattr(config, "sliding_window", None):
         raise StageError("sliding-window attention is not supported")
-    config._attn_implementation = IMPLEMENTATION
     return config
 
 

@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 
 from dllm_agents import __version__
 from dllm_agents.decoding.settings import Decoding
+from dllm_agents.engine.engine import Engine
 from dllm_agents.errors import StageError
 from dllm_agents.serving.api import BadRequest, ChatRequest, CompletionRequest
 from dllm_agents.serving.backend import Backend, Served
-from dllm_agents.serving.engine import Engine
 from dllm_agents.serving.forms import ErrorBody, error_body
 from dllm_agents.serving.gate import Gate
 

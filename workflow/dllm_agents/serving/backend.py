@@ -17,8 +17,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
+from dllm_agents.engine.engine import Busy, Engine, Event, Failed, Finished, Unmasked
 from dllm_agents.serving.api import BadRequest, ChatRequest, CompletionRequest
-from dllm_agents.serving.engine import Busy, Engine, Event, Failed, Finished, Settled
 from dllm_agents.serving.forms import Choice, Form, TokenScore, error_body, event
 from dllm_agents.serving.metrics import Metrics
 from dllm_agents.serving.reply import Reply
@@ -181,7 +181,7 @@ class Backend:
 
         def listener(choice: Choice) -> Callable[[Event], None]:
             def listen(event: Event) -> None:
-                if watch or not isinstance(event, Settled):
+                if watch or not isinstance(event, Unmasked):
                     loop.call_soon_threadsafe(events.put_nowait, (choice, event))
 
             return listen

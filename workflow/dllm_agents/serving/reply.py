@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dllm_agents.serving.engine import Settled
+from dllm_agents.engine.engine import Unmasked
 from dllm_agents.serving.text import Decode, Splitter, TokenText
 from dllm_agents.tool_calls import Call, Piece
 
@@ -47,7 +47,7 @@ class Reply:
         self._called = False
         self._at_stop = False
 
-    def settle(self, event: Settled) -> list[Piece]:
+    def settle(self, event: Unmasked) -> list[Piece]:
         """The pieces that became certain with these tokens."""
         self.nfe = max(self.nfe, event.step + 1)
         for position, token in zip(event.positions, event.token_ids, strict=True):

@@ -25,7 +25,7 @@ def measure(model: Model) -> list[dict[str, float]]:
     `bytes` are the weights read plus keys and values written; `flops` two per weight of a matrix product and token, and four per pair of
     positions and channel of attention. An embedding is looked up, not multiplied, unless it is the output layer too.
     """
-    from dllm_agents.models.attention import Segment, Slot, forward
+    from dllm_agents.models.attention import Segment, cell_bytes, forward
 
     config: Any = model.network.config
     weights = {name: parameter for name, parameter in model.network.named_parameters() if parameter.ndim == 2}
@@ -45,7 +45,7 @@ def measure(model: Model) -> list[dict[str, float]]:
             {
                 "tokens": float(tokens),
                 "seconds": seconds,
-                "bytes": float(moved + Slot.size(model, tokens)),
+                "bytes": float(moved + tokens * cell_bytes(model)),
                 "flops": float(2 * tokens * products + attention),
             }
         )

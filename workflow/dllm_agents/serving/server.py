@@ -31,8 +31,8 @@ def serve(config: Config | None, backbone: str | None, model: str | Path | None,
 
     import uvicorn
 
+    from dllm_agents.engine.engine import Engine
     from dllm_agents.serving.app import create_app
-    from dllm_agents.serving.engine import Engine
 
     loaded = models.load_model(directory, settings.dtype)
     context = min(settings.context, loaded.context_length)
