@@ -85,8 +85,7 @@ def gone(port: int) -> bool:
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_API_KEY", "of the judge alone")
-    paradigm = "ar" if engine == "vllm" else "diffusion"
-    backbone = {"model": str(diffusion_checkpoint), "engine": engine, "paradigm": paradigm, "decoding": DIFFUSION, "gpus": 2}
+    backbone = {"model": str(diffusion_checkpoint), "engine": engine, "decoding": DIFFUSION, "gpus": 2}
     settings = config(big=backbone)
     with running_server("big", settings) as endpoint, Client.for_backbone(endpoint, settings.backbones["big"]) as client:
         answer = client.complete([{"role": "user", "content": "x"}], decoding=settings.backbones["big"].decoding)
