@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm_agents.decoding.canvas import Call, Floats, Prediction
+from dllm_agents.decoding.constrained import Constraint
 from dllm_agents.decoding.sampling import CONFIDENCE, ENTROPY, MARGIN, TOKEN, Draws, predict
 from dllm_agents.decoding.selection import Rule, select
 from dllm_agents.decoding.state import State
@@ -23,16 +24,30 @@ def predictions(requests: Sequence[tuple[State, Call]], logits: Tensor) -> list[
     """What each call predicts, from `logits` [rows of all calls, vocabulary]. A request whose logits are not finite gets the error."""
     calls = [call for _, call in requests]
     numbers = _numbers(requests, logits)
+    free = numbers[TOKEN].astype(np.int64)
     bounds = np.cumsum([0, *(len(call.positions) for call in calls)])
     shares = [numbers[:, first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [slice(first, last) for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    for (state, call), share, part in zip(requests, shares, parts, strict=True):
+        if (constraint := _constraint(state, call, share)) is not None:
+            constraint.allow(call, share, logits[part])
     scores = [_scores(call, share) for call, share in zip(calls, shares, strict=True)]
     chosen = select(scores, [call.rule or COMMIT_NOTHING for call in calls])
-    return [
-        Prediction(share[TOKEN].astype(np.int64), _confidence(call, share), mask)
-        if np.isfinite(share[CONFIDENCE]).all()
-        else StageError(NOT_FINITE)
-        for call, share, mask in zip(calls, shares, chosen, strict=True)
-    ]
+    results: list[Prediction | StageError] = []
+    for (state, call), share, mask, part in zip(requests, shares, chosen, parts, strict=True):
+        if not np.isfinite(share[CONFIDENCE]).all():
+            results.append(StageError(NOT_FINITE))
+            continue
+        prediction = Prediction(share[TOKEN].astype(np.int64), _confidence(call, share), mask)
+        if (constraint := _constraint(state, call, share)) is not None:
+            prediction = constraint.settle(call, free[part], prediction, logits[part])
+        results.append(prediction)
+    return results
+
+
+def _constraint(state: State, call: Call, share: Floats) -> Constraint | None:
+    """The constraint of a call that decides tokens."""
+    return state.constraint if call.rule is not None and np.isfinite(share[CONFIDENCE]).all() else None
 
 
 def _numbers(requests: Sequence[tuple[State, Call]], logits: Tensor) -> Floats:

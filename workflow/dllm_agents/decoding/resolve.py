@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dllm_agents.decoding import tool_prefill
+from dllm_agents.decoding.constraints import CACHE, TokenAutomaton
 from dllm_agents.decoding.settings import Decoding, DecodingError, ToolPrefill
 from dllm_agents.decoding.strategies import Strategy, strategy_of
 
@@ -40,7 +41,37 @@ def resolved(decoding: Decoding, model: Model) -> Decoding:
     filled["stop_ids"] = list(model.stop_ids if decoding.stop_ids is None else decoding.stop_ids)
     if decoding.tool_prefill is not None:
         filled["tool_prefill"] = _with_tags(decoding.tool_prefill, model, length or decoding.max_new_tokens)
-    return decoding.model_copy(update=filled)
+    filled["constraint_rule"] = None if decoding.constraint is None else decoding.constraint_rule or "mask"
+    settled = decoding.model_copy(update=filled)
+    if settled.constraint is not None:
+        _check_room(automaton(settled, model), settled)
+    return settled
+
+
+def automaton(decoding: Decoding, model: Model) -> TokenAutomaton:
+    """The automaton of resolved settings' constraint over the model's tokens, from the cache where it is there.
+
+    Raises ConstraintError.
+    """
+    return CACHE.automaton(decoding.constraint, model.tokenizer, model.vocab_size, decoding.stop_ids or (), decoding.mask_id)
+
+
+def _check_room(language: TokenAutomaton, decoding: Decoding) -> None:
+    if language.shortest > decoding.max_new_tokens:
+        raise DecodingError(
+            f"max_new_tokens: {decoding.max_new_tokens} are too few; the shortest answer that matches has {language.shortest} tokens"
+        )
+    prefill = decoding.tool_prefill
+    if prefill is None or prefill.open_id is None or prefill.close_id is None:
+        return
+    room = prefill.close - prefill.open - 1
+    states = language.forward(language.reachable, language.kind(prefill.open_id, padded=True), padded=True)
+    ends = language.backward(language.within(0), language.kind(prefill.close_id, padded=False))
+    needed = next((length for length in range(language.states) if language.spanned(states, length) & ends), None)
+    if needed is None:
+        raise DecodingError("constraint: no answer that matches has these tags; with tool_prefill it must be a list of tools")
+    if needed > room:
+        raise DecodingError(f"tool_prefill: {room} places between the tags are too few; the shortest call has {needed} tokens")
 
 
 class Weights(Protocol):

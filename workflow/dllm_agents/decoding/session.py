@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from dllm_agents.decoding.canvas import Call, Canvas, Prediction
+from dllm_agents.decoding.constrained import Constraint
 from dllm_agents.decoding.predicting import predictions
+from dllm_agents.decoding.resolve import automaton
 from dllm_agents.decoding.settings import Decoding, DecodingError
 from dllm_agents.decoding.state import State
 from dllm_agents.decoding.strategies import Strategy, strategy_of
@@ -32,7 +34,8 @@ class Generation:
 
     `nfe` counts the forwards; `reveal_step` is the 0-based index of the forward that unmasked a token, `confidence` the probability the
     model gave it then (1.0 for pre-filled tags). `published_nfe` is what the published loop would have counted: more where stores were
-    merged or the request ended early; None where only running it would tell.
+    merged or the request ended early; None where only running it would tell. `repaired` are the tokens, by number, that the model would not
+    have put there but for the constraint.
     """
 
     token_ids: list[int]
@@ -41,6 +44,7 @@ class Generation:
     confidence: list[float]
     finish_reason: str
     published_nfe: int | None = None
+    repaired: tuple[int, ...] = ()
 
 
 class Session:
@@ -60,7 +64,8 @@ class Session:
         self.canvas = Canvas(prompt_ids, length, 0 if decoding.mask_id is None else decoding.mask_id)
         tags = None if decoding.tool_prefill is None else Tags(decoding.tool_prefill)
         mask_block = decoding.block_length if strategy.aligned else model.block_length
-        self.state = State(self.canvas, decoding, self.stop_ids, model.shift, model.attention, mask_block, tags)
+        constraint = None if decoding.constraint is None else Constraint(automaton(decoding, model), self.canvas, decoding)
+        self.state = State(self.canvas, decoding, self.stop_ids, model.shift, model.attention, mask_block, tags, constraint)
         self._steps = strategy.decode(self.state)
         self.call: Call | None = next(self._steps)
         self.clean = 0
@@ -108,13 +113,16 @@ class Session:
             for position in range(canvas.prompt_length, end if stop is None else min(end, stop))
             if not canvas.is_padding(position, self.stop_ids)
         ]
+        constraint = self.state.constraint
+        complete = constraint is not None and canvas.first_masked() >= self._end and constraint.complete
         return Generation(
             token_ids=canvas.tokens[kept].tolist(),
             nfe=canvas.nfe,
             reveal_step=canvas.reveal_step[kept].tolist(),
             confidence=canvas.confidence[kept].tolist(),
-            finish_reason="stop" if stopped or canvas.stop_after_block else "length",
+            finish_reason="stop" if stopped or complete or canvas.stop_after_block else "length",
             published_nfe=canvas.published_nfe,
+            repaired=() if constraint is None else tuple(i for i, place in enumerate(kept) if place in constraint.repaired),
         )
 
     @property

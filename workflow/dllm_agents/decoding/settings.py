@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,6 +75,15 @@ class Decoding(BaseModel):
     stop_ids: list[int] | None = Field(default=None, description="default: the checkpoint's")
     seed: int = 0
     tool_prefill: ToolPrefill | None = None
+    constraint: dict[str, Any] | None = Field(
+        default=None,
+        description='what the whole answer must match: a JSON Schema, {"regex": ...}, {"choice": [...]}, or calls of {"tools": [...]}',
+    )
+    constraint_rule: Literal["mask", "map", "posterior"] | None = Field(
+        default=None,
+        description="mask (default): only what may not stand where it is predicted is changed; map: the most probable answer of a step; "
+        "posterior: each token's best by its probability among answers that match",
+    )
 
     def resolved(self, model: Model) -> Decoding:
         """These settings as they are carried out on `model`, with every default filled in: block and sub-block length, steps, threshold,

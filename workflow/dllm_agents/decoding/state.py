@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dllm_agents.decoding.canvas import Call, Canvas, Floats, Positions, Prediction, Steps
+from dllm_agents.decoding.constrained import Constraint
 from dllm_agents.decoding.selection import Rule
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.decoding.tool_prefill import Tags
@@ -29,6 +30,7 @@ class State:
     attention: Attention
     attention_block: int | None = None
     tags: Tags | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         self._generator = torch.Generator().manual_seed(self.decoding.seed)
@@ -95,6 +97,8 @@ class State:
             if not self.tags.wants(look.token_ids):
                 return
         self.tags.place(self.canvas, start, stop)
+        if self.constraint is not None:
+            self.constraint.end_at(stop)
 
     @property
     def block_length(self) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dllm_agents.errors import StageError
+from dllm_agents.decoding.settings import DecodingError
 
 Expression = tuple[Any, ...]
 Ranges = list[tuple[int, int]]
@@ -29,11 +29,11 @@ NEVER: Expression = ("alt",)
 LAST_CODE_POINT = 0x10FFFF
 
 
-class ConstraintError(StageError, ValueError):
-    """A constraint that cannot be carried out. `code` says how, `where` (a JSON pointer, or a field) at what place."""
+class ConstraintError(DecodingError):
+    """A constraint that cannot be carried out. `code` says how, `where` (a JSON pointer, or a part of it) at what place."""
 
     def __init__(self, code: str, where: str, message: str) -> None:
-        super().__init__(f"{where}: {message}")
+        super().__init__(f"constraint: {where}: {message}")
         self.code, self.where = code, where
 
 

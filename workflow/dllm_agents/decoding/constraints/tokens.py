@@ -109,6 +109,17 @@ class TokenAutomaton:
         """Tokens of the shortest answer, without a stop id."""
         return int(self.distance[self.start])
 
+    @property
+    def reachable(self) -> int:
+        """The states that some tokens lead to."""
+        return self._recall(("reachable",), lambda: _closure(1 << self.start, self._successors[0]))
+
+    def spanned(self, states: int, length: int) -> int:
+        """The states after `length` tokens from `states`, stop ids not among them."""
+        for _ in range(length):
+            states = self.forward(states, None) & ~(1 << self.end)
+        return states
+
     def kind(self, token: int, padded: bool) -> int:
         """The class of a token at a place where stop ids are padding, or are not."""
         kind = int(self.class_of[token])
@@ -124,7 +135,7 @@ class TokenAutomaton:
         def step() -> int:
             if kind is None:
                 return _union(self._successors[padded], states)
-            targets = self.table[self._flags(states), kind]
+            targets = self.table[self.flags(states), kind]
             return self._set_of(targets[targets >= 0])
 
         return self._recall((states, kind, padded), step)
@@ -135,7 +146,7 @@ class TokenAutomaton:
         def step() -> int:
             if kind is None:
                 return _union(self._predecessors[padded], states)
-            return self._set_of(np.append(self._flags(states), False)[self.table[:, kind]])
+            return self._set_of(np.append(self.flags(states), False)[self.table[:, kind]])
 
         return self._recall((states, kind, padded, "back"), step)
 
@@ -143,7 +154,7 @@ class TokenAutomaton:
         """Which classes [classes] lead from a state of `before` to one of `after`. Stop ids that are padding are asked for as `stop`."""
 
         def step() -> NDArray[np.bool_]:
-            leads = np.append(self._flags(after), False)[self.table[self._flags(before)]]
+            leads = np.append(self.flags(after), False)[self.table[self.flags(before)]]
             flags: NDArray[np.bool_] = np.logical_or.reduce(leads, axis=0)
             flags[self.stop] = flags[self.pad if padded else self.stop]
             flags[self.pad] = False
@@ -179,7 +190,7 @@ class TokenAutomaton:
             layer = _union(self._predecessors[0], layer) & ~reached
             reached |= layer
             steps += 1
-            distance[self._flags(layer)] = steps
+            distance[self.flags(layer)] = steps
         return distance
 
     def _set_of(self, states: NDArray[Any]) -> int:
@@ -188,7 +199,7 @@ class TokenAutomaton:
         flags[states] = True
         return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
 
-    def _flags(self, states: int) -> NDArray[np.bool_]:
+    def flags(self, states: int) -> NDArray[np.bool_]:
         data = np.frombuffer(states.to_bytes((self.states + 7) // 8, "little"), dtype=np.uint8)
         return np.unpackbits(data, bitorder="little", count=self.states).astype(bool)
 
@@ -217,6 +228,14 @@ def _union(sets: list[int], states: int) -> int:
     for state in _members(states):
         out |= sets[state]
     return out
+
+
+def _closure(states: int, successors: list[int]) -> int:
+    fresh = states
+    while fresh:
+        fresh = _union(successors, fresh) & ~states
+        states |= fresh
+    return states
 
 
 def _reversed(successors: list[int]) -> list[int]:
