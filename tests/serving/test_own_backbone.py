@@ -1,0 +1,67 @@
+"""`add: {mine: {model: DIR}}` is all it takes: a checkpoint of any family plays and has a row in Table 1."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from dllm_agents import benchmarks, preflight
+from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.analysis.stage import score_file
+from dllm_agents.config import load
+from dllm_agents.records import Episode, read_jsonl, write_jsonl
+from dllm_agents.reporting.tables import tabulate
+
+FAMILIES = {
+    "llada": ("diffusion", "llada"),
+    "Dream": ("diffusion", "dream"),
+    "Fast_dLLM_Qwen": ("diffusion", "fast_dllm_v2"),
+    "sdar": ("diffusion", "sdar"),
+    "qwen3": ("ar", "ar"),
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch):
+    """Write a small random checkpoint in a family's published layout, with a tokenizer."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
+    import random_checkpoints
+
+    monkeypatch.setattr(random_checkpoints, "VOCABULARY", len(tokenizer))
+    monkeypatch.setattr(random_checkpoints, "MASK", tokenizer.mask_token_id)
+    monkeypatch.setattr(random_checkpoints, "STOP", tokenizer.eos_token_id)
+
+    def write(family: str) -> Path:
+        make = random_checkpoints.llada if family == "llada" else random_checkpoints.llama_like
+        directory = make(tmp_path / "weights", **({} if family == "llada" else {"model_type": family}))
+        tokenizer.save_pretrained(directory)
+        return directory
+
+    return write
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_directory_plays_and_has_its_row(checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    directory = checkpoint(family)
+    monkeypatch.chdir(tmp_path)
+    Path("few.yaml").write_text("benchmarks: {babyai: {levels: [GoToObj], seeds: [1, 2], max_steps: 1}}\nrun: {benchmarks: [babyai]}\n")
+    Path("mine.yaml").write_text(f"extends: few.yaml\nadd: {{mine: {{model: {directory}}}}}\n")
+    config = load(["mine.yaml"], None, (preflight.check,))
+    assert config.backbones["mine"].paradigm == FAMILIES[family][0]
+
+    results = Path(config.results)
+    tasks, episodes = results / "tasks/babyai.jsonl", results / "episodes/babyai/mine.jsonl"
+    write_jsonl(tasks, benchmarks.load("babyai", config).tasks("test"))
+    rollout(config, {"mine": [Shard(tasks, episodes)]})
+    played = read_jsonl(episodes, Episode)
+    assert [episode.error for episode in played] == [None, None]
+    assert all(episode.usage["policy"].completion_tokens for episode in played)
+    assert {episode.decoding["policy"]["strategy"] for episode in played} == {FAMILIES[family][1]}
+
+    score_file(config, episodes, tasks, results / "scores/babyai/mine.parquet")
+    tabulate("diffuagent_table1", config, results, results / "tables/diffuagent_table1")
+    with open(results / "tables/diffuagent_table1.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["agent"] == "mine" and row["metric"] == "success_rate"]
+    assert {row["benchmark"]: row["n"] for row in rows}["babyai"] == "2"
