@@ -162,3 +162,36 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_sight(monkeypatch: 
     monkeypatch.setenv("SOME_KEY", "hush")
     with Client.for_backbone(endpoint, backbone) as client:
         assert client.endpoint.headers() == {"Authorization": "Bearer hush"} and "hush" not in repr(client.endpoint)
+
+
+REFUSES = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None}
+
+
+@pytest.mark.parametrize("field", REFUSES)
+def test_fields_that_a_server_refuses_can_be_left_out(server: Any, field: str) -> None:
+    url, seen = server([(200, GOOD)])
+    backbone = Backbone(url=url, omit=[field], chat_template_kwargs={"enable_thinking": False})
+    with Client.for_backbone(Endpoint(url, "m", False), backbone) as client:
+        assert client.complete([{"role": "user", "content": "x"}], decoding=Decoding(max_new_tokens=8)).text == "Action: go"
+    assert field not in seen[0] and seen[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert REFUSES[field] is None or seen[0][REFUSES[field]] == 8
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "prompt is too long: 210000 tokens > 200000 maximum",
+        "the request exceeds the available context size (4096 tokens), try increasing it",
+        "The input token count (130000) exceeds the maximum number of tokens allowed (128000).",
+        "Input length (5000 tokens) exceeds the maximum allowed length: this model's context window is 4096",
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_known_in_many_words(server: Any, message: str) -> None:
+    url, _ = server([(400, {"error": {"message": message}})])
+    with pytest.raises(PromptTooLong):
+        ask(url)
+
+
+def test_an_error_in_place_of_an_answer_is_a_fault(server: Any) -> None:
+    url, seen = server([(200, {"error": {"message": "overloaded"}}), (529, b""), (200, GOOD)])
+    assert ask(url).text == "Action: go" and len(seen) == 3

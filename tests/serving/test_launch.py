@@ -83,16 +83,19 @@ def gone(port: int) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_launchers_share_one_contract(engine: str, fake_engine: Path, diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launchers_share_one_contract(
+    engine: str, fake_engine: Path, ar_checkpoint: Path, diffusion_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JUDGE_API_KEY", "of the judge alone")
-    backbone = {"model": str(diffusion_checkpoint), "engine": engine, "decoding": DIFFUSION, "gpus": 2}
+    directory, decoding = (ar_checkpoint, {"max_new_tokens": 16}) if engine == "vllm" else (diffusion_checkpoint, DIFFUSION)
+    backbone = {"model": str(directory), "engine": engine, "decoding": decoding, "gpus": 2}
     settings = config(big=backbone)
     with running_server("big", settings) as endpoint, Client.for_backbone(endpoint, settings.backbones["big"]) as client:
         answer = client.complete([{"role": "user", "content": "x"}], decoding=settings.backbones["big"].decoding)
         port = httpx.URL(endpoint.base_url).port or 0
     called = json.loads(fake_engine.read_text())
     line = " ".join(called["arguments"])
-    assert str(diffusion_checkpoint) in line and "--served-model-name big" in line and "--host 127.0.0.1" in line
+    assert str(directory) in line and "--served-model-name big" in line and "--host 127.0.0.1" in line
     assert endpoint.api_key is not None and endpoint.api_key not in line
     assert "JUDGE_API_KEY" not in called["environment"]
     if engine == "vllm":

@@ -82,7 +82,7 @@ def serve(args: argparse.Namespace) -> None:
     if not args.backbone and not args.model:
         raise StageError("serve: give --backbone NAME or --model DIR")
     config = _config(args) if args.backbone else None
-    run(config=config, backbone=args.backbone, model=args.model, host=args.host, port=args.port)
+    run(config=config, backbone=args.backbone, model=args.model, host=args.host, port=args.port, dtype=args.dtype)
 
 
 def download(args: argparse.Namespace) -> None:
@@ -312,6 +312,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", metavar="DIR", help="a checkpoint directory; with --backbone, the one trained for it")
     sub.add_argument("--host", default="127.0.0.1")
     sub.add_argument("--port", type=int, required=True)
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], help="of a checkpoint without --backbone; default: as it is stored")
 
     sub = command(download, "fetch the models and question files a run needs, and check them, where there is a network")
     sub.add_argument(

@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import httpx
 
+from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, listed, text_of, tool_call
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 
-MAX_REPLY_BYTES = 16 << 20
-RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 OPENAI_FIELDS = ("temperature", "top_p")
 # What of a request differs from prompt to prompt; a refusal that names anything else would meet every request.
 PROMPT_FIELDS = ("messages", "prompt")
-T = TypeVar("T")
+# A prompt that does not fit, in the words of OpenAI, vLLM, SGLang, llama.cpp, Anthropic and Gemini.
+_TOO_LONG = re.compile(
+    r"context.{0,80}(?:length|exceed|window|size)|exceeds?.{0,40}context|(?:prompt|input|request).{0,40}too (?:long|large)"
+    r"|(?:token count|input tokens?|number of tokens).{0,60}exceed",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class ServerFault(Exception):
@@ -43,10 +49,6 @@ class SettingsRefused(RequestRefused):
 
 class PromptTooLong(RequestRefused):
     """Prompt and completion do not fit the context."""
-
-
-class BadReply(Exception):
-    """The server answered with something that is no completion."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ class Completion:
 
 
 class Client:
-    """A connection pool to one endpoint. `timeout` is seconds without a byte before a request counts as failed."""
+    """A connection pool to one endpoint. `timeout` is seconds without a byte before a request counts as failed.
+
+    Fields in `omit` are left out of every request; with `max_tokens` left out, the limit goes as `max_completion_tokens`, unless that is
+    left out too. `template` are variables of the chat template, as `enable_thinking`.
+    """
 
     def __init__(
         self,
@@ -94,9 +100,10 @@ class Client:
         attempts: int = 6,
         backoff: float = 0.5,
         template: Mapping[str, Any] | None = None,
+        omit: Collection[str] = (),
     ) -> None:
         self.endpoint, self.attempts, self.backoff = endpoint, attempts, backoff
-        # Variables of the chat template, as `enable_thinking`.
+        self._omit = frozenset(omit)
         self._template = {"chat_template_kwargs": dict(template)} if template else {}
         self._http = httpx.Client(
             base_url=endpoint.base_url.rstrip("/") + "/",
@@ -112,7 +119,7 @@ class Client:
         """A client of a backbone's endpoint, with the key named by `api_key_env` when the endpoint brings none."""
         if endpoint.api_key is None and backbone.api_key_env:
             endpoint = Endpoint(endpoint.base_url, endpoint.model, endpoint.native, api_key(backbone))
-        return cls(endpoint, template=backbone.template_settings)
+        return cls(endpoint, template=backbone.template_settings, omit=backbone.omit)
 
     def __enter__(self) -> Client:
         return self
@@ -138,20 +145,22 @@ class Client:
         PromptTooLong or RequestRefused when the server refuses this request, SettingsRefused when it would refuse any with these
         settings, BadReply for an answer that is no completion.
         """
-        body: dict[str, Any] = {"model": self.endpoint.model, "messages": list(messages), **self._settings(decoding, seed)}
-        if tools:
-            body["tools"] = list(tools)
-        if stop:
-            body["stop"] = list(stop)
-        payload, seconds = self._post("chat/completions", body)
-        return _completion(payload, seconds)
+        named = {"tools": list(tools), "stop": list(stop)}
+        body = self.body(messages, decoding, seed, **{name: value for name, value in named.items() if value})
+        return completion_of(*self._post("chat/completions", body))
+
+    def body(self, messages: Sequence[Mapping[str, Any]], decoding: Decoding, seed: int | None, **fields: Any) -> dict[str, Any]:
+        """The request for one chat completion."""
+        body = {"model": self.endpoint.model, "messages": list(messages), **self._settings(decoding, seed), **fields}
+        return {name: value for name, value in body.items() if name not in self._omit}
 
     def _settings(self, decoding: Decoding, seed: int | None) -> dict[str, Any]:
         chosen = seed if seed is not None else decoding.seed
         if self.endpoint.native:
             return {**decoding.model_dump(exclude_none=True), **self._template, "seed": chosen, "return_trace": True}
         plain = {name: getattr(decoding, name) for name in OPENAI_FIELDS if getattr(decoding, name) is not None}
-        return {**plain, **self._template, "max_tokens": decoding.max_new_tokens, "seed": chosen}
+        limit = "max_completion_tokens" if "max_tokens" in self._omit else "max_tokens"
+        return {**plain, **self._template, limit: decoding.max_new_tokens, "seed": chosen}
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
         fault = "no answer"
@@ -164,12 +173,13 @@ class Client:
             except (httpx.TransportError, httpx.StreamError) as error:
                 fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 continue
-            if status == 200:
-                return _json_object(content), time.perf_counter() - started
-            reason = _reason(content)
+            payload = _json_object(content) if status == 200 else {}
+            if payload and (payload.get("choices") or not payload.get("error")):
+                return payload, time.perf_counter() - started
+            reason = reason_of(content)
             fault = f"HTTP {status}: {reason.message}"
-            if status not in RETRIED_STATUS:
-                raise _refusal(status, reason, self.endpoint)
+            if status not in RETRIED_STATUS and status != 200:
+                raise refusal(status, reason, self.endpoint)
         raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})")
 
     def _exchange(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
@@ -196,7 +206,7 @@ def _is_local(url: str) -> bool:
     return httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
 
 
-class _Reason(NamedTuple):
+class Reason(NamedTuple):
     """An error body: what it says, OpenAI's code for it, and the part of the request at fault."""
 
     message: str
@@ -204,10 +214,9 @@ class _Reason(NamedTuple):
     param: str | None = None
 
 
-def _refusal(status: int, reason: _Reason, endpoint: Endpoint) -> Exception:
-    message, lowered = reason.message, reason.message.lower()
-    too_long = status == 400 and "context" in lowered and ("length" in lowered or "exceed" in lowered)
-    if too_long or reason.code == "context_length_exceeded":
+def refusal(status: int, reason: Reason, endpoint: Endpoint) -> Exception:
+    message = reason.message
+    if reason.code == "context_length_exceeded" or (status in (400, 413, 422) and _TOO_LONG.search(message)):
         return PromptTooLong(message)
     if status in (401, 403):
         return ServerFault(f"{endpoint!r} refuses the key (HTTP {status}: {message}); set the right one")
@@ -219,7 +228,7 @@ def _refusal(status: int, reason: _Reason, endpoint: Endpoint) -> Exception:
     return RequestRefused(f"HTTP {status}: {message}")
 
 
-def _field(reason: _Reason) -> str:
+def _field(reason: Reason) -> str:
     """The field of the request that is at fault: as the server names it, else the first word of its message if that is one."""
     if reason.param:
         return reason.param.partition(".")[0].partition("[")[0]
@@ -227,15 +236,15 @@ def _field(reason: _Reason) -> str:
     return word if word in Decoding.model_fields or word in PROMPT_FIELDS else ""
 
 
-def _reason(content: bytes) -> _Reason:
+def reason_of(content: bytes) -> Reason:
     """What an error body says, whatever its shape."""
     text = content[:2000].decode("utf-8", "replace").strip()
     try:
         error = json.loads(content).get("error")
         message, code, param = error.get("message"), error.get("code"), error.get("param")
     except (ValueError, AttributeError, RecursionError):
-        return _Reason(" ".join(text.split())[:300] or "no reason given")
-    return _Reason(str(message)[:300], *(value if isinstance(value, str) else None for value in (code, param)))
+        return Reason(" ".join(text.split())[:300] or "no reason given")
+    return Reason(str(message)[:300], *(value if isinstance(value, str) else None for value in (code, param)))
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
@@ -248,52 +257,25 @@ def _json_object(content: bytes) -> dict[str, Any]:
     return payload
 
 
-def _completion(payload: dict[str, Any], seconds: float) -> Completion:
+def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:
+    """The answer that a chat completion holds, in any of the shapes that servers give it. Raises BadReply when it holds none."""
     try:
         choice = payload["choices"][0]
         message = choice["message"]
         usage = payload.get("usage") or {}
-        content = message.get("content") or ""
+        content = text_of(message.get("content")) or text_of(message.get("refusal"))
         finish_reason = choice.get("finish_reason")
         trace = choice.get("trace") or {}
-        calls = tuple(_tool_call(call) for call in message.get("tool_calls") or [])
-        prompt_tokens, completion_tokens = (_count(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
-        nfe = _count(usage, "nfe", completion_tokens)
-        reveal_step, token_ids = (_listed(trace.get(name), int) for name in ("reveal_step", "token_ids"))
-        tokens, confidence = _listed(trace.get("tokens"), str), _listed(trace.get("confidence"), float)
+        calls = tuple(map(tool_call, calls_of(message)))
+        prompt_tokens, completion_tokens = (count(usage, name) or 0 for name in ("prompt_tokens", "completion_tokens"))
+        nfe = count(usage, "nfe")
+        reveal_step, token_ids = (listed(trace.get(name), int) for name in ("reveal_step", "token_ids"))
+        tokens, confidence = listed(trace.get("tokens"), str), listed(trace.get("confidence"), float)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {error})") from None
-    if not isinstance(content, str) or not isinstance(finish_reason, str | None):
-        raise BadReply("the reply's content or finish_reason is not text")
+    if not isinstance(finish_reason, str | None):
+        raise BadReply("the reply's finish_reason is not text")
+    nfe = completion_tokens if nfe is None else nfe
     return Completion(
         content, prompt_tokens, completion_tokens, nfe, seconds, finish_reason, reveal_step, token_ids, calls, tokens, confidence
     )
-
-
-def _count(usage: Mapping[str, Any], name: str, default: int) -> int:
-    value = usage.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"usage.{name} is {value!r}")
-    return value
-
-
-def _listed(value: Any, kind: type[T]) -> list[T] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or any(not isinstance(item, kind) for item in value):
-        raise TypeError(f"a part of the trace is no list of {kind.__name__}")
-    return value
-
-
-def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """{name, arguments} of an OpenAI tool call; arguments that are no JSON object are kept as text."""
-    function = call["function"]
-    name, arguments = function["name"], function["arguments"]
-    if not isinstance(name, str) or not isinstance(arguments, str):
-        raise TypeError("a tool call's name or arguments are not text")
-    try:
-        return {"name": name, "arguments": json.loads(arguments)}
-    except (ValueError, RecursionError):
-        return {"name": name, "arguments": arguments}

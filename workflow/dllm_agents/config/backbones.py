@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,10 @@ class Backbone(Section):
     api_key_env: str | None = Field(
         default=None, description="environment variable that holds the key for `url`", json_schema_extra=NOTHING
     )
+    omit: list[str] = Field(
+        default=[],
+        description="fields left out of requests, for servers that refuse them; in place of `max_tokens` goes `max_completion_tokens`",
+    )
     paradigm: Literal["ar", "diffusion"] | None = Field(
         default=None, description="default: that of the training, the checkpoint or the strategy; needed to compare what a URL hides"
     )
@@ -60,9 +64,17 @@ class Backbone(Section):
     benchmark_context: dict[str, Annotated[int, Field(ge=32)]] = Field(
         default={}, description="benchmark -> tokens that replace `context` there"
     )
+    chat_template_kwargs: dict[str, Any] = Field(default={}, description="variables of its chat template beside `thinking`")
     thinking: bool | None = Field(
         default=None,
         description="`enable_thinking` of its chat template; null leaves it to the template, which has to know the word otherwise",
+    )
+    control_tokens: Literal["text", "tokens"] = Field(
+        default="text",
+        description="control tokens spelled out in a message: plain text, or the tokens as the papers' code has them (native engine)",
+    )
+    bare_calls: bool | None = Field(
+        default=None, description="an answer of nothing but JSON is a tool call; default: where the chat template writes calls so (native)"
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
     gpus: int = Field(
@@ -80,9 +92,9 @@ class Backbone(Section):
         return self.context if benchmark is None else self.benchmark_context.get(benchmark, self.context)
 
     @property
-    def template_settings(self) -> dict[str, bool]:
+    def template_settings(self) -> dict[str, Any]:
         """Variables of its chat template."""
-        return {} if self.thinking is None else {"enable_thinking": self.thinking}
+        return self.chat_template_kwargs | ({} if self.thinking is None else {"enable_thinking": self.thinking})
 
     @model_validator(mode="after")
     def _one_source(self) -> Backbone:

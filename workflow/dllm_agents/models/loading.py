@@ -127,7 +127,7 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
     )
 
 
-def load_model(directory: Path, dtype: str) -> Model:
+def load_model(directory: Path, dtype: str | None) -> Model:
     """The checkpoint in `directory`, on the first GPU where there is one. Raises StageError as `load` does."""
     return load(directory, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
 

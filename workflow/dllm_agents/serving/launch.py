@@ -175,6 +175,8 @@ def configured_endpoint(name: str, backbone: Backbone, where: str) -> Endpoint:
     endpoint = Endpoint(str(backbone.url), backbone.served_name or name, native=False, api_key=key)
     try:
         response = httpx.get(f"{endpoint.base_url.rstrip('/')}/models", headers=endpoint.headers(), timeout=10.0)
+        if response.status_code in (404, 405, 501) and backbone.served_name:
+            return endpoint  # no list of models is needed where the name is given
         response.raise_for_status()
         listed = response.json()["data"]
         native = any(entry.get("owned_by") == "dllm-agents" for entry in listed)
@@ -299,6 +301,8 @@ def vllm_launch(job: Job) -> Launch:
     command += ["--max-model-len", str(job.backbone.context), "--dtype", job.backbone.dtype, "--seed", str(job.seed)]
     # A checkpoint's own sampling defaults (top_p, top_k of its generation_config.json) would change every request that does not name them.
     command += ["--generation-config", "vllm"]
+    if job.backbone.template_settings:
+        command += ["--default-chat-template-kwargs", json.dumps(job.backbone.template_settings)]
     if job.backbone.gpus > 1:
         command += ["--tensor-parallel-size", str(job.backbone.gpus)]
     return Launch(command, {"VLLM_API_KEY": job.key, "VLLM_NO_USAGE_STATS": "1"})

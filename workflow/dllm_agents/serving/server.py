@@ -18,11 +18,18 @@ KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
 GRACE_SECONDS = 1
 
 
-def serve(config: Config | None, backbone: str | None, model: str | Path | None, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    config: Config | None,
+    backbone: str | None,
+    model: str | Path | None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    dtype: str | None = None,
+) -> None:
     """Serve a backbone of the configuration, or any checkpoint directory, until SIGTERM or SIGINT.
 
-    The bearer key, if any, is read from DLLM_AGENTS_API_KEY. Raises StageError for an unknown backbone, a port in use or a
-    checkpoint that cannot be loaded.
+    A checkpoint directory alone is served in `dtype`, by default the one it is stored in. The bearer key, if any, is read from
+    DLLM_AGENTS_API_KEY. Raises StageError for an unknown backbone, a port in use or a checkpoint that cannot be loaded.
     """
     settings, name = _settings(config, backbone, model)
     # The port is claimed first: a mistake there should not cost the loading of a model.
@@ -34,9 +41,19 @@ def serve(config: Config | None, backbone: str | None, model: str | Path | None,
     from dllm_agents.engine.engine import Engine
     from dllm_agents.serving.app import create_app
 
-    loaded = models.load_model(directory, settings.dtype)
+    loaded = models.load_model(directory, dtype or (settings.dtype if backbone else None))
     context = min(settings.context, loaded.context_length)
-    app = create_app(Engine(loaded), loaded.tokenizer, name, settings.decoding, context, os.environ.get(KEY_VARIABLE) or None)
+    app = create_app(
+        Engine(loaded),
+        loaded.tokenizer,
+        _names(name, settings, directory),
+        settings.decoding,
+        context,
+        os.environ.get(KEY_VARIABLE) or None,
+        settings.template_settings,
+        settings.control_tokens,
+        settings.bare_calls,
+    )
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -60,6 +77,12 @@ def _settings(config: Config | None, backbone: str | None, model: str | Path | N
     if backbone not in config.backbones:
         raise StageError(f"--backbone {backbone}: not in the configuration; it has {', '.join(sorted(config.backbones)) or 'none'}")
     return config.backbones[backbone], backbone
+
+
+def _names(name: str, settings: Backbone, directory: Path) -> list[str]:
+    """What the model answers to: its name first, then where it comes from and what a configuration calls it."""
+    aliases = (name, settings.served_name, settings.model, str(directory), directory.name)
+    return list(dict.fromkeys(alias for alias in aliases if alias))
 
 
 def claim_port(host: str, port: int) -> socket.socket:

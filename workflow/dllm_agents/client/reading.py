@@ -1,0 +1,215 @@
+"""Answers as servers lay them out: content as text or parts, calls with arguments as text or objects, streams in any of their manners.
+
+What arrived is kept: an answer is given up only where it cannot be told what it says.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+MAX_REPLY_BYTES = 16 << 20
+# What ends a line of a stream; Python's own lines end at more than that.
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_BESIDE = re.compile(r":|event:|id:|retry:")
+
+
+class BadReply(Exception):
+    """The server answered with something that is no completion."""
+
+
+class BrokenStream(Exception):
+    """A stream ended before its answer did, or carried an error."""
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content, given as text, as parts, or not at all. Raises TypeError for anything else."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        raise TypeError(f"content is {type(content).__name__}")
+    return "".join(part if isinstance(part, str) else _part_text(part) for part in content)
+
+
+def _part_text(part: Any) -> str:
+    text = part.get("text") if isinstance(part, Mapping) else None
+    if isinstance(text, Mapping):
+        text = text.get("value")
+    if text is None and isinstance(part, Mapping):
+        text = part.get("refusal") or part.get("content")
+    return text if isinstance(text, str) else ""
+
+
+def tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """{name, arguments} of an OpenAI tool call; arguments that are no JSON object are kept as text."""
+    function = call.get("function") or call
+    name, arguments = function["name"], function.get("arguments")
+    if not isinstance(name, str):
+        raise TypeError("a tool call's name is not text")
+    if not isinstance(arguments, str):
+        return {"name": name, "arguments": {} if arguments is None else arguments}
+    try:
+        return {"name": name, "arguments": json.loads(arguments) if arguments.strip() else {}}
+    except (ValueError, RecursionError):
+        return {"name": name, "arguments": arguments}
+
+
+def calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A message's tool calls, or its one call in the older form."""
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise TypeError("tool_calls is no list")
+    return calls or ([message["function_call"]] if message.get("function_call") else [])
+
+
+def count(usage: Mapping[str, Any], name: str) -> int | None:
+    """A number of the usage; None where the server does not give it. Raises TypeError for what is no count."""
+    value = usage.get(name)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"usage.{name} is {value!r}")
+    return value
+
+
+def listed(value: Any, kind: type[T]) -> list[T] | None:
+    """A list of one kind, or None. Raises TypeError for anything else."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or any(not isinstance(item, kind) for item in value):
+        raise TypeError(f"a part of the trace is no list of {kind.__name__}")
+    return value
+
+
+DONE: dict[str, Any] = {}
+"""The event that stands for a stream's end mark."""
+
+
+@dataclass
+class Collected:
+    """The pieces of one stream. `ended` once the server has said that the answer is whole."""
+
+    content: list[str] = field(default_factory=list)
+    calls: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False
+
+    def add(self, event: Mapping[str, Any]) -> bool:
+        """Take in one event; whether it told something new of the answer. Raises BadReply for what is no event of a completion."""
+        self.ended = self.ended or event is DONE
+        try:
+            self.usage = event.get("usage") or self.usage
+            choices = [choice for choice in event.get("choices") or [] if not choice.get("index")]
+            return any(list(map(self._add, choices)))
+        except (TypeError, AttributeError, KeyError) as error:
+            raise BadReply(f"a stream event is no part of a completion ({type(error).__name__}: {error})") from None
+
+    def _add(self, choice: Mapping[str, Any]) -> bool:
+        self.choice.update({key: choice[key] for key in ("finish_reason", "trace") if choice.get(key) is not None})
+        delta = choice.get("delta") or {}
+        self.ended = self.ended or "finish_reason" in self.choice or isinstance(choice.get("message"), Mapping)
+        text = text_of(delta.get("content")) or text_of(choice.get("text"))
+        fragments = calls_of(delta)
+        whole = choice.get("message")
+        if isinstance(whole, Mapping) and not (self.content or self.calls):
+            # Some send the finished message in place of pieces.
+            text, fragments = text or text_of(whole.get("content")), fragments or calls_of(whole)
+        if text:
+            self.content.append(text)
+        for fragment in fragments:
+            self._add_fragment(fragment)
+        return bool(text or fragments)
+
+    def _add_fragment(self, fragment: Mapping[str, Any]) -> None:
+        """A call or a part of one: parts are told apart by index, or by id; one without either goes on with the last."""
+        function = fragment.get("function") or fragment
+        key = fragment.get("index")
+        if key is None:
+            key = fragment.get("id") or next(reversed(self.calls), None)
+        elif key in self.calls and fragment.get("id") and self.calls[key]["id"] not in (None, fragment["id"]):
+            key = fragment["id"]  # every call with index 0
+        call = self.calls.setdefault(key, {"id": None, "function": {"name": "", "arguments": ""}})
+        call["id"] = call["id"] or fragment.get("id")
+        name, arguments = function.get("name") or "", function.get("arguments")
+        if name != call["function"]["name"]:
+            call["function"]["name"] += name
+        if isinstance(arguments, str) and isinstance(call["function"]["arguments"], str):
+            call["function"]["arguments"] += arguments
+        elif arguments is not None:
+            call["function"]["arguments"] = arguments
+
+    def complete_calls(self) -> tuple[dict[str, Any], ...]:
+        """The calls whose arguments are an object by now."""
+        read = [tool_call(call) for call in self.calls.values() if call["function"]["arguments"] != ""]
+        return tuple(call for call in read if isinstance(call["arguments"], dict))
+
+    def payload(self) -> dict[str, Any]:
+        """The answer as a whole one would have come."""
+        message = {"content": "".join(self.content), "tool_calls": list(self.calls.values())}
+        return {"choices": [{"message": message, **self.choice}], "usage": self.usage}
+
+
+def lines(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a stream of server-sent events, ended by CR LF, LF or CR and by nothing else. Raises BadReply beyond 16 MiB."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text, size = "", 0
+    for block in blocks:
+        size += len(block)
+        if size > MAX_REPLY_BYTES:
+            raise BadReply(f"a stream of more than {MAX_REPLY_BYTES >> 20} MiB")
+        text += decoder.decode(block)
+        half = "\r" if text.endswith("\r") else ""  # maybe of a CR LF
+        *whole, text = _LINE_END.split(text.removesuffix(half))
+        text += half
+        yield from whole
+    yield from _LINE_END.split(text + decoder.decode(b"", final=True))
+
+
+def events(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The JSON events of a stream up to its end mark, or to its end.
+
+    Comments, names and ids are passed over, a last event needs no blank line behind it, and a body that is JSON and no stream is one
+    event. Raises BrokenStream for an event that carries an error, BadReply for one that is not JSON.
+    """
+    data: list[str] = []
+    bare: list[str] = []
+    seen = False
+    for line in chain(lines(blocks), [""]):
+        if line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif line.strip() and not _BESIDE.match(line) and not seen:
+            bare.append(line)
+        elif not line and data:
+            text, data, seen = "\n".join(data).strip(), [], True
+            if text == "[DONE]":
+                yield DONE
+                return
+            if text:
+                yield _event(text)
+    if bare and not seen:
+        yield _event("\n".join(bare))
+
+
+def _event(text: str) -> dict[str, Any]:
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadReply(f"a stream event is not JSON: {text[:80]!r}") from None
+    if not isinstance(event, dict):
+        raise BadReply(f"a stream event is {type(event).__name__}, not an object")
+    if event.get("error"):
+        raise BrokenStream(str(event["error"])[:200])
+    return event
