@@ -155,15 +155,15 @@ def test_backbones_play_where_their_role_is(tmp_path: Path) -> None:
 
 
 def test_an_agents_decoding_is_merged_as_deeply_as_files_are(tmp_path: Path) -> None:
-    decoding = "{strategy: llada, max_new_tokens: 64, steps: 32, tool_prefill: {open: 5, close: 15, bias: 1}}"
+    decoding = "{strategy: llada, max_new_tokens: 256, steps: 128, tool_prefill: {open: 5, close: 15, bias: 1}}"
     agents = "agents: {a: {policy: m, decoding: {tool_prefill: {bias: 2}}, memory: {backbone: m}, verifier: {backbone: m}}}"
     config = load([write(tmp_path, f"backbones: {{m: {{url: 'http://x', decoding: {decoding}}}}}\n{agents}\n")])
     prefill = config.decoding("a", "policy", "babyai").tool_prefill
     assert prefill is not None and (prefill.open, prefill.close, prefill.bias) == (5, 15, 2)
     assert config.decoding("a", "memory", "babyai") == config.backbones["m"].decoding
-    # A verifier says YES or NO, online and replayed: 32 tokens at most, and as many a step as before.
+    # A verifier says YES or NO, online and replayed: and why, in 128 tokens at most, and as many a step as before.
     verifying = config.decoding("a", "verifier", "babyai")
-    assert (verifying.max_new_tokens, verifying.steps) == (32, 16) and verifying == config.role_decoding("m", "verifier", "babyai")
+    assert (verifying.max_new_tokens, verifying.steps) == (128, 64) and verifying == config.role_decoding("m", "verifier", "babyai")
 
 
 @pytest.mark.parametrize(

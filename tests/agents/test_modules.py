@@ -40,6 +40,17 @@ def test_memory_every_k_steps_over_the_last_k_interactions() -> None:
     assert memory.usage["memory"].calls == 2
 
 
+def test_every_interaction_is_in_the_memory_or_in_the_window() -> None:
+    memory = Memory(Backend("first", " ", "third"), "react", every=5, keep=2)
+    windows = []
+    for t in range(17):
+        memory.update(TASK, "start", steps(t), 0)
+        windows.append(memory.window(t))
+        assert memory.summarised + memory.window(t) >= t
+    # The summary at step 10 is empty: what it should have held stays in the window, and is summarised at step 15.
+    assert windows[5:] == [2, 2, 2, 3, 4, 5, 6, 7, 8, 9, 2, 2]
+
+
 def test_an_empty_summary_keeps_the_old_memory() -> None:
     memory = Memory(Backend("first", "  "), "react", every=1)
     assert [memory.update(TASK, "", steps(t), 0) for t in (1, 2)] == ["first", "first"]
@@ -48,15 +59,16 @@ def test_an_empty_summary_keeps_the_old_memory() -> None:
 def test_verifier_is_asked_every_k_steps_and_exits_on_yes() -> None:
     backend = Backend("no", "NO.", "I say YES")
     verifier = Verifier(backend, "react", every=5)
-    assert [t for t in range(16) if verifier.exits("goal", "start", steps(t), 0)] == [15]
+    assert [t for t in range(16) if verifier.exits("babyai", "goal", "start", steps(t), 0)] == [15]
     assert len(backend.asked) == 3 and "act 14" in backend.asked[2] and "act 0" in backend.asked[2]
 
 
 def test_verifier_prompts_differ_in_strength() -> None:
     strict, modest = Backend("NO"), Backend("NO")
-    Verifier(strict, "react", "strict").exits("g", "s", steps(5), 0)
-    Verifier(modest, "react", "modest").exits("g", "s", steps(5), 0)
-    assert "certain" in strict.asked[0] and "certain" not in modest.asked[0]
+    Verifier(strict, "react", "strict").exits("babyai", "g", "s", steps(5), 0)
+    Verifier(modest, "react", "modest").exits("babyai", "g", "s", steps(5), 0)
+    assert "if any one of these holds" in strict.asked[0] and "only if there is good reason" in modest.asked[0]
+    assert all("turn left, turn right" in asked for asked in (strict.asked[0], modest.asked[0]))  # the agent's instruction
 
 
 def test_replay_on_a_stored_episode() -> None:

@@ -35,8 +35,8 @@ CALL = '<think>I look.</think>\n<tool_call>{"name": "search", "arguments": {"que
 
 def says(prompt: str) -> str | int:
     """Something of use to every role; not always the same, and sometimes a refusal, so that a replay has something to miss."""
-    if "Should the agent stop?" in prompt:
-        return "YES" if prompt.count("Action:") >= 6 else "NO"
+    if "decide whether it should stop" in prompt:
+        return "YES\nIt goes in circles." if prompt.count("Action:") >= 6 else "NO"
     if "You keep the memory" in prompt:
         return f"{len(prompt)} letters were read"
     if "Choose the tools" in prompt:
@@ -48,7 +48,7 @@ def says(prompt: str) -> str | int:
     if "Answer the question from the findings" in prompt:
         return "<answer>Zora</answer>"
     if "You act in a text environment" in prompt:
-        if prompt.count("Action:") > 4:
+        if prompt.rpartition("Now it is your turn")[2].count("Action:") > 2:
             return 400
         return "no idea" if len(prompt) % 3 == 0 else "Thought: on.\nAction: move forward"
     if "search engine" in prompt or "<tool_response>" in prompt:

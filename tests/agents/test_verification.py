@@ -22,7 +22,7 @@ def stored(name: str, progress: list[float]) -> Episode:
 
 def test_every_verifier_and_prompt_on_every_episode(tmp_path: Path, said_by_prompt) -> None:
     """The stand-in says YES when the prompt is the modest one, or when ten steps have passed."""
-    url = said_by_prompt(lambda prompt: "NO" if "certain" in prompt and " 9\n" not in prompt else "YES, stop.")
+    url = said_by_prompt(lambda prompt: "NO" if "any one of these holds" in prompt and " 9\n" not in prompt else "YES, stop.")
     write_jsonl(tmp_path / "a.jsonl", [stored(name, progress) for name, progress in PROGRESS.items()])
     config = Config.model_validate({"backbones": {"v": {"url": url}}, "run": {"verification": {"backbones": ["v"]}}})
     assert replay_verifiers(config, [tmp_path / "a.jsonl"], {}, tmp_path / "x.parquet") == 6

@@ -114,7 +114,7 @@ def of_episodes(config: Config, agent: str, benchmark: str) -> Settings:
             role: _backbone(config, name, benchmark) | {"decoding": _dump(config.decoding(agent, role, benchmark))}
             for role, name in roles.items()
         },
-        "prompts": {role: prompts.readers_sha256(prompts.MODULE_STYLE, (role,)) for role in roles if role in MODULES},
+        "prompts": {role: prompts.readers_sha256(prompts.MODULE_STYLE, (role,), benchmark) for role in roles if role in MODULES},
         # Named here too, since Snakemake takes a small input that was remade with the same bytes as unchanged.
         "options": of_tasks(config, benchmark, "test"),
     }
@@ -133,7 +133,7 @@ def of_exits(config: Config, benchmark: str) -> Settings:
             name: _backbone(config, name, benchmark) | {"decoding": _dump(config.role_decoding(name, "verifier", benchmark))}
             for name in settings.backbones
         },
-        "prompt": prompts.readers_sha256(prompts.MODULE_STYLE, ("verifier",)),
+        "prompt": prompts.readers_sha256(prompts.MODULE_STYLE, ("verifier",), benchmark),
     }
 
 

@@ -1,6 +1,7 @@
 """Prompts as files: what the policy reads, the same at training and at rollout, and how its reply is parsed.
 
-A prompt style is a folder with one Jinja template per workflow (`embodied.j2`, ...) and optionally `examples/<benchmark>.txt`.
+A prompt style is a folder with one Jinja template per workflow (`embodied.j2`, ...) and optionally two texts for each embodied benchmark:
+`instructions/<benchmark>.txt`, what the task is and which actions there are, and `examples/<benchmark>.txt`, an example of it.
 Templates see `goal`, `initial_observation`, `observation` (the latest), `steps` (the kept history), `valid_actions`, `example`
 and `memory`. The style's hash goes into every episode.
 """
@@ -44,6 +45,17 @@ TEMPLATES = {
 }
 
 
+SLOTS = ("instructions", "examples")
+"""Folders of a style that hold a text for each embodied benchmark."""
+
+
+@cache
+def slot(style: str, folder: str, benchmark: str) -> str:
+    """A style's own text for a benchmark, `instructions` or `examples`; empty where it has none."""
+    path = style_folder(style) / folder / f"{benchmark}.txt"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
 @cache
 def style_folder(style: str) -> Path:
     """The folder of a prompt style, given by path or by name. Raises StageError when there is none."""
@@ -73,7 +85,7 @@ def readers_sha256(style: str, readers: tuple[str, ...], benchmark: str = "") ->
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        foreign = name in others or name.partition("/")[0] in others or (name.startswith("examples/") and path.stem != benchmark)
+        foreign = name in others or name.partition("/")[0] in others or (name.startswith(SLOTS) and path.stem != benchmark)
         if path.is_file() and not foreign:
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -109,7 +121,6 @@ def embodied_messages(
     """The chat messages a ReAct policy reads before its next step (DiffuAgent section 2.1). `observation` is the latest one where the
     steps given do not end with it, because they were dropped to fit the context."""
     kept = history if isinstance(history, int) else KEPT_STEPS[history]
-    example = style_folder(style) / "examples" / f"{benchmark}.txt"
     content = render(
         style,
         "embodied.j2",
@@ -119,7 +130,8 @@ def embodied_messages(
         steps=list(steps if kept is None else steps[len(steps) - kept if kept < len(steps) else 0 :]),
         all_steps=list(steps),
         valid_actions=list(valid_actions),
-        example=example.read_text(encoding="utf-8").strip() if example.is_file() else "",
+        instruction=slot(style, "instructions", benchmark),
+        example=slot(style, "examples", benchmark),
         memory=memory,
     )
     return [{"role": "user", "content": content}]

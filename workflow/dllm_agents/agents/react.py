@@ -96,7 +96,7 @@ def play(
             if (
                 verifier is not None
                 and not last
-                and verifier.exits(task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1))
+                and verifier.exits(task.benchmark, task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1))
             ):
                 ended = "early_exit"
                 break
@@ -166,7 +166,7 @@ def _ask(
             played.initial_observation,
             played.steps[dropped:],
             actions,
-            history=memory.keep if memory is not None and memory.text else history,
+            history=memory.window(len(played.steps)) if memory is not None and memory.text else history,
             memory=memory.text if memory is not None else "",
             observation=played.steps[-1].observation if played.steps else None,
         )

@@ -29,5 +29,5 @@ TEAM = WORKFLOWS["planner"].roles
 MODULE_ROLES = (*MODULES, *TEAM)
 CALLED = {"memory": "memory", "verifier": "early-exit verifier", "selector": "tool selector", "editor": "tool-call editor"}
 """Role -> what it is called in a message, where that is not its name."""
-REPLY_TOKENS = {"verifier": 32, "selector": 64, "editor": 64}
-"""Role -> tokens its reply takes at most, whatever its backbone may say: YES or NO, names of tools, a call."""
+REPLY_TOKENS = {"verifier": 128, "selector": 64, "editor": 64}
+"""Role -> tokens its reply takes at most, whatever its backbone may say: YES or NO and why, names of tools, a call."""

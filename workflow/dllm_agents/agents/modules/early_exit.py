@@ -28,14 +28,16 @@ class Verifier:
     every: int = 5
     usage: dict[str, RoleUsage] = field(default_factory=dict)
 
-    def exits(self, goal: str, initial_observation: str, steps: Sequence[EpisodeStep], seed: int) -> bool:
-        """Verifier(e[1..t], u_task) for t = len(steps); False between its turns."""
+    def exits(self, benchmark: str, goal: str, initial_observation: str, steps: Sequence[EpisodeStep], seed: int) -> bool:
+        """Verifier(e[1..t], u_task) for t = len(steps); False between its turns. As in the released code it sees
+        the instruction and the thoughts, and says why as well."""
         if not steps or len(steps) % self.every:
             return False
         content = prompts.render(
             self.style,
             "early_exit.j2",
             strength=self.strength,
+            instruction=prompts.slot(self.style, "instructions", benchmark),
             goal=goal,
             initial_observation=initial_observation,
             steps=list(steps),
@@ -50,7 +52,7 @@ def replay(verifier: Verifier, episode: Episode, seed: int = 0) -> int | None:
     too long, it lets go on."""
     with suppress(PromptTooLong):
         for t in range(verifier.every, len(episode.steps), verifier.every):
-            if verifier.exits(episode.goal, episode.initial_observation, episode.steps[:t], seed + t):
+            if verifier.exits(episode.benchmark, episode.goal, episode.initial_observation, episode.steps[:t], seed + t):
                 return t
     return None
 

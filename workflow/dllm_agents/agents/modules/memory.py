@@ -16,8 +16,8 @@ MAX_CHARACTERS = 4000
 class Memory:
     """m' = Memory(m, e[t-k .. t-1], u_task), asked for at steps t = k, 2k, ...; reused as it is in between.
 
-    `every` is k_mem (5 in the paper), `keep` the number of latest interactions the policy sees beside the memory (2).
-    The memory reads actions and observations, not thoughts, as released.
+    `every` is k_mem (5 in the paper), `keep` the number of latest interactions the policy sees beside the memory (2), and more of them
+    where the memory does not hold them yet: none is in neither. The memory reads actions and observations, not thoughts, as released.
     """
 
     complete: Complete
@@ -25,6 +25,8 @@ class Memory:
     every: int = 5
     keep: int = 2
     text: str = ""
+    summarised: int = 0
+    """Interactions that the text stands for."""
     usage: dict[str, RoleUsage] = field(default_factory=dict)
 
     def update(self, task: Task, initial_observation: str, steps: Sequence[EpisodeStep], seed: int) -> str:
@@ -36,10 +38,15 @@ class Memory:
                 goal=task.goal,
                 initial_observation=initial_observation,
                 memory=self.text,
-                steps=list(steps[-self.every :]),
+                steps=list(steps[self.summarised :]),
                 exemplars=prompts.exemplars(self.style, "memory"),
             )
             completion = self.complete([{"role": "user", "content": content}], seed=seed)
             add_usage(self.usage, "memory", completion)
-            self.text = completion.text.strip()[:MAX_CHARACTERS] or self.text
+            if text := completion.text.strip()[:MAX_CHARACTERS]:
+                self.text, self.summarised = text, len(steps)
         return self.text
+
+    def window(self, steps: int) -> int:
+        """The latest interactions, of so many, that the policy sees beside the memory."""
+        return max(self.keep, steps - self.summarised)
