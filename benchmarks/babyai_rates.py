@@ -9,11 +9,14 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from dllm_agents.benchmarks import load
 from dllm_agents.benchmarks.base import Split
-from dllm_agents.config import BABYAI_EASY_LEVELS
+from dllm_agents.config import load as load_config
+
+EASY_LEVELS = load_config([Path(__file__).parents[1] / "config" / "demo.yaml"]).benchmarks.babyai.levels
 
 
 def success(section: dict[str, Any], split: Split, steps: int, choose: Callable[[Any], str]) -> str:
@@ -57,7 +60,7 @@ def main() -> None:
     print("teacher, 50 of AgentBoard's tasks: ", success({"tasks": 50, "task_list": task_list}, "test", 30, teacher))
     print("teacher, AgentBoard's 112 tasks:   ", success({"task_list": task_list}, "test", 30, teacher))
     print("teacher, 28 levels, fresh seeds:   ", success({"train_tasks": 560}, "train", 30, teacher))
-    easy = {"levels": BABYAI_EASY_LEVELS, "train_tasks": 800}
+    easy = {"levels": EASY_LEVELS, "train_tasks": 800}
     print("teacher, easy levels, fresh seeds: ", success(easy, "train", 8, teacher))
     print("random valid, easy levels:         ", success(easy, "train", 8, chance))
     print(f"low-level moves per CPU second:     {moves_per_second():.0f}")

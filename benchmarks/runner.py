@@ -21,12 +21,14 @@ from dllm_agents.agents import runner, search
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.policy import Complete, Message
 from dllm_agents.client.client import Completion
-from dllm_agents.config import BABYAI_EASY_LEVELS, Config
+from dllm_agents.config import Config
+from dllm_agents.config import load as load_config
 from dllm_agents.provenance import hardware
 from dllm_agents.records import Episode, read_jsonl, write_jsonl
 
 ACTIONS = ["move forward", "turn left", "go to red ball 1", "toggle", "turn right", "pickup red ball 1"]
-BABYAI = {"levels": BABYAI_EASY_LEVELS, "seeds": list(range(1234, 1250)), "max_steps": 8}
+EASY_LEVELS = load_config([Path(__file__).parents[1] / "config" / "demo.yaml"]).benchmarks.babyai.levels
+BABYAI = {"levels": EASY_LEVELS, "seeds": list(range(1234, 1250)), "max_steps": 8}
 REPLY = "Thought: I look around and see what is in the way.\nAction: {}"
 
 

@@ -13,9 +13,11 @@ import pytest
 from dllm_agents.benchmarks import babyai, load
 from dllm_agents.benchmarks.babyai_teacher import Teacher
 from dllm_agents.benchmarks.babyai_text import describe, look, matches, options, pose_of
-from dllm_agents.config import BABYAI_EASY_LEVELS
+from dllm_agents.config import load as load_config
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
+
+EASY_LEVELS = load_config([Path(__file__).parents[2] / "config" / "demo.yaml"]).benchmarks.babyai.levels
 
 DATA = Path(os.environ.get("DLLM_AGENTS_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 PUBLISHED = DATA / "agentboard" / "babyai_test.jsonl"
@@ -342,8 +344,9 @@ def test_a_missing_task_list_and_an_unknown_level_are_named() -> None:
         load("babyai", {"levels": ["GoToRedBal"]}).tasks("test")
 
 
-def test_training_seeds_are_never_evaluated_ones() -> None:
-    benchmark = load("babyai", {"levels": ["GoToObj", "PickupLoc"], "seeds": [1230, 1240], "train_tasks": 30, "train_seed_start": 1229})
+def test_training_seeds_are_never_evaluated_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(babyai, "TRAIN_SEED_START", 1229)
+    benchmark = load("babyai", {"levels": ["GoToObj", "PickupLoc"], "seeds": [1230, 1240], "train_tasks": 30})
     trained = {(one.category, one.seed) for one in benchmark.tasks("train")}
     assert len(trained) == 30
     assert not {seed for _, seed in trained} & {1230, 1234, 1235, 1236, 1237, 1240}
@@ -353,7 +356,7 @@ def test_training_seeds_are_never_evaluated_ones() -> None:
 
 
 def test_a_draw_of_tasks_depends_on_the_seed_alone() -> None:
-    section = {"levels": BABYAI_EASY_LEVELS, "tasks": 5}
+    section = {"levels": EASY_LEVELS, "tasks": 5}
     draws = [[one.id for one in load("babyai", section | {"seed": seed}).tasks("test")] for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2] and len(set(draws[0])) == 5
 
@@ -402,7 +405,7 @@ def test_teacher_solves_agentboards_levels_within_30_steps() -> None:
 
 
 def test_teacher_solves_easy_levels_within_8_steps() -> None:
-    benchmark = load("babyai", {"levels": BABYAI_EASY_LEVELS, "train_tasks": 160})
+    benchmark = load("babyai", {"levels": EASY_LEVELS, "train_tasks": 160})
     environments = [benchmark.environment(one) for one in benchmark.tasks("train")]
     for environment in environments:
         play(environment, 8)

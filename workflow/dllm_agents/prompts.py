@@ -25,8 +25,8 @@ from dllm_agents.records import EpisodeStep, Task
 if TYPE_CHECKING:
     from dllm_agents.benchmarks.base import Benchmark
 
-History = Literal["full", "recent", "last10"]
-KEPT_STEPS: dict[str, int | None] = {"full": None, "recent": 2, "last10": 10}
+History = Literal["full", "recent"]
+KEPT_STEPS: dict[str, int | None] = {"full": None, "recent": 2}
 
 
 MODULE_STYLE = "react"

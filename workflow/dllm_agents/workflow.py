@@ -271,10 +271,7 @@ class Plan:
     def task_settings(self, benchmark: str, split: str) -> dict[str, Any]:
         """What the tasks of a split depend on."""
         options = self.config.benchmark_options(benchmark).model_dump(mode="json")
-        unused = (
-            RUNTIME_OPTIONS
-            | {"train": {"tasks", "training", "tool_delay"}, "test": {"train_tasks", "exploration", "train_seed_start", "training"}}[split]
-        )
+        unused = RUNTIME_OPTIONS | {"train": {"tasks", "training", "tool_delay"}, "test": {"train_tasks", "exploration", "training"}}[split]
         return {"seed": self.config.seed} | {key: value for key, value in options.items() if key not in unused}
 
     def training_settings(self, backbone: str, benchmark: str) -> dict[str, Any]:

@@ -57,6 +57,7 @@ AGENTBOARD_LEVELS = (
 # The published GoToObjS6 tasks were made when the level's rooms had 4 cells a side; minigrid 3 registers it with 6.
 _ROOM_SIZES = {"GoToObjS6": 4}
 _MAX_DRAWS = 1_000_000  # random draws a level may take to generate; a usual one takes under a thousand
+TRAIN_SEED_START = 100_000  # training seeds count up from here; evaluated ones are skipped
 _SEEDS = range(1234, 1238)  # of AgentBoard's task list
 
 
@@ -283,7 +284,7 @@ class BabyAI(Benchmark):
 
     def _training_instances(self, levels: list[str]) -> Iterator[tuple[str, int]]:
         evaluated = {*self.options.seeds, *_SEEDS}
-        seed = self.options.train_seed_start
+        seed = TRAIN_SEED_START
         for index in range(self.options.train_tasks):
             if index and index % len(levels) == 0:
                 seed += 1

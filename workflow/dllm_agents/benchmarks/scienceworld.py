@@ -36,6 +36,7 @@ MISFITS = 2
 TRAIN_TURNS = 1000
 CHECK_ACTIONS = "check valid actions"
 UNKNOWN_ACTION = "No known action matches that input."
+SIMPLIFICATIONS = "selfWateringFlowerPots,openContainers,openDoors,noElectricalAction"  # AgentBoard's
 _ELECTRICAL = ("power-component", "conductivity")
 Listed = dict[tuple[str, int], tuple[str, list[str]]]
 _GOAL = re.compile(r"^\d+\t(true|false)\t", re.MULTILINE)
@@ -133,7 +134,7 @@ class ScienceWorldSimulator:
         try:
             self._env.load(task, variation, simplifications, generateGoldPath=gold)
         except ValueError as error:
-            raise StageError(f"benchmarks.scienceworld.simplifications: {error}") from None
+            raise StageError(f"scienceworld: {task}: its simplifications: {error}") from None
 
     def _check(self, task: str, variation: int) -> None:
         if task not in self.task_names():
@@ -327,8 +328,8 @@ class ScienceWorld(Benchmark):
                     yield task if task.goal else task.model_copy(update={"goal": known["goal"]})
 
     def _simplifications(self, name: str) -> str:
-        """The configured simplifications; the circuit tasks cannot be done (nor loaded) without electrical actions."""
-        kept = [part for part in self.options.simplifications.split(",") if part]
+        """AgentBoard's simplifications; the circuit tasks cannot be done (nor loaded) without electrical actions."""
+        kept = SIMPLIFICATIONS.split(",")
         if any(word in name for word in _ELECTRICAL):
             kept = [part for part in kept if part != "noElectricalAction"]
         return ",".join(kept)

@@ -7,7 +7,6 @@
 from dllm_agents.config.agents import SCRIPTED, Agent, Editor, Memory, Selector, Verifier
 from dllm_agents.config.backbones import Backbone
 from dllm_agents.config.benchmarks import (
-    BABYAI_EASY_LEVELS,
     BENCHMARKS,
     BFCL_MULTI_TURN,
     BFCL_SINGLE_TURN,
@@ -28,7 +27,6 @@ from dllm_agents.config.section import Section
 from dllm_agents.config.training import PREFERENCE, Lora, Preference, Training
 
 __all__ = [
-    "BABYAI_EASY_LEVELS",
     "BENCHMARKS",
     "BFCL_MULTI_TURN",
     "BFCL_SINGLE_TURN",

@@ -50,12 +50,12 @@ class Editor(Section):
 class Agent(Section):
     """A workflow with backbones in its roles; `policy` may also be one of the scripted baselines."""
 
-    RENAMED: ClassVar = {
-        "memory_every": "memory: {every: ...}",
-        "memory_keep": "memory: {keep: ...}",
-        "verifier_prompt": "verifier: {prompt: ...}",
-        "verifier_every": "verifier: {every: ...}",
-        "selector_confidence": "selector: {confidence: ...}",
+    FORMER: ClassVar = {
+        "memory_every": "is now written memory: {every: ...}",
+        "memory_keep": "is now written memory: {keep: ...}",
+        "verifier_prompt": "is now written verifier: {prompt: ...}",
+        "verifier_every": "is now written verifier: {every: ...}",
+        "selector_confidence": "is now written selector: {confidence: ...}",
     }
 
     policy: str = Field(description="backbone, or random / empty / teacher")
@@ -66,7 +66,7 @@ class Agent(Section):
     seeker: str | None = Field(default=None, description="backbone that searches (planner workflow); default: the policy's")
     writer: str | None = Field(default=None, description="backbone that answers (planner workflow); default: the policy's")
     benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has", json_schema_extra=NOTHING)
-    history: Literal["full", "recent", "last10"] = Field(default="full", description="what an embodied agent is shown of the past")
+    history: Literal["full", "recent"] = Field(default="full", description="what an embodied agent is shown of the past")
     attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses (embodied)")
     memory: Memory | None = Field(default=None, description="memory module (embodied)")
     verifier: Verifier | None = Field(default=None, description="early-exit verifier (embodied)")

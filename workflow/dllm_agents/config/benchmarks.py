@@ -9,16 +9,6 @@ from pydantic import Field, model_validator
 from dllm_agents.config.roles import WorkflowName
 from dllm_agents.config.section import CHECKPOINTS, EVALUATION, JUDGING, NOTHING, TRAINING, Mistake, Section
 
-BABYAI_EASY_LEVELS = [
-    "GoToRedBallGrey",
-    "GoToRedBall",
-    "GoToRedBallNoDists",
-    "GoToObjS6",
-    "GoToLocalS8N7",
-    "GoToObj",
-    "GoToLocal",
-    "PickupLoc",
-]
 BFCL_SINGLE_TURN = [
     "simple",
     "java",
@@ -91,13 +81,12 @@ class BenchmarkOptions(Section):
 
 
 class BabyAIOptions(BenchmarkOptions):
+    FORMER: ClassVar = {"train_seed_start": "is gone: training seeds count up from 100000"}
+
     workflow: ClassVar[WorkflowName] = "react"
 
     levels: list[str] | None = Field(default=None, description="BabyAI levels without prefix and version; null for AgentBoard's 28")
     seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
-    train_seed_start: int = Field(
-        default=100_000, description="training seeds count up from here; evaluated seeds are skipped", json_schema_extra=TRAINING
-    )
     task_list: str | None = Field(default=None, description="path of AgentBoard's babyai test.jsonl, for its published sub-goals")
 
     @property
@@ -107,11 +96,12 @@ class BabyAIOptions(BenchmarkOptions):
 
 
 class ScienceWorldOptions(BenchmarkOptions):
+    FORMER: ClassVar = {"simplifications": "is gone: those of AgentBoard are always played"}
+
     workflow: ClassVar[WorkflowName] = "react"
 
     task_types: list[str] | None = Field(default=None, description="ScienceWorld task names; null for all 30")
     task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
-    simplifications: str = Field(default="selfWateringFlowerPots,openContainers,openDoors,noElectricalAction")
     gold_within_limit: bool = Field(default=False, description="draw only tasks whose gold path fits max_steps")
     jvm_memory_mb: int = Field(
         default=384, ge=128, le=448, description="Java heap of a simulator; it needs about 150 MB beside it", json_schema_extra=NOTHING

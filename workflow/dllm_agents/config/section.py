@@ -29,8 +29,8 @@ JUDGING: dict[str, Any] = {"reruns": "judging"}
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    RENAMED: ClassVar[dict[str, str]] = {}
-    """Key of an earlier version -> what to write in its place."""
+    FORMER: ClassVar[dict[str, str]] = {}
+    """Key of an earlier version -> what became of it, and what to write in its place."""
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], where: str, file: str = "configuration") -> Any:
@@ -83,8 +83,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Mista
     key = ".".join([*filter(None, [where]), *location])
     if first["type"] == "extra_forbidden":
         section = _section_at(model, location[:-1])
-        if (spelling := getattr(section, "RENAMED", {}).get(location[-1])) is not None:
-            return Mistake(key, f"is now written {spelling}")
+        if (fate := getattr(section, "FORMER", {}).get(location[-1])) is not None:
+            return Mistake(key, fate)
         allowed = list(section.model_fields) if section is not None else []
         close = difflib.get_close_matches(location[-1], allowed, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
