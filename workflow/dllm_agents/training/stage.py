@@ -190,7 +190,7 @@ class Request(NamedTuple):
         checkpoint.describe(model, words, attention, block_length, shift)
         if adapters and self.settings.lora is not None and self.settings.lora.save == "adapter":
             base = resolve_model(Backbone(model=self.settings.base), self.base)
-            name = str(self.base or self.settings.base)
+            name = str(self.base if self.config.trained_base(self.backbone) else self.settings.base)
             checkpoint.save_adapter(self.output, model, adapters, self.settings.lora, name, base, report, self.licence())
         else:
             checkpoint.save(self.output, model, words, report, self.licence(), run.weights)
