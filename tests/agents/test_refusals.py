@@ -19,9 +19,11 @@ from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame
 from dllm_agents.records import Episode, Score, Task, read_jsonl, write_jsonl
-from dllm_agents.reporting import figures
-from dllm_agents.reporting.claims import Claim, evaluate
+from dllm_agents.reporting import drawing
+from dllm_agents.reporting.claims import Claim
+from dllm_agents.reporting.figures import plot
 from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.judging import evaluate
 from dllm_agents.reporting.tables import tabulate
 
 Start = Callable[[Callable[[str], Any]], str]
@@ -186,9 +188,9 @@ def test_a_bar_of_errors_says_so(run: Callable[..., Run], monkeypatch: pytest.Mo
     small = run(lambda prompt: GO)
     monkeypatch.setattr(BabyAI, "environment", lambda self, task: 1 / 0)
     small.play("mine", "babyai")
-    drawn: list[figures.Bar] = []
-    monkeypatch.setattr(figures, "_draw_bar", lambda axis, place, bar, look, quiet: drawn.append(bar))
-    figures.plot("diffuagent_figure3", small.config, small.results, small.results / "figure3")
+    drawn: list[drawing.Bar] = []
+    monkeypatch.setattr(drawing, "_draw_bar", lambda axis, place, bar, look, quiet: drawn.append(bar))
+    plot("diffuagent_figure3", small.config, small.results, small.results / "figure3")
     assert ("mine", None, "20 of 20 errors") in [(bar.label, bar.value, bar.note) for bar in drawn]
 
 

@@ -7,17 +7,29 @@ from synthetic_run import LEVELS, configuration, failure, score
 from dllm_agents.errors import StageError
 from dllm_agents.frames import write_frame
 from dllm_agents.records import Exit, Failure, Score
-from dllm_agents.reporting.claims import Claim, evaluate, load_claims
+from dllm_agents.reporting.claims import Claim, load_claims, load_untested
 from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.judging import evaluate
+from dllm_agents.reporting.sentences import sentence
+from dllm_agents.reporting.tables import make
 
 AR, DIFFUSION = {"paradigm": "ar"}, {"paradigm": "diffusion"}
 
 
-def run(tmp_path, solved: dict[str, float], seconds: dict[str, float] | None = None, loops: dict[str, float] | None = None) -> Inputs:
-    """Agents that solve the given share of 96 BabyAI tasks, at a given time, with a loop in a given share."""
+def run(tmp_path, solved, seconds=None, loops=None, started=None, **fields) -> Inputs:
+    """Agents that solve the given share of 96 BabyAI tasks, at a given time, with a loop in a given share; `started` in seconds."""
     for agent, share in solved.items():
         rows = [
-            score(agent, "babyai", level, seed, success=(index % 4) < 4 * share, seconds=(seconds or {}).get(agent, 1.0) + 0.01 * seed)
+            score(
+                agent,
+                "babyai",
+                level,
+                seed,
+                success=(index % 4) < 4 * share,
+                seconds=(seconds or {}).get(agent, 1.0) + 0.01 * seed,
+                started_seconds=(started or {}).get(agent, 0.0) + seed * bool(started),
+                **fields,
+            )
             for index, level in enumerate(LEVELS)
             for seed in range(24)
         ]
@@ -54,7 +66,7 @@ def test_same_and_not_less_use_the_margin(tmp_path):
 def test_replayed_verifiers_are_compared_on_the_same_stored_episodes(tmp_path):
     tests = {"metric": "exit.steps", "of": {"role": "verifier", **DIFFUSION}, "against": {"role": "verifier", **AR}, "expect": "more"}
     inputs = Inputs(configuration(), tmp_path)
-    assert evaluate(claim(**tests), inputs)[1][0].why == "the run replays no such verifiers"
+    assert evaluate(claim(**tests), inputs)[1][0].why == "the run has no such agents"
     rows = [
         Exit(
             **{"task_id": f"babyai/{seed}", "benchmark": "babyai", "category": "GoToObj", "agent": "tiny-ar", "verifier": verifier},
@@ -76,15 +88,15 @@ def test_replayed_verifiers_are_compared_on_the_same_stored_episodes(tmp_path):
     # A ready-made verifier is not held against one that was trained in the run.
     mixed = configuration()
     mixed.backbones["tiny-ar"] = mixed.backbones["tiny-ar"].model_copy(update={"training": None, "model": "somewhere"})
-    assert evaluate(claim(**tests), Inputs(mixed, tmp_path))[1][0].why == "the run replays no such verifiers"
+    assert evaluate(claim(**tests), Inputs(mixed, tmp_path))[1][0].why == "the run has no such agents"
 
 
 def test_a_team_is_no_match_for_an_agent_that_acts_in_a_named_way(tmp_path):
     inputs = run(tmp_path, {"tiny-ar": 1.0, "team": 0.0, "tiny-block": 1.0})
     inputs.config.agents["team"] = inputs.config.agents["tiny-ar"].model_copy(update={"workflow": "planner"})
     inputs.config.run.agents.append("team")
-    assert evaluate(claim(expect="more"), inputs)[1][0].value == 50.0
-    assert evaluate(claim(expect="more", against=AR | {"acting": "react"}), inputs)[1][0].value == 0.0
+    assert evaluate(claim(expect="more"), inputs)[1][0].value == 0.0
+    assert evaluate(claim(expect="more", against=AR | {"workflow": "planner"}), inputs)[1][0].value == 100.0
 
 
 def test_levels_are_held_against_their_bound(tmp_path):
@@ -96,7 +108,8 @@ def test_levels_are_held_against_their_bound(tmp_path):
 
 
 def test_times_are_compared_as_ratios_of_totals(tmp_path):
-    inputs = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 1.0}, seconds={"tiny-ar": 2.0, "tiny-block": 1.0})
+    both = {"tiny-ar": 100.0, "tiny-block": 100.0}
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 1.0}, seconds={"tiny-ar": 2.0, "tiny-block": 1.0}, started=both)
     assert verdict(inputs, metric="seconds", expect="ratio_at_most", bound=0.7) == "holds"
     assert verdict(inputs, metric="seconds", expect="ratio_at_most", bound=0.3) == "does not hold"
 
@@ -185,3 +198,146 @@ def test_the_papers_claims_load_and_every_one_has_a_source():
     claims = load_claims()
     assert len(claims) >= 12
     assert {entry.source.split(",")[0] for entry in claims.values()} == {"DiffuAgent", "DLLM-Searcher", "DLLM Agent"}
+
+
+def test_what_a_scripted_agent_does_as_well_tells_nothing(tmp_path):
+    """NEWCOMER B1: two that answer as seldom as each other, and as a random agent, are not "as accurate"."""
+    inputs = run(tmp_path, {"random": 0.25, "empty": 0.0, "tiny-ar": 0.25, "tiny-block": 0.25})
+    overall, (finding,) = evaluate(claim(expect="not_less"), inputs)
+    assert (overall, finding.why) == ("cannot tell", "tiny-block cannot be told from the random agent")
+    assert (finding.n, finding.value) == (96, 0.0), "the numbers stand there all the same"
+    # One side that is better than chance is enough to be worse than, not to be as good as or as fast as.
+    better = run(tmp_path, {"random": 0.25, "empty": 0.0, "tiny-ar": 1.0, "tiny-block": 0.25})
+    assert verdict(better, expect="less") == "holds"
+    assert verdict(better, metric="steps", expect="not_less") == "cannot tell"
+
+
+def test_failures_that_the_empty_agent_has_too_are_not_a_models(tmp_path):
+    """NEWCOMER B1: a model that writes nothing has the malformed calls of the agent that says nothing."""
+    test = {"metric": "failure.loop", "against": {"metric": "failure.format"}, "expect": "more"}
+    inputs = run(tmp_path, {"empty": 0.0, "tiny-block": 0.0}, loops={"empty": 0.9, "tiny-block": 0.9})
+    overall, (finding,) = evaluate(claim(**test), inputs)
+    assert (overall, finding.why) == ("cannot tell", "tiny-block cannot be told from the empty agent")
+    assert verdict(run(tmp_path, {"empty": 0.0, "tiny-block": 0.0}, loops={"tiny-block": 0.9}), **test) == "holds"
+
+
+def test_a_level_needs_models_at_work_and_tasks_that_can_be_solved(tmp_path):
+    level = {"against": None, "expect": "at_most", "bound": 10}
+    nobody = run(tmp_path, {"random": 0.0, "tiny-block": 0.0, "tiny-ar": 0.0})
+    assert evaluate(claim(**level), nobody)[1][0].why == "no agent of this run beats chance here"
+    assert verdict(run(tmp_path, {"random": 0.0, "tiny-block": 0.0, "tiny-ar": 1.0}), **level) == "holds"
+    rows = [score("tiny-block", "babyai", level_, seed) for level_ in LEVELS for seed in range(24)]
+    write_frame(tmp_path / "failures/babyai/tiny-block.parquet", [failure(row, "empty") for row in rows], Failure)
+    mute = evaluate(claim(**level), Inputs(configuration(), tmp_path))[1][0]
+    assert (mute.verdict, mute.why) == ("cannot tell", "they wrote nothing in 100 % of episodes")
+
+
+def test_no_two_are_the_same_at_the_floor_or_the_ceiling(tmp_path):
+    for share, why in ((1.0, "both are at the ceiling"), (0.0, "both are at the floor")):
+        overall, (finding,) = evaluate(claim(expect="same"), run(tmp_path, {"tiny-ar": share, "tiny-block": share}))
+        assert (overall, finding.why) == ("cannot tell", why)
+
+
+def test_tasks_without_a_difference_still_leave_room_for_one(tmp_path):
+    """An interval of width zero at n 20 is no evidence: at most 3 of n may differ unseen."""
+    rows = {agent: [score(agent, "babyai", "GoToObj", n, success=n % 2 == 0) for n in range(20)] for agent in ("tiny-ar", "tiny-block")}
+    for agent, scores in rows.items():
+        write_frame(tmp_path / f"scores/babyai/{agent}.parquet", scores, Score)
+    overall, (finding,) = evaluate(claim(expect="not_less"), Inputs(configuration(), tmp_path))
+    assert (overall, finding.low, finding.high) == ("cannot tell", -15.0, 15.0)
+
+
+def test_a_premise_that_fails_makes_a_claim_not_applicable(tmp_path):
+    """NEWCOMER B3: that faster dLLMs are worse says nothing of dLLMs that are not faster."""
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 0.0})
+    less, more = claim(expect="less").tests, claim(expect="more").tests
+    assert evaluate(Claim(source="s", statement="t", premise=more, tests=less), inputs)[0] == "not applicable"
+    assert evaluate(Claim(source="s", statement="t", premise=less, tests=less), inputs)[0] == "holds"
+    absent = claim(benchmarks=["alfworld"]).tests
+    assert evaluate(Claim(source="s", statement="t", premise=absent, tests=less), inputs)[0] == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("started", "why"),
+    [
+        ({"tiny-ar": 100, "tiny-block": 100}, ""),  # side by side
+        ({"tiny-ar": 100, "tiny-block": 9000}, ""),  # each alone
+        ({"tiny-ar": 100, "tiny-block": 9000, "tiny-full": 9010}, "tiny-block ran beside tiny-full on babyai"),
+        (None, "when tiny-block ran is not recorded"),
+    ],
+)
+def test_times_are_compared_between_runs_alone_or_at_the_same_time(tmp_path, started, why):
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 1.0, "tiny-full": 1.0}, started=started)
+    if started is None or len(started) == 2:
+        (tmp_path / "scores/babyai/tiny-full.parquet").unlink()
+    of, against = ({"agents": [agent]} for agent in ("tiny-block", "tiny-ar"))
+    test = {"metric": "seconds", "of": of, "against": against, "expect": "ratio_at_most", "bound": 1.5}
+    overall, (finding,) = evaluate(claim(**test), Inputs(inputs.config, tmp_path))
+    assert (overall, finding.why.partition(", and")[0]) == ("not comparable" if why else "holds", why)
+    inputs.config.agents["tiny-ar"].concurrency = 1
+    assert evaluate(claim(**test), Inputs(inputs.config, tmp_path))[0] == "not comparable"
+
+
+def test_groups_are_compared_on_each_benchmark_that_both_play(tmp_path):
+    """NEWCOMER B2: agents of another benchmark do not empty the tasks that these share."""
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 0.0})
+    for agent, share in (("tiny-ar", 0.0), ("tiny-full", 1.0)):
+        rows = [score(agent, "bfcl", "simple", n, success=n < 40 * share) for n in range(40)]
+        write_frame(tmp_path / f"scores/bfcl/{agent}.parquet", rows, Score)
+    overall, findings = evaluate(claim(benchmarks="all"), inputs)
+    assert [(finding.benchmark, finding.n, finding.verdict) for finding in findings] == [
+        ("babyai", 96, "holds"),
+        ("bfcl", 40, "does not hold"),
+    ]
+    assert overall == "cannot tell", "the benchmarks disagree"
+    assert verdict(inputs, benchmarks=["babyai"]) == "holds"
+
+
+def test_a_model_and_its_preference_trained_self_count_once(tmp_path):
+    inputs = run(tmp_path, {"tiny-ar": 0.0, "tiny-block": 0.0, "tiny-full": 1.0})
+    inputs.config.backbones["tiny-full"].training.objective = "agentic_vrpo"
+    inputs.config.backbones["tiny-full"].training.base = "tiny-block"
+    assert evaluate(claim(), inputs)[1][0].value == 0.0
+    staged = {"of": {"stage": "preference"}, "against": {"stage": "base"}, "expect": "more"}
+    overall, (finding,) = evaluate(claim(**staged), inputs)
+    assert (overall, finding.value, finding.sides[0][0]) == ("holds", 100.0, "agents (tiny-full)")
+
+
+def test_most_settings_are_counted_agent_by_agent(tmp_path):
+    inputs = run(tmp_path, {"tiny-block": 0.0, "tiny-full": 1.0, "tiny-ar": 1.0})
+    mostly = {"against": None, "expect": "mostly_at_most", "bound": 10}
+    assert verdict(inputs, **mostly) == "does not hold"
+    inputs.config.agents["second"] = inputs.config.agents["tiny-block"]
+    inputs.config.run.agents.append("second")
+    rows = [score("second", "babyai", level, seed) for level in LEVELS for seed in range(24)]
+    write_frame(tmp_path / "scores/babyai/second.parquet", rows, Score)
+    assert verdict(Inputs(inputs.config, tmp_path), **mostly) == "holds"
+
+
+def test_measures_of_workflows_and_ratios_are_metrics(tmp_path):
+    inputs = run(
+        tmp_path, {"tiny-ar": 1.0, "tiny-block": 1.0}, measures={"tool_calls": 4.0, "calls_before_thought": 3.0}, model_seconds=0.5
+    )
+    level = {"against": None, "expect": "at_least", "bound": 50}
+    assert evaluate(claim(metric="calls_first", **level), inputs)[1][0].value == 75.0
+    speed = {"metric": "tokens_per_second", "expect": "more"}
+    assert evaluate(claim(**speed), inputs)[1][0].sides[0][1] == 40.0  # 20 tokens in half a second
+    assert evaluate(claim(metric="tool_calls", expect="less"), inputs)[1][0].sides[0][1] == 4.0
+
+
+def test_a_finding_reads_as_a_sentence_with_names_numbers_and_bound(tmp_path):
+    """NEWCOMER B5."""
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 0.5})
+    _, (finding,) = evaluate(claim(published=-34.8), inputs)
+    text = sentence(finding, inputs.config)
+    assert text.startswith("BabyAI (n 96), success: dLLM agents (tiny-block) 50.0 %, AR agents (tiny-ar) 100.0 %: -50.0 points [")
+    assert text.endswith("], expected below 0; paper -34.8 points")
+    _, (finding,) = evaluate(claim(against=None, expect="at_most", bound=10, published=3.6), inputs)
+    assert sentence(finding, inputs.config).endswith("], expected at most 10.0; paper 3.6 %")
+
+
+def test_what_is_not_tested_is_said(tmp_path):
+    assert len(load_untested()) >= 5
+    table = make("claims", Inputs(configuration(), tmp_path))
+    assert [block.title for block in table.layout.blocks] == ["The run has no such agents", "Not tested"]
+    assert {row.metric for row in table.rows if row.value} == {"cannot_tell"}

@@ -212,6 +212,7 @@ class Score(Record):
     package: str = Field(default="", description="version of this package")
     seconds: float = 0.0
     model_seconds: float = 0.0
+    started_seconds: float = Field(default=0.0, description="when the episode began, UTC seconds since 1970; 0 where it is not known")
     measures: dict[str, float] = Field(
         default_factory=dict,
         description="numbers of the episode's `extra`, and <role>.calls|prompt_tokens|completion_tokens|forwards|seconds of every role; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from dllm_agents.benchmarks.base import Verdict
@@ -70,6 +71,7 @@ def score_episode(episode: Episode, verdict: Verdict | None = None) -> Score:
         package=episode.versions.get("dllm-agents", ""),
         seconds=episode.seconds,
         model_seconds=sum(role.seconds for role in usage),
+        started_seconds=datetime.fromisoformat(episode.started).timestamp() if episode.started else 0.0,
         measures=measures(episode),
     )
 

@@ -89,6 +89,17 @@ def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
     ]
 
 
+def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:
+    """(aligned agent, naive agent) of every two agents whose policies' trainings differ in their context mask alone."""
+    trained = {}
+    for agent in inputs.agents:
+        training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+        if training is not None:
+            trained[agent] = (training.context_mask, training.model_dump_json(exclude={"context_mask"}))
+    aligned = {rest: agent for agent, (mask, rest) in trained.items() if mask == "aligned"}
+    return [(aligned[rest], agent) for agent, (mask, rest) in trained.items() if mask == "naive" and rest in aligned]
+
+
 def seed_families(inputs: Inputs) -> list[list[str]]:
     """The run's agents that differ in nothing but the seed their backbones were trained with, two or more of each kind, by seed."""
     found: dict[str, dict[int, str]] = {}

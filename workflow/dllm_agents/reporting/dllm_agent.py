@@ -12,7 +12,7 @@ from dllm_agents.config import BFCL_SINGLE_TURN
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NOT_RUN, bare, cell, mean_row, rate_row, ratio_row, without_value
-from dllm_agents.reporting.comparison import matched_pairs, solved_by_both
+from dllm_agents.reporting.comparison import masking_pairs, matched_pairs, solved_by_both
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, plain_heads
@@ -189,17 +189,6 @@ def masking(inputs: Inputs) -> Table:
         nobody = "no two agents that differ in their mask"
         rows, lines = [TableRow(agent=nobody, benchmark="", metric="success_rate", n=0)], [Line(nobody, [NOT_RUN] * len(heads))]
     return Table(rows, Layout("Agent", heads, [Block("", lines)]))
-
-
-def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:
-    """(aligned agent, naive agent) of every two agents whose policies' trainings differ in their context mask alone."""
-    trained = {}
-    for agent in inputs.agents:
-        training = inputs.config.backbones[inputs.config.agents[agent].policy].training
-        if training is not None:
-            trained[agent] = (training.context_mask, training.model_dump_json(exclude={"context_mask"}))
-    aligned = {rest: agent for agent, (mask, rest) in trained.items() if mask == "aligned"}
-    return [(aligned[rest], agent) for agent, (mask, rest) in trained.items() if mask == "naive" and rest in aligned]
 
 
 def attention(inputs: Inputs) -> Table:

@@ -169,9 +169,14 @@ class Inputs:
         return all(benchmark in (chosen or [benchmark]) for chosen in (entry.benchmarks, backbone.benchmarks if backbone else None))
 
     def alone(self, agent: str) -> bool:
-        """Whether a backbone acts without modules in the benchmark's own workflow, thinking first: what the papers' main tables hold."""
+        """Whether a backbone acts without modules in the benchmark's own workflow, thinking first and seeing more than the recent steps:
+        what the papers' main tables hold."""
         entry = self.config.agents[agent]
-        return set(self.config.agents[agent].backbones) == {"policy"} and (entry.acting, entry.workflow) == ("react", None)
+        return (
+            set(self.config.agents[agent].backbones) == {"policy"}
+            and (entry.acting, entry.workflow) == ("react", None)
+            and entry.history != "recent"
+        )
 
     def random_agent(self) -> str | None:
         """The run's random baseline, if it has one."""
@@ -201,6 +206,25 @@ class Inputs:
             played = frame[(frame["agent"] == agent) & (frame["ended"] != "error")]
             self._rows[agent, benchmark] = played.iloc[:0] if self.errors(agent, benchmark).too_many else played
         return self._rows[agent, benchmark]
+
+    def window(self, agent: str, benchmark: str) -> tuple[float, float] | None:
+        """When an agent's first episode on a benchmark began and its last ended (UTC seconds since 1970); None where it is not known."""
+        scores = self.rows(agent, benchmark)
+        known = scores[scores["started_seconds"] > 0]
+        if not len(scores) or len(known) < len(scores):
+            return None
+        return float(known["started_seconds"].min()), float((known["started_seconds"] + known["seconds"]).max())
+
+    def beside(self, agent: str, benchmark: str) -> str:
+        """An agent, and its benchmark, that was played while this one was for a twentieth of its time or more; empty where it ran alone."""
+        own = self.window(agent, benchmark)
+        for other, name in product(self.config.run.agents, self.config.run.benchmarks):
+            window = self.window(other, name)
+            if own is None or window is None or (other, name) == (agent, benchmark):
+                continue
+            if min(own[1], window[1]) - max(own[0], window[0]) > 0.05 * (own[1] - own[0]):
+                return f"{other} on {name}"
+        return ""
 
     def errors(self, agent: str, benchmark: str, categories: Collection[str] | None = None) -> Errors:
         """How many of an agent's episodes on a benchmark, or on some of its categories, ended in an error of server, client or

@@ -11,11 +11,13 @@ from dllm_agents.records import Probe, TableRow, TrainingReport
 from dllm_agents.reporting import published, style
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NOT_RUN, cell, number, rate_row
-from dllm_agents.reporting.claims import evaluate, load_claims
+from dllm_agents.reporting.claims import load_claims, load_untested
 from dllm_agents.reporting.comparison import compare, family_name, matched_pairs, seed_pairs
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.judging import NOBODY, VERDICTS, Finding, evaluate
 from dllm_agents.reporting.layout import OURS_BLOCK, Block, Cell, Layout, Line, Table, Text, plain_heads
+from dllm_agents.reporting.sentences import sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,30 +27,41 @@ SPEEDS = ("tokens_per_second", "p50_s", "p95_s", "nfe_per_token")
 
 
 def claims(inputs: Inputs) -> Table:
-    """The papers' claims tested on this run: one verdict each, and the numbers behind it. What reads the clock stands with the timing."""
+    """The papers' claims tested on this run: a verdict each, and the numbers behind it in sentences. What reads the clock stands with the
+    timing."""
     rows: list[TableRow] = []
     timing: list[TableRow] = []
-    lines = []
+    blocks: dict[str, list[Line]] = {verdict: [] for verdict in VERDICTS}
     for name, claim in load_claims().items():
         verdict, findings = evaluate(claim, inputs, name)
-        target = timing if any(finding.test.timed for finding in findings) else rows
-        smallest = min(finding.n for finding in findings)
+        target = timing if any(test.timed for test in claim.every()) else rows
+        smallest = min((finding.n for finding in findings if finding.value is not None), default=0)
         target.append(TableRow(agent=name, benchmark="", category=claim.source, metric=verdict.replace(" ", "_"), n=smallest, value=1.0))
-        cells: list[str] = []
-        for finding in findings:
-            test = finding.test
-            where = test.benchmarks if isinstance(test.benchmarks, str) else "+".join(test.benchmarks)
-            row = TableRow(agent=name, benchmark=where, category=test.expect, metric=test.metric, n=finding.n, published=test.published)
-            row = row.model_copy(update={"value": finding.value, "low": finding.low, "high": finding.high})
-            target.append(row)
-            cells.append(f"{test.metric} {test.expect.replace('_', ' ')}: {finding.why or cell(row)}")
-        lines.append(Line(claim.statement, [claim.source, verdict, str(smallest), "; ".join(cells)]))
-    columns = plain_heads("Source", "On this run", "n", "Numbers (differences and levels in points, times as ratios)")
+        target += [_finding_row(name, finding) for finding in findings]
+        sentences = dict.fromkeys(
+            ("Premise: " * (finding.test in claim.premise)) + sentence(finding, inputs.config) for finding in findings
+        )
+        absent = all(finding.why == NOBODY for finding in findings)
+        lines = blocks.setdefault(NOBODY if absent else verdict, [])
+        lines.append(Line(claim.statement, [claim.source, verdict, str(smallest), ". ".join(sentences)]))
+    heads = plain_heads("Source", "On this run", "n", "Numbers")
     notes = (
-        f"'Same' and 'not less' use a margin of {number(inputs.config.report.margin)} points. Agents trained in this run are compared "
-        "with each other, not with ready-made ones."
+        f"'Within' and 'above' use a margin of {number(inputs.config.report.margin)} points. Every benchmark is judged by itself, on the "
+        "tasks that the named agents share; those that tell decide. Cannot tell: the interval is too wide, the agents cannot be told from "
+        "a scripted one, or both are at the floor or the ceiling. Not comparable: times of runs under unequal load. Not applicable: what a "
+        "claim presumes does not hold. Agents trained in this run are compared with each other, not with ready-made ones."
     )
-    return Table(rows, Layout("Claim", columns, [Block("", lines)]), timing, notes)
+    shown = [Block(title.capitalize(), lines) for title, lines in blocks.items() if lines]
+    shown += [Block("Not tested", [Line(item.statement, [item.source, "not tested", "", item.why]) for item in load_untested()])]
+    return Table(rows, Layout("Claim", heads, shown), timing, notes)
+
+
+def _finding_row(claim: str, finding: Finding) -> TableRow:
+    test = finding.test
+    row = TableRow(
+        agent=claim, benchmark=finding.benchmark, category=test.expect, metric=test.metric, n=finding.n, published=test.published
+    )
+    return row.model_copy(update={"value": finding.value, "low": finding.low, "high": finding.high})
 
 
 def comparisons(inputs: Inputs) -> Table:

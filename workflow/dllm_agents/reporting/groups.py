@@ -1,0 +1,112 @@
+"""Who is compared in a test of a claim: the agents of its groups that play a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dllm_agents.config import PREFERENCE
+from dllm_agents.reporting import published
+from dllm_agents.reporting.claims import Group, Test
+from dllm_agents.reporting.comparison import masking_pairs
+from dllm_agents.reporting.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Agents of both groups of a test that play a benchmark, by training seed where both were trained at the same two or more."""
+
+    of: list[list[str]]
+    against: list[list[str]]
+
+    @property
+    def agents(self) -> list[str]:
+        return list(dict.fromkeys(agent for side in (*self.of, *self.against) for agent in side))
+
+
+def sides_of(test: Test, inputs: Inputs, benchmark: str) -> Sides | None:
+    """Groups of trained and of ready-made backbones are not mixed, unless a stage is asked for: those trained alike are compared first."""
+    staged = any(group is not None and group.stage for group in (test.of, test.against))
+    for trained in (None,) if staged else (True, False):
+        of, against = (
+            [
+                agent
+                for agent in (_members(group, inputs) if group is not None and group.metric is None else _members(test.of, inputs))
+                if (trained is None or inputs.trained(agent) == trained) and inputs.errors(agent, benchmark, test.categories).episodes
+            ]
+            for group in (test.of, test.against)
+        )
+        if test.of.role != "policy" and test.against is not None and test.against.role == "policy":
+            # A module is held against the same agents without it.
+            policies = {inputs.config.agents[agent].policy for agent in of}
+            against = [agent for agent in against if inputs.config.agents[agent].policy in policies]
+        if of and against:
+            return Sides(*_by_seed(of, against, inputs))
+    return None
+
+
+def _members(group: Group, inputs: Inputs) -> list[str]:
+    """The agents of a group."""
+    return [agent for agent in group.agents or inputs.agents if group.agents is not None or _belongs(agent, group, inputs)]
+
+
+def _belongs(agent: str, group: Group, inputs: Inputs) -> bool:
+    config = inputs.config
+    entry = config.agents[agent]
+    backbone = config.backbones.get(entry.backbones.get(group.role, ""))
+    if [role for role in entry.backbones if role not in ("policy", "planner", "seeker", "writer")] != [group.role] * (
+        group.role != "policy"
+    ):
+        return False
+    if (entry.acting, entry.workflow, entry.history == "recent") != (group.acting, group.workflow, group.history == "recent"):
+        return False
+    if backbone is None or group.paradigm not in (None, backbone.paradigm):
+        return False
+    if group.models is not None and published.published_name(config, agent) not in group.models:
+        return False
+    return _stage(entry.policy, group, inputs) and (group.mask is None or agent in _masked(group.mask, inputs))
+
+
+def _stage(policy: str, group: Group, inputs: Inputs) -> bool:
+    training = inputs.config.backbones[policy].training
+    if group.stage == "base":
+        learners = (inputs.config.backbones[inputs.config.agents[agent].policy].training for agent in inputs.agents)
+        return any(other is not None and other.objective in PREFERENCE and other.base == policy for other in learners)
+    if group.stage == "ready":
+        return training is None
+    # What was trained further by preferences is the same model twice, and is asked for by its stage.
+    return (group.stage == "preference") == (training is not None and training.objective in PREFERENCE)
+
+
+def _masked(mask: str, inputs: Inputs) -> set[str]:
+    pairs = masking_pairs(inputs)
+    return {aligned if mask == "aligned" else naive for aligned, naive in pairs}
+
+
+def _by_seed(of: list[str], against: list[str], inputs: Inputs) -> tuple[list[list[str]], list[list[str]]]:
+    """Both groups apart by training seed, where they hold the same two or more; else each as it is."""
+    apart = []
+    for agents in (of, against):
+        seeds: dict[int | None, list[str]] = {}
+        for agent in agents:
+            seeds.setdefault(inputs.training_seed(agent), []).append(agent)
+        apart.append(seeds)
+    shared = sorted(seed for seed in apart[0] if seed is not None)
+    if len(shared) < 2 or set(apart[0]) != set(apart[1]) or None in apart[0]:
+        return [of], [against]
+    return [apart[0][seed] for seed in shared], [apart[1][seed] for seed in shared]
+
+
+def groups(test: Test, sides: Sides) -> list[tuple[Group, list[list[str]]]]:
+    if test.against is None or test.against.metric is not None:
+        return [(test.of, sides.of)] * (1 if test.against is None else 2)
+    return [(test.of, sides.of), (test.against, sides.against)]
+
+
+def label(group: Group, agents: Sequence[str]) -> str:
+    """What a reader calls a group, with the names of its agents."""
+    kind = {None: "agents", "ar": "AR agents", "diffusion": "dLLM agents"}[group.paradigm]
+    kind = {"p_react": "P-ReAct agents", "tool_first": "call-first agents"}.get(group.acting, kind)
+    if group.role != "policy":
+        kind = f"{'AR ' if group.paradigm == 'ar' else 'dLLM ' if group.paradigm else ''}{group.role} agents"
+    return f"{kind} ({', '.join(dict.fromkeys(agents))})"

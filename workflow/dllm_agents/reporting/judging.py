@@ -1,0 +1,350 @@
+"""Whether a claim holds on a run: benchmark by benchmark, on the tasks that the compared agents share, and only where the run can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from dllm_agents.analysis import statistics
+from dllm_agents.config import EMBODIED
+from dllm_agents.errors import StageError
+from dllm_agents.reporting.cells import NOT_RUN
+from dllm_agents.reporting.claims import COLUMNS, LEVELS, MEASURES, METRICS, REPLAYED, Claim, Test
+from dllm_agents.reporting.comparison import clusters
+from dllm_agents.reporting.groups import Sides, groups, label, sides_of
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.rows import measured
+
+Verdict = Literal["holds", "does not hold", "cannot tell", "not comparable", "not applicable"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "cannot tell", "not comparable", "not applicable")
+CEILING, FLOOR = 97.5, 2.5
+"""Percent beyond which two groups have no room to differ."""
+NOBODY = "the run has no such agents"
+MUTE = 0.5
+"""Share of empty replies above which agents are taken not to have been at work."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a test found on a benchmark: the number it looks at with its 95 % interval (90 % for equivalence) over n tasks, the values of
+    both groups, and why it does not tell where it does not."""
+
+    test: Test
+    verdict: Verdict
+    benchmark: str = ""
+    n: int = 0
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    sides: tuple[tuple[str, float], ...] = ()
+    why: str = ""
+
+
+def evaluate(claim: Claim, inputs: Inputs, name: str = "claim") -> tuple[Verdict, list[Finding]]:
+    """Whether a claim holds on the run's results. Raises StageError for a claim that names an agent the configuration does not have."""
+    for test in claim.every():
+        for agent in (agent for group in (test.of, test.against) if group for agent in group.agents or []):
+            if agent not in inputs.config.agents:
+                raise StageError(f"claims.{name}: no agent {agent!r}; allowed: {', '.join(sorted(inputs.config.agents))}")
+    presumed = [_examine(test, inputs) for test in claim.premise]
+    findings = [_examine(test, inputs) for test in claim.tests]
+    premise = _all([_together(found) for found in presumed])
+    verdict = _all([_together(found) for found in findings])
+    if premise != "holds":
+        verdict = "not applicable" if premise == "does not hold" else premise
+    return verdict, [finding for found in (*presumed, *findings) for finding in found]
+
+
+def _together(findings: Sequence[Finding]) -> Verdict:
+    """One test over its benchmarks: those that tell decide, where they agree."""
+    verdicts = {finding.verdict for finding in findings}
+    if verdicts & {"holds", "does not hold"}:
+        return "cannot tell" if {"holds", "does not hold"} <= verdicts else "holds" if "holds" in verdicts else "does not hold"
+    return "not comparable" if "not comparable" in verdicts else "cannot tell"
+
+
+def _all(verdicts: Sequence[Verdict]) -> Verdict:
+    """Tests that must all hold."""
+    for verdict in ("does not hold", "not comparable", "cannot tell"):
+        if verdict in verdicts:
+            return verdict
+    return "holds"
+
+
+def _examine(test: Test, inputs: Inputs) -> list[Finding]:
+    """One test, benchmark by benchmark."""
+    wanted = EMBODIED if test.benchmarks == "embodied" else inputs.config.run.benchmarks if test.benchmarks == "all" else test.benchmarks
+    names = [name for name in inputs.config.run.benchmarks if name in wanted]
+    examine = _replayed if test.metric in REPLAYED else _played
+    findings = [finding for name in names if (finding := examine(test, inputs, name)) is not None]
+    return findings or [Finding(test, "cannot tell", why=NOBODY)]
+
+
+def _played(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
+    """A test on a benchmark; None where no agents play it."""
+    sides = sides_of(test, inputs, benchmark)
+    if sides is None:
+        return None
+    missing = inputs.missing(sides.agents, [benchmark], test.categories)
+    if missing != NOT_RUN:
+        return Finding(test, "cannot tell", benchmark, why=missing)
+    first = [_per_task(test, test.metric, agents, inputs, benchmark) for agents in sides.of]
+    if test.expect == "mostly_at_most":
+        finding = _mostly(test, inputs, benchmark, [agent for agents in sides.of for agent in agents])
+    elif test.against is None:
+        finding = _level(test, pd.concat(first), inputs.config.seed)
+    else:
+        second = [_per_task(test, test.against.metric or test.metric, agents, inputs, benchmark) for agents in sides.against]
+        both = pd.concat(
+            one.join(other[["value", "solved"]], rsuffix="_other", how="inner").assign(trained=index)
+            for index, (one, other) in enumerate(zip(first, second, strict=True))
+        )
+        if test.tasks == "both_solve":
+            both = both[both["solved"] & both["solved_other"]]
+        finding = _compared(test, both, inputs)
+    return _checked(finding, sides, inputs, benchmark)
+
+
+def _compared(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
+    if len(both) < 2:
+        return Finding(test, "cannot tell", n=len(both), why="no two tasks that both have" + " solved" * (test.tasks == "both_solve"))
+    return _ratio(test, both, inputs.config.seed) if test.expect == "ratio_at_most" else _difference(test, both, inputs)
+
+
+def _checked(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> Finding:
+    """A finding on a benchmark with the names of its groups; one that the run cannot support does not tell, and says why."""
+    test = finding.test
+    labels = [label(group, [agent for agents in side for agent in agents]) for group, side in groups(test, sides)]
+    named = tuple((name, value) for name, (_, value) in zip(labels, finding.sides, strict=False))
+    verdict, why = finding.verdict, finding.why
+    if finding.value is not None:
+        load = _unequal_load(test, sides, inputs, benchmark) if test.timed else ""
+        if load:
+            verdict, why = "not comparable", load
+        elif verdict == "holds" and (reason := _no_room(finding, sides, inputs, benchmark)):
+            verdict, why = "cannot tell", reason
+    return Finding(test, verdict, benchmark, finding.n, finding.value, finding.low, finding.high, named, why)
+
+
+# What is compared
+
+
+def _per_task(test: Test, metric: str, agents: Sequence[str], inputs: Inputs, benchmark: str) -> pd.DataFrame:
+    """The metric per task, averaged over the agents that all have it: columns value, solved (by all), cluster; index task_id."""
+    parts = []
+    for agent in agents:
+        frame = _with_metric(inputs, agent, benchmark, metric)
+        if test.categories is not None:
+            frame = frame[frame["category"].isin(test.categories)]
+        parts.append(frame.drop_duplicates("task_id").set_index("task_id"))
+    shared = set.intersection(*(set(part.index) for part in parts))
+    index = [task for task in parts[0].index if task in shared]
+    base = parts[0].loc[index].reset_index()
+    value = np.mean([part.loc[index, "value"].to_numpy(dtype=float) for part in parts], axis=0) if index else []
+    solved = np.all([part.loc[index, "success"].to_numpy(dtype=bool) for part in parts], axis=0) if index else []
+    return pd.DataFrame({"value": value, "solved": solved, "cluster": clusters(base)}, index=index)
+
+
+def _with_metric(inputs: Inputs, agent: str, benchmark: str, metric: str) -> pd.DataFrame:
+    """An agent's scores with a column `value`, without the tasks that have none."""
+    scores = inputs.rows(agent, benchmark)
+    if metric.startswith("failure."):
+        if not inputs.classified(agent, benchmark):
+            return scores.iloc[:0].assign(value=0.0)
+        failures = inputs.failures(benchmark)
+        kind = metric.removeprefix("failure.")
+        failed = set(failures[(failures["agent"] == agent) & (failures["kind"] == kind)]["task_id"])
+        return scores.assign(value=100.0 * scores["task_id"].isin(failed))
+    values = METRICS[metric][1] * _values(scores, metric)
+    return scores.assign(value=values)[np.isfinite(values)]
+
+
+def _values(scores: pd.DataFrame, metric: str) -> statistics.Floats:
+    if metric in COLUMNS:
+        return np.asarray(scores[metric], dtype=np.float64)
+    if metric == "early_exit":
+        return np.asarray(scores["ended"] == "early_exit", dtype=np.float64)
+    if metric == "acc_l":
+        return np.asarray(scores["judge"].map({"correct": 1.0, "incorrect": 0.0}), dtype=np.float64)
+    if metric in MEASURES:
+        return measured(scores, metric)
+    if metric == "calls_first":
+        top, bottom = (measured(scores, name) for name in ("calls_before_thought", "tool_calls"))
+    else:
+        top, bottom = (scores[name].to_numpy(dtype=float) for name in ("completion_tokens", "model_seconds"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(bottom > 0, top / bottom, np.nan).astype(np.float64)
+
+
+# What the numbers say
+
+
+def _mostly(test: Test, inputs: Inputs, benchmark: str, agents: Sequence[str]) -> Finding:
+    """Whether most agents keep below a bound, each by its own interval."""
+    levels = [_level(test, _per_task(test, test.metric, [agent], inputs, benchmark), inputs.config.seed) for agent in agents]
+    below, above = (sum(level.verdict == verdict for level in levels) for verdict in ("holds", "does not hold"))
+    n = min(level.n for level in levels)
+    share = 100 * float(np.mean([level.value is not None and level.value <= (test.bound or 0.0) for level in levels]))
+    return Finding(test, _verdict(below > len(levels) / 2, above >= len(levels) / 2), n=n, value=share, sides=(("", share),))
+
+
+def _level(test: Test, values: pd.DataFrame, seed: int) -> Finding:
+    n = len(values)
+    if n == 0:
+        return Finding(test, "cannot tell", why="no task")
+    shares = values["value"].to_numpy(dtype=float) / 100
+    low, high = (100 * end for end in statistics.share_interval(statistics.bootstrap_means(shares, seed=seed), n))
+    bound, mean = float(test.bound or 0.0), 100 * float(shares.mean())
+    inside, outside = (low >= bound, high < bound) if test.expect == "at_least" else (high <= bound, low > bound)
+    return Finding(test, _verdict(inside, outside), n=n, value=mean, low=low, high=high, sides=(("", mean),))
+
+
+def _difference(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
+    first, second = both["value"].to_numpy(dtype=float), both["value_other"].to_numpy(dtype=float)
+    margin, n, seed = inputs.config.report.margin, len(both), inputs.config.seed
+    groups, trained = both["cluster"].tolist(), both["trained"].tolist() if both["trained"].nunique() > 1 else None
+    if test.expect == "same":
+        result = statistics.equivalence(first / 100, second / 100, margin / 100, groups, seed=seed, training_seeds=trained)
+        low, high = 100 * result.low, 100 * result.high
+    else:
+        low, high = statistics.paired_bootstrap(first, second, groups, seed=seed, training_seeds=trained)
+    if METRICS[test.metric][2] == "%" and low == high:
+        # No task differs: what may still be there is bounded by their number (the rule of three).
+        low, high = low - 300 / n, high + 300 / n
+    inside, outside = {
+        "more": (low > 0, high < 0),
+        "less": (high < 0, low > 0),
+        "not_less": (low > -margin, high < -margin),
+        "same": (-margin < low and high < margin, low > margin or high < -margin),
+    }[test.expect]
+    sides = (("", float(first.mean())), ("", float(second.mean())))
+    return Finding(test, _verdict(inside, outside), n=n, value=float((first - second).mean()), low=low, high=high, sides=sides)
+
+
+def _ratio(test: Test, both: pd.DataFrame, seed: int) -> Finding:
+    first, second = both["value"].to_numpy(dtype=float), both["value_other"].to_numpy(dtype=float)
+    if second.sum() <= 0:
+        return Finding(test, "cannot tell", n=len(both), why="nothing was measured")
+    low, high = statistics.ratio_interval(first, second, seed=seed)
+    bound, ratio = float(test.bound or 0.0), float(first.sum() / second.sum())
+    sides = (("", float(first.mean())), ("", float(second.mean())))
+    return Finding(test, _verdict(high <= bound, low > bound), n=len(both), value=ratio, low=low, high=high, sides=sides)
+
+
+def _verdict(inside: bool, outside: bool) -> Verdict:
+    return "holds" if inside else "does not hold" if outside else "cannot tell"
+
+
+def _replayed(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
+    """A test on what replayed verifiers would have done, on the same stored episodes under the same prompts. As elsewhere, those trained
+    in the run are compared first, and never with ready-made ones."""
+    exits = inputs.exits(benchmark)
+    left = exits["exit_step"].fillna(exits["steps"])
+    column = left if test.metric == "exit.steps" else exits[test.metric.removeprefix("exit.")]
+    exits = exits.assign(value=METRICS[test.metric][1] * column.astype(float))
+    backbones = exits["verifier"].map(inputs.config.backbones.get)
+    for trained in (True, False):
+        sides = []
+        for group in (test.of, test.against):
+            fits = [bool(one.training) == trained and group is not None and group.paradigm in (None, one.paradigm) for one in backbones]
+            sides.append(exits[np.array(fits, dtype=bool)])
+        if all(map(len, sides)):
+            break
+    else:
+        return None
+    means = [side.groupby(["agent", "prompt", "task_id"], sort=True)["value"].mean() for side in sides]
+    both = pd.concat(means, axis=1, join="inner", keys=["value", "value_other"])
+    if len(both) < 2:
+        return Finding(test, "cannot tell", benchmark, len(both), why="no two stored episodes that both saw")
+    finding = _difference(test, both.assign(cluster=both.index.get_level_values("task_id"), trained=0), inputs)
+    names = [
+        f"{'dLLM' if group.paradigm == 'diffusion' else 'AR'} verifiers ({', '.join(dict.fromkeys(side['verifier']))})"
+        for group, side in zip((test.of, test.against), sides, strict=True)
+        if group is not None
+    ]
+    named = tuple((name, value) for name, (_, value) in zip(names, finding.sides, strict=True))
+    verdict, why = finding.verdict, ""
+    if verdict == "holds" and test.expect in ("more", "less") and not any(side["exit_step"].notna().any() for side in sides):
+        verdict, why = "cannot tell", "no verifier left an episode"
+    return Finding(test, verdict, benchmark, finding.n, finding.value, finding.low, finding.high, named, why)
+
+
+# What the run can support
+
+
+def _no_room(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> str:
+    """Why a finding that points the expected way says nothing all the same; empty where it does."""
+    test, values = finding.test, [value for _, value in finding.sides]
+    unit = METRICS[test.metric][2]
+    both = [[agent for agents in side for agent in agents] for side in (sides.of, sides.against)]
+    lame = [reason for agents in both if (reason := _like_a_baseline(test, agents, inputs, benchmark))]
+    if test.expect in LEVELS and test.metric in ("success", "progress"):
+        if (share := _mute(both[0], inputs, benchmark)) > MUTE:
+            return f"they wrote nothing in {100 * share:.0f} % of episodes"
+        others = [agent for agent in inputs.agents if len(inputs.rows(agent, benchmark))]
+        return (
+            ""
+            if any(not _like_a_baseline(test, [agent], inputs, benchmark) for agent in others)
+            else "no agent of this run beats chance here"
+        )
+    if test.expect in ("more", "less") and test.metric in ("success", "progress"):
+        return lame[0] if len(lame) == 2 else ""
+    if lame:
+        return lame[0]
+    if test.expect in ("same", "not_less") and unit == "%" and (min(values) >= CEILING or max(values) <= FLOOR):
+        return "both are at the ceiling" if min(values) >= CEILING else "both are at the floor"
+    return ""
+
+
+def _like_a_baseline(test: Test, agents: list[str], inputs: Inputs, benchmark: str) -> str:
+    """Which scripted baseline these agents together cannot be told from: neither by success nor, of failures, by what is compared; empty
+    where they can be told from all."""
+    metrics = ["success", *(metric for metric in test.metrics if metric.startswith("failure."))]
+    for baseline in inputs.baselines:
+        if inputs.config.agents[baseline].policy == "teacher" or not len(inputs.rows(baseline, benchmark)):
+            continue
+        for metric in metrics:
+            ours, theirs = (_per_task(test, metric, side, inputs, benchmark) for side in (agents, [baseline]))
+            both = ours.join(theirs[["value"]], rsuffix="_other", how="inner")
+            if len(both) < 2:
+                break
+            low, high = statistics.paired_bootstrap(
+                both["value"].to_numpy(dtype=float),
+                both["value_other"].to_numpy(dtype=float),
+                both["cluster"].tolist(),
+                seed=inputs.config.seed,
+            )
+            if low > 0 or (metric != "success" and high < 0):
+                break
+        else:
+            return f"{', '.join(agents)} cannot be told from the {baseline} agent"
+    return ""
+
+
+def _mute(agents: Sequence[str], inputs: Inputs, benchmark: str) -> float:
+    """Share of these agents' episodes in which they wrote nothing."""
+    failures = inputs.failures(benchmark)
+    empty = failures[(failures["kind"] == "empty") & failures["agent"].isin(agents)]
+    return len(empty.drop_duplicates(["agent", "task_id"])) / max(1, sum(len(inputs.rows(agent, benchmark)) for agent in agents))
+
+
+def _unequal_load(test: Test, sides: Sides, inputs: Inputs, benchmark: str) -> str:
+    """Why times of these agents on a benchmark do not compare; empty where they ran alone, or side by side at the same time."""
+    windows = {agent: inputs.window(agent, benchmark) for agent in sides.agents}
+    if unknown := [agent for agent, window in windows.items() if window is None]:
+        return f"when {unknown[0]} ran is not recorded"
+    if len({inputs.config.agents[agent].concurrency for agent in sides.agents}) > 1:
+        return "they ran at different concurrencies"
+    spans = [window for window in windows.values() if window is not None]
+    common = min(end for _, end in spans) - max(start for start, _ in spans)
+    if common >= 0.5 * min(end - start for start, end in spans):
+        return ""
+    for agent, window in windows.items():
+        other = inputs.beside(agent, benchmark)
+        if window is not None and other:
+            return f"{agent} ran beside {other}, and the groups not at the same time"
+    return ""
