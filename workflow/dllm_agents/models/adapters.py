@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_agents.config import Backbone
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG, resolve_model
 
@@ -55,6 +54,8 @@ class Adapter:
             self.scale = float(rule["lora_alpha"]) / int(rule["r"])
         except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
             raise StageError(f"{directory / ADAPTER_CONFIG}: lacks base, base_sha256, r or lora_alpha; copy it again") from None
+        from dllm_agents.config import Backbone  # whoever loads no adapter needs no configuration
+
         self.base = resolve_model(Backbone(model=name))
         if (there := weights_sha256(self.base)) != checksum:
             raise StageError(

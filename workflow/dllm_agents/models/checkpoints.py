@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dllm_agents.config import Backbone
 from dllm_agents.errors import StageError
 from dllm_agents.layout import adapter_folder
 from dllm_agents.models.families import SMOLLM2, is_hub_name
+
+if TYPE_CHECKING:
+    from dllm_agents.config import Backbone
 
 ADAPTER_CONFIG = "adapter_config.json"
 NOT_RUN = "not_run.json"  # stands in a model directory in place of weights: why there are none
