@@ -16,6 +16,7 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
+from dllm_agents.client.client import BadReply
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.engine.engine import Failed, Finished, Unmasked
 from dllm_agents.serving.app import create_app
@@ -304,6 +305,22 @@ def test_settings_the_decoder_cannot_carry_out_are_refused_and_the_engine_lives(
         assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
     assert client.post("/v1/chat/completions", json=CHAT | {"messages": [{"role": "user", "content": ""}]}).status_code == 200
     app.state.backend.close()
+
+
+def test_a_trace_tells_the_settings_with_every_default_filled_in(diffusion_checkpoint: Path, tokenizer: Any) -> None:
+    from dllm_agents.client.client import completion_of
+    from dllm_agents.engine.engine import Engine
+    from dllm_agents.models import load
+
+    model = load(diffusion_checkpoint)
+    app = create_app(Engine(model), tokenizer, "tiny", Decoding(), 512)
+    asked = {"max_new_tokens": 16, "return_trace": True}
+    answer = TestClient(app).post("/v1/chat/completions", json=CHAT | asked).json()
+    app.state.backend.close()
+    assert completion_of(answer, 0.0).decoding == Decoding(max_new_tokens=16).resolved(model)
+    answer["choices"][0]["trace"]["decoding"]["strategy"] = "nobody's"
+    with pytest.raises(BadReply, match="strategy"):
+        completion_of(answer, 0.0)
 
 
 def test_a_history_that_outgrows_the_context_is_refused(client: Callable[..., TestClient]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx
+from pydantic import ValidationError
 
 from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, listed, text_of, tool_call
 from dllm_agents.config import Backbone
@@ -71,7 +72,8 @@ class Endpoint:
 class Completion:
     """One answer. `nfe` is the number of forward evaluations (for plain OpenAI servers, which decode autoregressively, the number
     of new tokens), `trace` the 0-based forward that settled each token, `tokens` their texts, `confidence` the probability with which
-    each was settled, `seconds` the wall time with retries left out."""
+    each was settled, `decoding` the settings with every default filled in where the server tells them, `seconds` the wall time with
+    retries left out."""
 
     text: str
     prompt_tokens: int
@@ -84,6 +86,7 @@ class Completion:
     tool_calls: tuple[dict[str, Any], ...] = ()
     tokens: list[str] | None = None
     confidence: list[float] | None = None
+    decoding: Decoding | None = None
 
 
 class Client:
@@ -271,11 +274,13 @@ def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:
         nfe = count(usage, "nfe")
         reveal_step, token_ids = (listed(trace.get(name), int) for name in ("reveal_step", "token_ids"))
         tokens, confidence = listed(trace.get("tokens"), str), listed(trace.get("confidence"), float)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {error})") from None
+        decoding = None if trace.get("decoding") is None else Decoding.model_validate(trace["decoding"])
+    except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {reason})") from None
     if not isinstance(finish_reason, str | None):
         raise BadReply("the reply's finish_reason is not text")
     nfe = completion_tokens if nfe is None else nfe
     return Completion(
-        content, prompt_tokens, completion_tokens, nfe, seconds, finish_reason, reveal_step, token_ids, calls, tokens, confidence
+        content, prompt_tokens, completion_tokens, nfe, seconds, finish_reason, reveal_step, token_ids, calls, tokens, confidence, decoding
     )

@@ -45,6 +45,8 @@ class Generation:
     finish_reason: str
     published_nfe: int | None = None
     repaired: tuple[int, ...] = ()
+    decoding: Decoding | None = None
+    """The settings it was decoded with, every default filled in."""
 
 
 class Session:
@@ -123,6 +125,7 @@ class Session:
             finish_reason="stop" if stopped or complete or canvas.stop_after_block else "length",
             published_nfe=canvas.published_nfe,
             repaired=() if constraint is None else tuple(i for i, place in enumerate(kept) if place in constraint.repaired),
+            decoding=self.decoding,
         )
 
     @property

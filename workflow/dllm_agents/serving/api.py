@@ -193,7 +193,9 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
         default=None, description="answers to each prompt, with seeds that follow each other"
     )
     return_trace: bool | None = Field(
-        default=None, description="adds choices[].trace: token ids, their texts, the forward that settled each, and how surely"
+        default=None,
+        description="adds choices[].trace: token ids, their texts, the forward that settled each, how surely, and its "
+        "settings with every default filled in",
     )
 
     def stop_strings(self) -> list[str]:

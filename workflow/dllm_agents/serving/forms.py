@@ -165,7 +165,10 @@ class Form:
             "tokens": [reply.decode([token]) for token in reply.token_ids],
         }
         confidence = [round(value, 3) if math.isfinite(value) else 0.0 for value in reply.confidence]
-        return {"trace": trace | ({"confidence": confidence} if confidence else {})}
+        trace |= {"confidence": confidence} if confidence else {}
+        if (decoding := getattr(reply.generation, "decoding", None)) is not None:
+            trace["decoding"] = decoding.model_dump(mode="json", exclude_none=True)
+        return {"trace": trace}
 
 
 def chat_logprobs(scores: Sequence[TokenScore]) -> dict[str, Any]:

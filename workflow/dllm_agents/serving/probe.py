@@ -92,6 +92,8 @@ def _reference(backbone: Backbone, model_dir: Path | None, record: Probe) -> lis
         if backbone.engine == "native":
             raise
         return None
+    if backbone.engine == "native":
+        record.decoding = backbone.decoding.resolved(model).model_dump(mode="json", exclude_none=True)
     record.parameters = sum(parameter.numel() for parameter in model.network.parameters())
     record.forwards, record.roof = roofline.measure(model), roofline.ceilings(model.dtype, model.device)
     prompt_ids = chat_prompt(model.tokenizer, [{"role": "user", "content": CANARY}])
