@@ -315,6 +315,29 @@ def test_a_whole_trajectory_is_one_example_whose_replies_alone_are_generated(tmp
     assert "Town 7" in words.decode([token for token, flag in zip(example.ids, example.generated, strict=True) if not flag])
 
 
+REWRITING = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if m.role == 'assistant' and '</think>' in m.content and not loop.last %}"
+    "{{ m.content.split('</think>')[1].strip() }}{% else %}{{ m.content }}{% endif %}{% if m.role == 'assistant' %}<eos>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_where_a_template_rewrites_earlier_turns_every_reply_is_learnt_behind_the_prompt_it_will_have():
+    from dllm_agents import benchmarks
+    from dllm_agents.training.stage import build_tokenizer
+
+    benchmark = benchmarks.load("multihop_qa", conversational())
+    found = [exchange for number in (7, 8) for exchange in data.exchanges(benchmark, question(number), "turns")]
+    words = build_tokenizer(found, 1024)
+    words.chat_template = REWRITING
+    examples = data.conversations(words, found)
+    assert [task for task, _ in examples] == [exchange.task for exchange in found]
+    for (_, example), exchange in zip(examples, found, strict=True):
+        context, said = ([token for token, flag in zip(example.ids, example.generated, strict=True) if flag == side] for side in (0, 1))
+        assert words.decode(said) == exchange.reply + "<eos>"
+        assert words.decode(context) == words.apply_chat_template(exchange.messages, add_generation_prompt=True, tokenize=False)
+
+
 def test_masks_of_trajectories_can_be_aligned_or_naive(tmp_path):
     path = tmp_path / "t.jsonl"
     write_jsonl(path, [question(number) for number in range(24)])

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+# R1-Searcher's scorer puts a blank in place of these, where SQuAD's leaves nothing.
+_SEPARATORS = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
 _TRUTH = {"true": "yes", "false": "no"}
 
 
@@ -23,8 +25,8 @@ def contains_answer(prediction: str, answers: Sequence[str]) -> bool:
 
 
 def contains_words(prediction: str, answers: Sequence[str]) -> bool:
-    """ACC_R as R1-Searcher's scorer reads it: every word of a gold answer is a word of the prediction, in any order, with
-    true / false read as yes / no."""
+    """ACC_R as R1-Searcher's scorer reads it: every word of a gold answer is a word of the prediction, in any order; an answer that is
+    true or false and nothing else is read as yes or no (in any case of its letters, where the scorer knows True and False alone)."""
     predicted = set(_words(prediction))
     return any(predicted.issuperset(gold) for gold in map(_words, answers) if gold)
 
@@ -35,4 +37,5 @@ def answer_words(prediction: str) -> int:
 
 
 def _words(text: str) -> list[str]:
-    return [_TRUTH.get(word, word) for word in normalise(text).split()]
+    """R1-Searcher's words: in lower case, parted by blanks and punctuation, without articles."""
+    return _ARTICLES.sub(" ", _TRUTH.get(text.lower(), text.lower()).translate(_SEPARATORS)).split()

@@ -1,18 +1,21 @@
 """Question files and corpora as they are published, read into one shape.
 
-Questions: JSON Lines, a JSON array or Parquet, from a path or `hf://datasets/<owner>/<name>[@revision]/<file>`. Known layouts:
-R1-Searcher's {idx, question, answer}, HotpotQA and 2Wiki (`context`, `supporting_facts`), MuSiQue (`paragraphs`,
-`answer_aliases`) and FlashRAG's {id, question, golden_answers}. Corpora: JSON Lines of {title, text} or of {contents}.
+Questions: JSON Lines, a JSON array or Parquet, told apart by their content whatever the name, from a path or
+`hf://datasets/<owner>/<name>[@revision]/<file>`. Known layouts: R1-Searcher's {idx, question, answer}, HotpotQA and 2Wiki (`context`,
+`supporting_facts`), MuSiQue (`paragraphs`, `answer_aliases`), FlashRAG's {id, question, golden_answers}, SQuAD's `answers` {text} and
+TriviaQA's `answer` {value, aliases}. Questions that say that they have no answer are left out. Corpora: {title, text} or {contents}.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from dllm_agents.benchmarks.search import Passage
 from dllm_agents.errors import StageError
@@ -59,63 +62,109 @@ def fingerprint(path: str) -> str:
 
 def read_questions(path: str) -> list[QuestionRow]:
     """The questions of a file, in file order. Raises StageError naming file and line (or row) of the first bad one."""
-    rows = [_question(path, number, row) for number, row in enumerate(_rows(path), 1)]
+    rows = [row for number, values in _rows(path) if (row := _question(path, number, values)) is not None]
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
             raise StageError(f"{path}: question id {row.id!r} stands twice; give every question its own")
         seen.add(row.id)
     if not rows:
-        raise StageError(f"{path}: holds no question")
+        raise StageError(f"{path}: holds no question that has an answer")
     return rows
 
 
 def read_corpus(path: str) -> list[Passage]:
     """The passages of a corpus. Raises StageError naming file and line of the first bad one."""
-    passages = [_passage(path, number, row) for number, row in enumerate(_rows(path), 1)]
+    passages = [_passage(path, number, row) for number, row in _rows(path)]
     if not passages:
         raise StageError(f"{path}: holds no passage")
     return passages
 
 
-def _rows(path: str) -> Iterator[Any]:
+def _rows(path: str) -> Iterator[tuple[int, Any]]:
+    """(line or row from 1, value) of every row of a file."""
     file = local_file(path)
     try:
-        if file.suffix == ".parquet":
-            import pyarrow.parquet
+        with open(file, "rb") as handle:
+            head = handle.read(4)
+            handle.seek(0)
+            if head == b"PAR1":
+                import pyarrow.parquet
 
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
-                yield from batch.to_pylist()
-        elif file.suffix == ".json":
-            yield from json.loads(file.read_text(encoding="utf-8"))
-        else:
-            yield from _json_lines(path, file)
+                batches = pyarrow.parquet.ParquetFile(handle).iter_batches()
+                yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+            else:
+                yield from _json_rows(path, handle)
     except OSError as error:
         raise StageError(f"{path}: {error.strerror or error}; check the paths under benchmarks.multihop_qa") from None
-    except (ValueError, TypeError, RecursionError):
-        raise StageError(f"{path}: not readable as {file.suffix or 'JSON Lines'}; give JSON Lines, a JSON array or Parquet") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = f" ({error})" if isinstance(error, UnicodeDecodeError) else ""
+        raise StageError(f"{path}: not readable as JSON or Parquet{reason}; give JSON Lines, a JSON array or Parquet") from None
 
 
-def _json_lines(path: str, file: Path) -> Iterator[Any]:
-    with open(file, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                raise StageError(f"{path}:{number}: not JSON; every line is one object") from None
+def _json_rows(path: str, handle: BinaryIO) -> Iterator[tuple[int, Any]]:
+    """The rows of a JSON array, of an object that holds one, or of JSON Lines, with or without a byte-order mark."""
+    start = handle.read(3)
+    skipped = 3 if start == codecs.BOM_UTF8 else 0
+    handle.seek(skipped)
+    first = next((line for line in handle if line.strip()), b"").strip()
+    handle.seek(skipped)
+    if _is_object(first) or not first.startswith((b"[", b"{")):
+        yield from _json_lines(path, handle)
+        return
+    try:
+        value = json.loads(handle.read().decode("utf-8"), parse_constant=_no_number)
+    except (json.JSONDecodeError, RecursionError):
+        if first.startswith(b"["):
+            raise
+        handle.seek(skipped)
+        yield from _json_lines(path, handle)  # names the line
+        return
+    yield from enumerate(_wrapped(value) or [value] if isinstance(value, dict) else value, 1)
 
 
-def _question(path: str, number: int, row: Any) -> QuestionRow:
+def _is_object(line: bytes) -> bool:
+    """Whether a line is one row: an object that does not hold the rows."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and _wrapped(value) is None
+
+
+def _wrapped(value: dict[str, Any]) -> list[Any] | None:
+    """The rows that an object holds beside notes on them, as {version, data: [...]}; None where it is a row itself."""
+    lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+    is_row = {key.lower() for key in value} & {"question", "text", "contents"}
+    return lists[0] if len(lists) == 1 and not is_row else None
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _json_lines(path: str, handle: BinaryIO) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(handle, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if "is no JSON" in str(error) else "not JSON"
+            raise StageError(f"{path}:{number}: {reason}; every line is one object") from None
+
+
+def _question(path: str, number: int, row: Any) -> QuestionRow | None:
     if not isinstance(row, dict):
         raise StageError(f"{path}:{number}: not an object")
     fields = {key.lower(): value for key, value in row.items()}
+    if fields.get("answerable") is False or fields.get("is_impossible") is True:
+        return None
     question, answers = fields.get("question"), _answers(fields)
     if not isinstance(question, str) or not question.strip():
         raise StageError(f"{path}:{number}: has no text under 'question'")
     if not answers:
-        raise StageError(f"{path}:{number}: has no text under 'answer' or 'golden_answers'")
+        raise StageError(f"{path}:{number}: has no text under 'answer', 'answers' or 'golden_answers'")
     identity = next((str(fields[key]) for key in ("id", "_id", "idx") if fields.get(key) is not None), str(number))
     try:
         paragraphs, supporting = _paragraphs(fields)
@@ -125,19 +174,28 @@ def _question(path: str, number: int, row: Any) -> QuestionRow:
 
 
 def _answers(fields: dict[str, Any]) -> tuple[str, ...]:
-    given = [fields.get("answer"), *_list(fields.get("golden_answers")), *_list(fields.get("answer_aliases"))]
-    texts = [str(answer).strip() for answer in given if isinstance(answer, (str, int, float))]
-    return tuple(dict.fromkeys(text for text in texts if text))
+    given = [fields.get(key) for key in ("answer", "answers", "golden_answers", "answer_aliases", "aliases")]
+    return tuple(dict.fromkeys(text for value in given for text in _answer_texts(value) if text))
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _answer_texts(value: Any) -> Iterator[str]:
+    """The texts of an answer: itself, each of a list, or what SQuAD ({text}) and TriviaQA ({value, aliases}) lay under it."""
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, bool) or (isinstance(value, (int, float)) and math.isfinite(value)):
+        yield str(value)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _answer_texts(item)
+    elif isinstance(value, dict):
+        for key in ("value", "text", "aliases"):
+            yield from _answer_texts(value.get(key))
 
 
 def _paragraphs(fields: dict[str, Any]) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
     if "paragraphs" in fields:
-        given = fields["paragraphs"]
-        passages = tuple(Passage(str(item["title"]), str(item["paragraph_text"])) for item in given)
+        given = fields["paragraphs"] or []
+        passages = tuple(Passage(_title(item["title"]), str(item["paragraph_text"])) for item in given)
         return passages, _titles(item["title"] for item in given if item["is_supporting"])
     context, facts = fields.get("context"), fields.get("supporting_facts") or []
     if not context:
@@ -146,7 +204,7 @@ def _paragraphs(fields: dict[str, Any]) -> tuple[tuple[Passage, ...], tuple[str,
         pairs: Iterable[tuple[str, Any]] = zip(context["title"], context["sentences"], strict=True)
     else:
         pairs = [(item[0], item[1]) for item in context]
-    passages = tuple(Passage(str(title), " ".join(map(str, sentences))) for title, sentences in pairs)
+    passages = tuple(Passage(_title(title), " ".join(map(str, sentences))) for title, sentences in pairs)
     return passages, _titles(facts["title"] if isinstance(facts, dict) else (fact[0] for fact in facts))
 
 
@@ -160,4 +218,8 @@ def _passage(path: str, number: int, row: Any) -> Passage:
         return Passage(title.strip('"'), text)
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise StageError(f"{path}:{number}: not a passage; each line is {{title, text}} or {{contents}}")
-    return Passage(str(row.get("title", "")), row["text"])
+    return Passage(_title(row.get("title")), row["text"])
+
+
+def _title(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -114,30 +114,34 @@ def _before_call(exchange: Exchange) -> str:
 def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[tuple[str, Example]]:
     """(task, example) of whole trajectories: context, reply, tool response, reply and so on, only the replies generated.
 
-    The exchanges of a trajectory stand together, first to last. Raises StageError naming the task when a prompt does not begin with the
-    one before it and its reply: then the spans of the trajectory do not fit its tokens.
+    A chat template that writes earlier replies anew (Qwen3's drops their thoughts) makes a later prompt differ from what was before it:
+    there a new example begins with the prompt as the rollout will send it, so that every reply is learnt in the context it will have.
+
+    The exchanges of a trajectory stand together, first to last. Raises StageError naming the task when the messages of one do not go on
+    from those before: then they are no turns of one conversation.
     """
     examples: list[tuple[str, Example]] = []
     ids: list[int] = []
     generated: list[bool] = []
-    text = ""
+    text, end = "", str(tokenizer.eos_token)
     for at, exchange in enumerate(found):
-        prompt = str(tokenizer.apply_chat_template(exchange.messages, add_generation_prompt=True, tokenize=False))
-        if not prompt.startswith(text):
+        before = found[at - 1] if at and found[at - 1].task == exchange.task else None
+        if before is not None and exchange.messages[: len(before.messages)] != before.messages:
             raise StageError(
                 f"task {exchange.task}: its spans do not fit its tokens, since a later prompt does not go on from an earlier one; "
                 "training.layout trajectory needs a prompt style with turns, and trajectories without exploration"
             )
-        pieces = [(prompt[len(text) :], False), (exchange.reply + str(tokenizer.eos_token), True)]
-        for piece, flag in pieces:
+        prompt = str(tokenizer.apply_chat_template(exchange.messages, add_generation_prompt=True, tokenize=False))
+        if before is None or not prompt.startswith(text):
+            if ids:
+                examples.append((found[at - 1].task, Example(ids, generated)))
+            ids, generated, text = [], [], ""
+        for piece, flag in ((prompt[len(text) :], False), (exchange.reply + end, True)):
             new = tokenizer.encode(piece, add_special_tokens=False)
             ids += new
             generated += [flag] * len(new)
-        text = prompt + exchange.reply + str(tokenizer.eos_token)
-        if at + 1 == len(found) or found[at + 1].task != exchange.task:
-            examples.append((exchange.task, Example(ids, generated)))
-            ids, generated, text = [], [], ""
-    return examples
+        text = prompt + exchange.reply + end
+    return [*examples, (found[-1].task, Example(ids, generated))] if ids else examples
 
 
 def split(count: int, share: float, groups: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
