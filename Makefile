@@ -24,7 +24,7 @@ help:
 	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"
 	@echo "make test-export    read exported episodes back with inspect_ai and datasets, in an environment of their own"
 	@echo "make audit    pip-audit on the locked packages, where its service can be reached"
-	@echo "make clean    remove the environment and Snakemake's records; results stay"
+	@echo "make clean    remove the environment; results and the records of their settings stay"
 	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
 
@@ -153,5 +153,6 @@ lint: $(VENV)/.installed-dev
 schema: $(VENV)/.installed
 	$(BIN)/dllm-agents schema
 
+# Snakemake's records of what each result was made with stay: without them a changed setting would not be noticed.
 clean:
-	rm -rf $(VENV) .snakemake
+	rm -rf $(VENV) build

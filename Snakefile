@@ -17,9 +17,13 @@ include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
 
 
-# What the whole run asks of GPUs, before a dry run or a run.
-if workflow.is_main_process and PLAN.estimate():
-    print(PLAN.estimate(), file=sys.stderr)
+onstart:
+    prepare.start(CONFIG, workflow)
+
+
+# A plan ends with what it asks of GPUs.
+if workflow.is_main_process:
+    atexit.register(prepare.end_of_plan, CONFIG, workflow)
 
 
 localrules:
@@ -37,59 +41,64 @@ localrules:
 
 
 rule report:
+    """Tables, figures and the episode browser; what they are made from and is gone is made again."""
     default_target: True
     input:
-        table_files(),
-        figure_files(),
-        f"{RESULTS}/episodes.html",
+        FILES.tables(),
+        FILES.figures(),
+        RESULTS.browser,
+        FILES.between(),
 
 
 rule tasks:
     input:
-        expand(f"{RESULTS}/tasks/{{benchmark}}.jsonl", benchmark=CONFIG.run.benchmarks),
+        [RESULTS.tasks(benchmark) for benchmark in CONFIG.run.benchmarks],
 
 
 rule trajectories:
     input:
-        accepted_files(),
+        [
+            RESULTS.trajectories(benchmark, "accepted")
+            for benchmark in FILES.taught_benchmarks()
+        ],
 
 
 rule models:
     input:
-        model_files(),
+        [RESULTS.model(*pair) for pair in FILES.trained()],
 
 
 rule serving:
     input:
-        expand(f"{RESULTS}/serving/{{backbone}}.json", backbone=CONFIG.used_backbones()),
+        [RESULTS.serving(backbone) for backbone in CONFIG.used_backbones()],
 
 
 rule episodes:
     input:
-        per_agent("episodes", "jsonl"),
-        exit_files(),
+        [RESULTS.episodes(benchmark, agent) for agent, benchmark in FILES.plays()],
+        [RESULTS.exits(benchmark) for benchmark in FILES.verified_benchmarks()],
 
 
 rule scores:
     input:
-        per_agent("scores", "parquet"),
+        [RESULTS.scores(benchmark, agent) for agent, benchmark in FILES.plays()],
 
 
 rule failures:
     input:
-        per_agent("failures", "parquet"),
+        [RESULTS.failures(benchmark, agent) for agent, benchmark in FILES.plays()],
 
 
 rule tables:
     input:
-        table_files(),
+        FILES.tables(),
 
 
 rule figures:
     input:
-        figure_files(),
+        FILES.figures(),
 
 
 rule paper:
     input:
-        f"{RESULTS}/paper/paper.pdf",
+        RESULTS.paper,

@@ -24,7 +24,7 @@ ROOMS = [
     ["trajectories", "pairs"],
     ["training"],
     ["analysis"],
-    ["reporting", "workflow", "schemas"],
+    ["reporting", "dag", "schemas"],
     ["cli"],
     ["__main__"],
 ]

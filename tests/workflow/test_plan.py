@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from pipeline import ROOT, snakemake_command
 
-from dllm_agents.cli import _shards, parser
+from dllm_agents import dependencies
+from dllm_agents.cli import parser
 from dllm_agents.config import Config, load
+from dllm_agents.dag import prepare, resources
+from dllm_agents.dag.files import Files
 from dllm_agents.errors import StageError
-from dllm_agents.workflow import Plan
 
 PAPER = ROOT / "config" / "paper.yaml"
 PUBLISHED = {"qwen3-8b", "ministral-8b", "llada-8b", "dream-7b", "fdllm-7b", "dvar-8b"}
@@ -43,7 +45,7 @@ def test_every_stage_understands_what_its_rule_tells_it(scale: str, tmp_path: Pa
     command = snakemake_command(tmp_path, "--dry-run", "-p", "report", "episodes", config=[PAPER.with_name(f"{scale}.yaml")])
     done = subprocess.run([*command, "--cores", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = {line.partition(" 2>&1")[0] for line in re.findall(r"dllm-agents (.*)", done.stdout) if "--config $" in line}
+    told = {line.partition(" 2>&1")[0] for line in re.findall(r"dllm-agents (.*)", done.stdout) if "/.config/" in line}
     stages = {parser().parse_args(shlex.split(line)).run.__name__ for line in told}
     expected = {"sample_tasks", "rollout", "score", "classify_failures", "replay_verifiers", "attention", "tabulate", "plot", "browse"}
     assert stages >= (expected if scale == "demo" else expected - {"attention"})
@@ -80,38 +82,49 @@ def test_every_published_backbone_and_module_plays(paper: Config) -> None:
 
 
 def test_one_gpu_for_each_server_and_two_where_two_models_collaborate(paper: Config) -> None:
-    plan = Plan(paper)
-    assert plan.rollout_gpus("llada-8b") == 1 and plan.rollout_gpus("qwen3-8b-memory-qwen3-8b") == 1
-    assert plan.rollout_gpus("qwen3-8b-memory-llada-8b") == 2
-    wider = load([PAPER], {"backbones": {"llada-8b": {"gpus": 4}}})
-    assert Plan(wider).rollout_gpus("qwen3-8b-memory-llada-8b") == 5
+    def gpus(agent: str, benchmark: str, config: Config = paper) -> int:
+        return resources.rollout_gpus(config, agent, benchmark)
+
+    assert gpus("llada-8b", "bfcl") == 1 and gpus("qwen3-8b-memory-qwen3-8b", "babyai") == 1
+    assert gpus("qwen3-8b-memory-llada-8b", "babyai") == 2
+    assert gpus("qwen3-8b-memory-llada-8b", "babyai", load([PAPER], {"backbones": {"llada-8b": {"gpus": 4}}})) == 5
 
 
-def test_agents_with_the_same_backbones_share_jobs() -> None:
-    demo = load([PAPER.with_name("demo.yaml")], {})
-    jobs = {tuple(job.agents) for job in Plan(demo).rollouts()}
-    assert ("tiny-full", "full-react", "full-p-react", "full-p-react-bias1") in jobs and ("tiny-block", "block-memory-block") in jobs
-    assert {("random",), ("empty",), ("teacher",)} <= jobs
-    assert sorted(agent for job in jobs for agent in job) == sorted(demo.run.agents)
-    alone = load([PAPER.with_name("demo.yaml")], {"run": {"agents_per_job": 1}})
-    assert all(len(job.agents) == 1 for job in Plan(alone).rollouts())
-    shared, each = (Plan(load([PAPER], {"run": {"agents_per_job": count}})).gpu_hours()["rollout"] for count in (4, 1))
-    assert shared[0] < each[0] and shared[1] == each[1]  # fewer jobs that ask for more time
+def test_the_estimate_counts_jobs_that_take_gpus() -> None:
+    said = resources.estimate([("rollout", 2, 90), ("rollout", 0, 90), ("train", 1, 60), ("score", 0, 15)])
+    lines = [line.split() for line in said.splitlines()[1:]]
+    assert lines == [
+        ["rollout", "1", "jobs", "3.0", "GPU-hours"],
+        ["train", "1", "jobs", "1.0", "GPU-hours"],
+        ["total", "4.0", "GPU-hours"],
+    ]
+    assert resources.estimate([("score", 0, 15)]) == ""
 
 
-def test_the_estimate_counts_the_gpus_that_pairs_are_sampled_on() -> None:
-    gpus = {"backbones": {name: {"gpus": 2, "training_gpus": 1} for name in ("tiny-ar", "tiny-block", "tiny-block-vrpo")}}
-    hours = Plan(load([ROOT / "config" / "test.yaml"], gpus | {"resources": {"rollout": {"minutes": 90}}})).gpu_hours()
-    assert hours["pairs"] == (1, 3.0) and hours["train"] == (5, 5.0)
+@pytest.mark.workflow
+def test_the_estimate_is_that_of_the_target(tmp_path: Path) -> None:
+    def total(target: str) -> float:
+        done = subprocess.run(
+            snakemake_command(tmp_path, "--dry-run", "--cores", "2", target, config=[PAPER]),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return float(re.findall(r"total +([\d,.]+) GPU-hours", done.stderr)[0].replace(",", ""))
+
+    assert 0 < total("results/paper/tables/searcher_table1.csv") < total("report") / 2
 
 
 def test_an_endpoint_takes_no_gpu_and_replays_nothing(paper: Config) -> None:
     served = load([PAPER], {"endpoints": {"llada-8b": "http://gpu7:8000/v1"}})
     assert served.backbones["llada-8b"].url == "http://gpu7:8000/v1" and served.backbones["llada-8b"].model
-    assert Plan(served).rollout_gpus("llada-8b") == 0 and Plan(served).rollout_gpus("qwen3-8b-memory-llada-8b") == 1
-    assert Plan(served).gpu_hours()["probe"][1] == Plan(paper).gpu_hours()["probe"][1] - 1  # an hour on one GPU less
-    for agent in ("llada-8b", "qwen3-8b-memory-llada-8b"):
-        assert Plan(served).agent_settings(agent) == Plan(paper).agent_settings(agent)
+    assert (
+        resources.rollout_gpus(served, "llada-8b", "bfcl") == 0
+        and resources.rollout_gpus(served, "qwen3-8b-memory-llada-8b", "babyai") == 1
+    )
+    assert resources.serving_gpus(served, "llada-8b") == 0 and resources.serving_gpus(paper, "llada-8b") == 1
+    for agent, benchmark in Files(paper).plays():
+        assert dependencies.of_episodes(served, agent, benchmark) == dependencies.of_episodes(paper, agent, benchmark)
     # What stages are given is this configuration, written down and read again.
     assert Config.model_validate(served.model_dump(mode="json")) == served
     with pytest.raises(StageError, match="endpoints: unknown backbone 'llama'"):
@@ -119,46 +132,17 @@ def test_an_endpoint_takes_no_gpu_and_replays_nothing(paper: Config) -> None:
 
 
 def test_retries_ask_for_more(paper: Config) -> None:
-    plan = Plan(paper)
-    assert [plan.memory("rollout", attempt) for attempt in (1, 2, 3)] == [64000, 128000, 192000]
-    assert plan.minutes("train", 2) == 2 * plan.minutes("train", 1)
-    assert plan.minutes("rollout", 1) == 240 and plan.memory("report", 1) == 1000
+    assert [resources.memory(paper, "rollout", attempt) for attempt in (1, 2, 3)] == [64000, 128000, 192000]
+    assert resources.minutes(paper, "train", 2) == 2 * resources.minutes(paper, "train", 1)
+    assert resources.minutes(paper, "rollout", 1) == 120 and resources.memory(paper, "report", 1) == 1000
 
 
-@pytest.mark.parametrize(
-    "arguments, said",
-    [
-        (["--agent", "random", "--agent", "empty", "--tasks", "t", "--output", "o"], "give --tasks once for each --agent"),
-        (["--agent", "random", "--tasks", "t", "--output", "o", "p"], "as many --output as --tasks"),
-        (["--agent", "random", "--tasks", "t", "--output", "o", "--replay", "r", "s"], "as many --replay as --tasks"),
-        (["--agent", "random", "--tasks", "t", "--output", "o"] * 2, "name every --agent once"),
-    ],
-)
-def test_a_rollout_of_several_agents_is_told_apart(arguments: list[str], said: str) -> None:
-    ended = subprocess.run([sys.executable, "-m", "dllm_agents", "rollout", *arguments], capture_output=True, text=True)
-    assert ended.returncode == 1 and said in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
+def test_a_part_of_a_rollout_is_named_for_every_agent_but_the_scripted(paper: Config) -> None:
+    files = Files(load([PAPER], {"run": {"shards": 2}}))
+    assert files.parts("llada-8b") == ["1-of-2", "2-of-2"] and files.parts("random") == ["1-of-1"]
 
 
-def test_a_job_of_several_agents_in_parts_is_told_everything_once() -> None:
-    plan = Plan(load([PAPER.with_name("demo.yaml")], {"run": {"shards": 2}}))
-    job = next(job for job in plan.rollouts() if "ar-selector-block" in job.agents)
-    assert job.agents[0] == "ar-memory-block" and job.parts == 2
-    place = "results/demo/episodes/{benchmark}/parts/{agent}.1-of-2.jsonl"
-    tasks = plan.played(job, "results/demo/tasks/{benchmark}.jsonl")
-    files = tasks, plan.rollout_models(job), plan.rollout_trajectories(job), plan.played(job, place)
-    arguments = shlex.split(plan.rollout_arguments(job, *files) + " --part 1-of-2")
-    args = parser().parse_args(["rollout", "--config", str(PAPER), *arguments])
-    assert args.agent == job.agents and args.part == (1, 2)
-    shards = {agent: _shards(args, position, "tiny-ar") for position, agent in enumerate(args.agent)}
-    assert [str(shard.output) for agent in job.agents for shard in shards[agent]] == plan.played(job, place)
-    (bfcl,) = shards["ar-selector-block"]
-    models = {name: Path(f"results/demo/models/{name}/bfcl") for name in ("tiny-ar", "tiny-block")}
-    assert bfcl.tasks == Path("results/demo/tasks/bfcl.jsonl") and dict(bfcl.models) == models and bfcl.part == (1, 2)
-
-
-def test_nothing_stays_in_the_future_when_a_clock_has_jumped_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+def test_nothing_stays_in_the_future_when_a_clock_has_jumped_back(tmp_path: Path) -> None:
     made, later, earlier = (tmp_path / "results/demo" / name for name in ("models/made.json", "trajectories/later.jsonl", "earlier.jsonl"))
     for path, ahead in ((made, 3600), (later, 7200), (earlier, -3600)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +153,7 @@ def test_nothing_stays_in_the_future_when_a_clock_has_jumped_back(tmp_path: Path
     os.utime(elsewhere, (time.time() + 3600,) * 2)
     link.symlink_to(elsewhere)
     kept, untouched = earlier.stat().st_mtime, elsewhere.stat().st_mtime
-    Plan.configure([str(PAPER.with_name("demo.yaml"))], {})
+    prepare.clamp_future_times(tmp_path / "results/demo")
     assert abs(made.stat().st_mtime - time.time()) < 60 and made.stat().st_mtime == later.stat().st_mtime
     assert (earlier.stat().st_mtime, elsewhere.stat().st_mtime) == (kept, untouched)
 

@@ -1,87 +1,76 @@
-"""Scores and failures.
+"""Scores, failures and attention.
 
-Needs: episodes/<benchmark>/<agent>.jsonl and the tasks. Gives: scores/<benchmark>/<agent>.parquet, failures/<benchmark>/<agent>.parquet.
-One job takes what one rollout job played, since starting a process takes longer than scoring a file.
+Needs: episodes/<benchmark>/<agent>.jsonl and the tasks. Gives: scores/<benchmark>/<agent>.parquet, failures/<benchmark>/<agent>.parquet,
+attention/<benchmark>/<agent>.parquet.
 """
 
-for job in PLAN.rollouts():
-    episodes, tasks, scores, failures = (
-        PLAN.played(job, f"{RESULTS}/{place}")
-        for place in (
-            "episodes/{benchmark}/{agent}.jsonl",
-            "tasks/{benchmark}.jsonl",
-            "scores/{benchmark}/{agent}.parquet",
-            "failures/{benchmark}/{agent}.parquet",
-        )
-    )
 
-    rule:
-        name:
-            f"score_{job.name}"
-        input:
-            episodes=episodes,
-            tasks=tasks,
-        output:
-            scores,
-        log:
-            f"{RESULTS}/logs/score/{job.name}.log",
-        group:
-            "score"
-        conda:
-            "../../envs/main.yaml"
-        resources:
-            mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
-            runtime=lambda wildcards, attempt, job=job: PLAN.minutes("score", attempt)
-            * len(job.agents),
-        shell:
-            "dllm-agents score --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --tasks {input.tasks:q}"
-            " --output {output:q} 2>&1 | tee {log:q}"
+rule score:
+    """Score an agent's episodes with the benchmark's own checker."""
+    input:
+        episodes=RESULTS.episodes("{benchmark}", "{agent}"),
+        tasks=RESULTS.tasks("{benchmark}"),
+    output:
+        RESULTS.scores("{benchmark}", "{agent}"),
+    log:
+        RESULTS.log("score", "{agent}.{benchmark}"),
+    group:
+        "score"
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=memory("score"),
+        runtime=minutes("score"),
+    params:
+        settings=lambda wildcards: dependencies.of_scores(CONFIG, wildcards.benchmark),
+    shell:
+        "dllm-agents score --config {FROZEN:q} --episodes {input.episodes:q} --tasks {input.tasks:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
 
-    rule:
-        name:
-            f"classify_failures_{job.name}"
-        input:
-            episodes=episodes,
-            scores=scores,
-            tasks=tasks,
-        output:
-            failures,
-        log:
-            f"{RESULTS}/logs/classify_failures/{job.name}.log",
-        group:
-            "score"
-        conda:
-            "../../envs/main.yaml"
-        resources:
-            mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
-            runtime=lambda wildcards, attempt, job=job: PLAN.minutes("score", attempt)
-            * len(job.agents),
-        params:
-            loop_length=CONFIG.report.loop_length,
-        shell:
-            "dllm-agents classify-failures --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} --scores {input.scores:q}"
-            " --tasks {input.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
+
+rule classify_failures:
+    """Name the failures in an agent's episodes, each with its evidence."""
+    input:
+        episodes=RESULTS.episodes("{benchmark}", "{agent}"),
+        scores=RESULTS.scores("{benchmark}", "{agent}"),
+        tasks=RESULTS.tasks("{benchmark}"),
+    output:
+        RESULTS.failures("{benchmark}", "{agent}"),
+    log:
+        RESULTS.log("classify_failures", "{agent}.{benchmark}"),
+    group:
+        "score"
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=memory("score"),
+        runtime=minutes("score"),
+    params:
+        settings=dependencies.of_failures(CONFIG),
+    shell:
+        "dllm-agents classify-failures --config {FROZEN:q} --episodes {input.episodes:q} --scores {input.scores:q}"
+        " --tasks {input.tasks:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule attention:
     """Play a planning agent's stored episodes again with its checkpoints, and read where every reply looked."""
     input:
-        tasks=f"{RESULTS}/tasks/{{benchmark}}.jsonl",
-        episodes=f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl",
-        models=lambda wildcards: PLAN.agent_models(
-            wildcards.agent, [wildcards.benchmark]
+        tasks=RESULTS.tasks("{benchmark}"),
+        episodes=RESULTS.episodes("{benchmark}", "{agent}"),
+        models=lambda wildcards: FILES.agent_models(
+            wildcards.agent, wildcards.benchmark
         ),
     output:
-        f"{RESULTS}/attention/{{benchmark}}/{{agent}}.parquet",
+        RESULTS.attention("{benchmark}", "{agent}"),
     log:
-        f"{RESULTS}/logs/attention/{{benchmark}}.{{agent}}.log",
+        RESULTS.log("attention", "{agent}.{benchmark}"),
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("score", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("score", attempt),
+        mem_mb=memory("score"),
+        runtime=minutes("score"),
     params:
         models=lambda wildcards, input: model_arguments(input.models),
     shell:
-        "dllm-agents attention --config $DLLM_AGENTS_CONFIG --agent {wildcards.agent} --tasks {input.tasks:q} --episodes {input.episodes:q}"
+        "dllm-agents attention --config {FROZEN:q} --agent {wildcards.agent} --tasks {input.tasks:q} --episodes {input.episodes:q}"
         " {params.models} --output {output:q} 2>&1 | tee {log:q}"

@@ -1,20 +1,25 @@
 """What all rules share: the checked configuration and the files it asks for.
 
-Rules receive as `params` only the configuration values they use, so that editing one value reruns only what depends on it.
+Rules list as `params` what their results depend on beside their inputs (dllm_agents.dependencies), so that editing one value reruns only
+what depends on it. They hand stages the frozen configuration of the run, which is no parameter, since each of those reruns what changes
+with it.
 """
 
-import re
+import atexit
 import shlex
 import sys
 from pathlib import Path
 
-from dllm_agents.workflow import Plan, model_arguments
+from dllm_agents import dependencies
+from dllm_agents.dag import prepare, resources as demand
+from dllm_agents.dag.files import Files, model_arguments
 
-CONFIG = Plan.configure(
+CONFIG = prepare.configure(
     workflow.configfiles, config, inside_job=not workflow.is_main_process
 )
-PLAN = Plan(CONFIG)
-RESULTS = CONFIG.results
+FILES = Files(CONFIG)
+RESULTS = FILES.results
+FROZEN = str(prepare.frozen(CONFIG))
 
 
 wildcard_constraints:
@@ -22,60 +27,23 @@ wildcard_constraints:
     backbone="[A-Za-z0-9_.-]+",
     agent="[A-Za-z0-9_.-]+",
     name="[a-z0-9_]+",
+    part=r"\d+-of-\d+",
+
+
+def memory(stage):
+    """Megabytes of a stage's jobs, by attempt."""
+    return lambda wildcards, attempt: demand.memory(CONFIG, stage, attempt)
+
+
+def minutes(stage):
+    """Minutes of a stage's jobs, by attempt."""
+    return lambda wildcards, attempt: demand.minutes(CONFIG, stage, attempt)
 
 
 def processors(stage, gpus=0):
     """Threads of a job that has work for several: what `resources` says, or two on a cluster. On one machine a job that takes a GPU has
     all that Snakemake may use, so that it has the GPU to itself."""
-    on_cluster = workflow.remote_exec or workflow.resource_settings.cores is None
-    wanted = PLAN.resources(stage).cpus
-    return (
-        wanted or 2
-        if on_cluster
-        else workflow.cores if gpus else wanted or workflow.cores
-    )
-
-
-def per_agent(kind, ending):
-    return [
-        f"{RESULTS}/{kind}/{benchmark}/{agent}.{ending}"
-        for agent in CONFIG.run.agents
-        for benchmark in CONFIG.agent_benchmarks(agent)
-    ]
-
-
-def exit_files():
-    return [
-        f"{RESULTS}/exits/{benchmark}.parquet"
-        for benchmark in PLAN.verified_benchmarks()
-    ]
-
-
-def accepted_files():
-    return [
-        f"{RESULTS}/trajectories/{benchmark}/accepted.jsonl"
-        for benchmark in PLAN.taught_benchmarks()
-    ]
-
-
-def model_files():
-    return [
-        f"{RESULTS}/models/{backbone}/{benchmark}"
-        for backbone, benchmark in PLAN.trained()
-    ]
-
-
-def table_files():
-    return [
-        f"{RESULTS}/tables/{name}.{ending}"
-        for name in CONFIG.report.tables
-        for ending in ("csv", "md", "tex", "html")
-    ]
-
-
-def figure_files():
-    return [
-        f"{RESULTS}/figures/{name}.{ending}"
-        for name in CONFIG.report.figures
-        for ending in ("png", "pdf")
-    ]
+    wanted = demand.resources(CONFIG, stage).cpus
+    if workflow.remote_exec or workflow.resource_settings.cores is None:
+        return wanted or 2
+    return workflow.cores if gpus else wanted or workflow.cores

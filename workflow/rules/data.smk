@@ -8,74 +8,83 @@ trajectories/<benchmark>/{teacher,accepted,rejected}.jsonl.
 rule sample_tasks:
     """Freeze the evaluation tasks of a benchmark."""
     output:
-        f"{RESULTS}/tasks/{{benchmark}}.jsonl",
+        RESULTS.tasks("{benchmark}"),
     log:
-        f"{RESULTS}/logs/sample_tasks/{{benchmark}}.log",
+        RESULTS.log("sample_tasks", "{benchmark}"),
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("sample_tasks", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("sample_tasks", attempt),
+        mem_mb=memory("sample_tasks"),
+        runtime=minutes("sample_tasks"),
     params:
-        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "test"),
+        settings=lambda wildcards: dependencies.of_tasks(
+            CONFIG, wildcards.benchmark, "test"
+        ),
     shell:
-        "dllm-agents sample-tasks --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents sample-tasks --config {FROZEN:q} --benchmark {wildcards.benchmark} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule sample_training_tasks:
     """Freeze the tasks a teacher plays; never one that is evaluated."""
     output:
-        f"{RESULTS}/tasks/train/{{benchmark}}.jsonl",
+        RESULTS.tasks("{benchmark}", "train"),
     log:
-        f"{RESULTS}/logs/sample_training_tasks/{{benchmark}}.log",
+        RESULTS.log("sample_training_tasks", "{benchmark}"),
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("sample_tasks", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("sample_tasks", attempt),
+        mem_mb=memory("sample_tasks"),
+        runtime=minutes("sample_tasks"),
     params:
-        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
+        settings=lambda wildcards: dependencies.of_tasks(
+            CONFIG, wildcards.benchmark, "train"
+        ),
     shell:
-        "dllm-agents sample-tasks --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --split train --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents sample-tasks --config {FROZEN:q} --benchmark {wildcards.benchmark} --split train"
+        " --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule collect_trajectories:
     """Let the teacher play the training tasks through the agents' environments."""
     input:
-        tasks=f"{RESULTS}/tasks/train/{{benchmark}}.jsonl",
+        tasks=RESULTS.tasks("{benchmark}", "train"),
     output:
-        f"{RESULTS}/trajectories/{{benchmark}}/teacher.jsonl",
+        RESULTS.trajectories("{benchmark}", "teacher"),
     log:
-        f"{RESULTS}/logs/collect_trajectories/{{benchmark}}.log",
+        RESULTS.log("collect_trajectories", "{benchmark}"),
     benchmark:
-        f"{RESULTS}/benchmarks/collect_trajectories/{{benchmark}}.tsv"
+        RESULTS.timing("collect_trajectories", "{benchmark}")
     conda:
         "../../envs/main.yaml"
     threads: processors("collect_trajectories")
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("collect_trajectories", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("collect_trajectories", attempt),
+        mem_mb=memory("collect_trajectories"),
+        runtime=minutes("collect_trajectories"),
     params:
-        settings=lambda wildcards: PLAN.task_settings(wildcards.benchmark, "train"),
+        settings=lambda wildcards: dependencies.of_trajectories(
+            CONFIG, wildcards.benchmark
+        ),
     shell:
-        "dllm-agents collect-trajectories --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --tasks {input.tasks:q}"
+        "dllm-agents collect-trajectories --config {FROZEN:q} --benchmark {wildcards.benchmark} --tasks {input.tasks:q}"
         " --output {output:q} --workers {threads} 2>&1 | tee {log:q}"
 
 
 rule filter_trajectories:
     """Keep what is worth training on; each rejection has one named reason."""
     input:
-        teacher=f"{RESULTS}/trajectories/{{benchmark}}/teacher.jsonl",
+        teacher=RESULTS.trajectories("{benchmark}", "teacher"),
     output:
-        accepted=f"{RESULTS}/trajectories/{{benchmark}}/accepted.jsonl",
-        rejected=f"{RESULTS}/trajectories/{{benchmark}}/rejected.jsonl",
+        accepted=RESULTS.trajectories("{benchmark}", "accepted"),
+        rejected=RESULTS.trajectories("{benchmark}", "rejected"),
     log:
-        f"{RESULTS}/logs/filter_trajectories/{{benchmark}}.log",
+        RESULTS.log("filter_trajectories", "{benchmark}"),
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("collect_trajectories", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("collect_trajectories", attempt),
+        mem_mb=memory("collect_trajectories"),
+        runtime=minutes("collect_trajectories"),
+    params:
+        settings=lambda wildcards: dependencies.of_filter(CONFIG, wildcards.benchmark),
     shell:
-        "dllm-agents filter-trajectories --config $DLLM_AGENTS_CONFIG --benchmark {wildcards.benchmark} --trajectories {input.teacher:q}"
+        "dllm-agents filter-trajectories --config {FROZEN:q} --benchmark {wildcards.benchmark} --trajectories {input.teacher:q}"
         " --accepted {output.accepted:q} --rejected {output.rejected:q} 2>&1 | tee {log:q}"

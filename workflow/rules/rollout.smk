@@ -1,103 +1,110 @@
 """Rollouts.
 
 Needs: tasks/<benchmark>.jsonl and the checkpoints of backbones that are trained here. Gives: episodes/<benchmark>/<agent>.jsonl.
-One job plays an agent over all its benchmarks, together with the agents that have the same backbones (`run.agents_per_job`), or a part
-of their tasks (`run.shards`), and owns the servers it starts.
+A job plays one agent on one benchmark, or a part of its tasks (`run.shards`), and owns the servers it starts.
 """
 
-for job in PLAN.rollouts():
-    place = f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl"
-    name, part = job.name, ""
-    if job.parts > 1:
-        place = f"{RESULTS}/episodes/{{benchmark}}/parts/{{agent}}.{{part}}.jsonl"
-        name, part = f"{job.name}.{{part}}", "--part {part}"
+IN_PARTS = CONFIG.run.shards > 1
 
-    rule:
-        name:
-            f"rollout_{'parts_' if part else ''}{job.name}"
+
+rule rollout:
+    """Play an agent on a benchmark; a job that was interrupted goes on after its last finished episode."""
+    input:
+        tasks=RESULTS.tasks("{benchmark}"),
+        models=lambda wildcards: FILES.agent_models(
+            wildcards.agent, wildcards.benchmark
+        ),
+        trajectories=lambda wildcards: FILES.graph_trajectories(
+            wildcards.agent, wildcards.benchmark
+        ),
+    output:
+        (
+            RESULTS.episodes_part("{benchmark}", "{agent}", "{part}")
+            if IN_PARTS
+            else RESULTS.episodes("{benchmark}", "{agent}")
+        ),
+    log:
+        RESULTS.log("rollout", "{agent}.{benchmark}" + ".{part}" * IN_PARTS),
+    benchmark:
+        RESULTS.timing("rollout", "{agent}.{benchmark}" + ".{part}" * IN_PARTS)
+    conda:
+        "../../envs/main.yaml"
+    # A model gets the machine; scripted agents share it.
+    threads:
+        lambda wildcards: (
+            processors(
+                "rollout",
+                demand.rollout_gpus(CONFIG, wildcards.agent, wildcards.benchmark),
+            )
+            if CONFIG.agent_backbones(wildcards.agent, wildcards.benchmark)
+            else 1
+        )
+    resources:
+        mem_mb=memory("rollout"),
+        runtime=minutes("rollout"),
+        gpu=lambda wildcards: demand.rollout_gpus(
+            CONFIG, wildcards.agent, wildcards.benchmark
+        ),
+    params:
+        settings=lambda wildcards: dependencies.of_episodes(
+            CONFIG, wildcards.agent, wildcards.benchmark
+        ),
+        models=lambda wildcards, input: model_arguments(input.models),
+        trajectories=lambda wildcards, input: " ".join(
+            f"--trajectories {shlex.quote(path)}" for path in input.trajectories
+        ),
+        part="--part {part}" if IN_PARTS else "",
+    shell:
+        "dllm-agents rollout --config {FROZEN:q} --agent {wildcards.agent} --tasks {input.tasks:q} {params.models}"
+        " {params.trajectories} {params.part} --output {output:q} 2>&1 | tee {log:q}"
+
+
+if IN_PARTS:
+
+    rule merge:
+        """Put the parts of an agent's episodes together, in task order."""
         input:
-            tasks=PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"),
-            models=PLAN.rollout_models(job),
-            trajectories=PLAN.rollout_trajectories(job),
+            tasks=RESULTS.tasks("{benchmark}"),
+            parts=lambda wildcards: [
+                RESULTS.episodes_part(wildcards.benchmark, wildcards.agent, part)
+                for part in FILES.parts(wildcards.agent)
+            ],
         output:
-            PLAN.played(job, place),
+            RESULTS.episodes("{benchmark}", "{agent}"),
         log:
-            f"{RESULTS}/logs/rollout/{name}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/rollout/{name}.tsv"
-        wildcard_constraints:
-            part=r"\d+-of-\d+",
+            RESULTS.log("merge", "{agent}.{benchmark}"),
+        localrule: True
         conda:
             "../../envs/main.yaml"
-        # A model gets the machine; scripted agents share it.
-        threads:
-            processors("rollout", PLAN.rollout_gpus(job.name))
-            if CONFIG.played_backbones(job.name)
-            else 1
-        resources:
-            mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
-            runtime=lambda wildcards, attempt, job=job: PLAN.minutes(
-                "rollout", attempt
-            )
-            * len(job.agents),
-            gpu=PLAN.rollout_gpus(job.name),
-        params:
-            settings={agent: PLAN.agent_settings(agent) for agent in job.agents},
-            arguments=lambda wildcards, input, output, job=job: PLAN.rollout_arguments(
-                job, input.tasks, input.models, input.trajectories, output
-            ),
-            part=part,
         shell:
-            "dllm-agents rollout --config $DLLM_AGENTS_CONFIG {params.arguments} {params.part} 2>&1 | tee {log:q}"
-
-    if job.parts > 1:
-
-        rule:
-            name:
-                f"merge_{job.name}"
-            input:
-                tasks=PLAN.played(job, f"{RESULTS}/tasks/{{benchmark}}.jsonl"),
-                parts=[
-                    whole.replace("{part}", f"{index}-of-{job.parts}")
-                    for whole in PLAN.played(job, place)
-                    for index in range(1, job.parts + 1)
-                ],
-            output:
-                PLAN.played(job, f"{RESULTS}/episodes/{{benchmark}}/{{agent}}.jsonl"),
-            log:
-                f"{RESULTS}/logs/merge/{job.name}.log",
-            localrule: True
-            conda:
-                "../../envs/main.yaml"
-            shell:
-                "dllm-agents merge-episodes --config $DLLM_AGENTS_CONFIG --tasks {input.tasks:q} --parts {input.parts:q}"
-                " --output {output:q} 2>&1 | tee {log:q}"
+            "dllm-agents merge-episodes --config {FROZEN:q} --tasks {input.tasks:q} --parts {input.parts:q}"
+            " --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule replay_verifiers:
-    """Early-exit verifiers look at stored episodes; one job for all verifiers, prompts and agents of a benchmark."""
+    """Let early-exit verifiers look at stored episodes; one job for all verifiers, prompts and agents of a benchmark."""
     input:
-        episodes=lambda wildcards: expand(
-            f"{RESULTS}/episodes/{wildcards.benchmark}/{{agent}}.jsonl",
-            agent=PLAN.verified_agents(wildcards.benchmark),
-        ),
-        models=lambda wildcards: PLAN.verifier_models(wildcards.benchmark),
+        episodes=lambda wildcards: [
+            RESULTS.episodes(wildcards.benchmark, agent)
+            for agent in FILES.verified_agents(wildcards.benchmark)
+        ],
+        models=lambda wildcards: FILES.verifier_models(wildcards.benchmark),
     output:
-        f"{RESULTS}/exits/{{benchmark}}.parquet",
+        RESULTS.exits("{benchmark}"),
     log:
-        f"{RESULTS}/logs/replay_verifiers/{{benchmark}}.log",
+        RESULTS.log("replay_verifiers", "{benchmark}"),
     benchmark:
-        f"{RESULTS}/benchmarks/replay_verifiers/{{benchmark}}.tsv"
+        RESULTS.timing("replay_verifiers", "{benchmark}")
     conda:
         "../../envs/main.yaml"
-    threads: processors("rollout", PLAN.verification_gpus())
+    threads: processors("rollout", demand.verification_gpus(CONFIG))
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
-        gpu=lambda wildcards: PLAN.verification_gpus(),
+        mem_mb=memory("rollout"),
+        runtime=minutes("rollout"),
+        gpu=demand.verification_gpus(CONFIG),
     params:
-        settings=lambda wildcards: PLAN.verification_settings(wildcards.benchmark),
+        settings=lambda wildcards: dependencies.of_exits(CONFIG, wildcards.benchmark),
         models=lambda wildcards, input: model_arguments(input.models),
     shell:
-        "dllm-agents replay-verifiers --config $DLLM_AGENTS_CONFIG --episodes {input.episodes:q} {params.models}"
+        "dllm-agents replay-verifiers --config {FROZEN:q} --episodes {input.episodes:q} {params.models}"
         " --output {output:q} 2>&1 | tee {log:q}"

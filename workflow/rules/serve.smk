@@ -7,23 +7,23 @@ Needs: the checkpoint of a backbone that is trained here, else nothing. Gives: s
 rule probe:
     """Start a backbone's server, compare a greedy canary with the plain decoder, measure its speed."""
     input:
-        model=lambda wildcards: PLAN.probed_models(wildcards.backbone),
+        models=lambda wildcards: FILES.probed_model(wildcards.backbone),
     output:
-        f"{RESULTS}/serving/{{backbone}}.json",
+        RESULTS.serving("{backbone}"),
     log:
-        f"{RESULTS}/logs/probe/{{backbone}}.log",
+        RESULTS.log("probe", "{backbone}"),
     conda:
         "../../envs/main.yaml"
     # A probe measures speed, so nothing else runs beside it.
     threads: processors("probe", gpus=1)
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("probe", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("probe", attempt),
-        gpu=lambda wildcards: PLAN.serving_gpus(wildcards.backbone),
+        mem_mb=memory("probe"),
+        runtime=minutes("probe"),
+        gpu=lambda wildcards: demand.serving_gpus(CONFIG, wildcards.backbone),
     params:
-        settings=lambda wildcards: PLAN.probe_settings(wildcards.backbone),
+        settings=lambda wildcards: dependencies.of_probe(CONFIG, wildcards.backbone),
         model=lambda wildcards, input: " ".join(
-            f"--model {shlex.quote(path)}" for path in input
+            f"--model {shlex.quote(path)}" for path in input.models
         ),
     shell:
-        "dllm-agents probe --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"
+        "dllm-agents probe --config {FROZEN:q} --backbone {wildcards.backbone} {params.model} --output {output:q} 2>&1 | tee {log:q}"

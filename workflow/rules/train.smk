@@ -8,24 +8,26 @@ its training log; and, for backbones that learn preferences, pairs/<backbone>.js
 rule sample_pairs:
     """Roll a base out twice a query; keep the pairs of which exactly one is right."""
     input:
-        unpack(lambda wildcards: PLAN.pair_inputs(wildcards.backbone)),
+        unpack(lambda wildcards: FILES.pair_inputs(wildcards.backbone)),
     output:
-        f"{RESULTS}/pairs/{{backbone}}.jsonl",
+        RESULTS.pairs("{backbone}"),
     log:
-        f"{RESULTS}/logs/sample_pairs/{{backbone}}.log",
+        RESULTS.log("sample_pairs", "{backbone}"),
     benchmark:
-        f"{RESULTS}/benchmarks/sample_pairs/{{backbone}}.tsv"
+        RESULTS.timing("sample_pairs", "{backbone}")
     conda:
         "../../envs/main.yaml"
-    threads: lambda wildcards: processors("rollout", PLAN.pair_gpus(wildcards.backbone))
+    threads: lambda wildcards: processors("rollout", demand.pair_gpus(CONFIG, wildcards.backbone))
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("rollout", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("rollout", attempt),
-        gpu=lambda wildcards: PLAN.pair_gpus(wildcards.backbone),
+        mem_mb=memory("rollout"),
+        runtime=minutes("rollout"),
+        gpu=lambda wildcards: demand.pair_gpus(CONFIG, wildcards.backbone),
     params:
-        settings=lambda wildcards: PLAN.pair_settings(wildcards.backbone),
+        settings=lambda wildcards: dependencies.of_pairs(
+            CONFIG, wildcards.backbone, FILES.paired_benchmarks(wildcards.backbone)
+        ),
     shell:
-        "dllm-agents sample-pairs --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} --tasks {input.tasks:q}"
+        "dllm-agents sample-pairs --config {FROZEN:q} --backbone {wildcards.backbone} --tasks {input.tasks:q}"
         " --model {input.models:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -33,16 +35,16 @@ rule train:
     """Train a backbone on the accepted trajectories of a benchmark, or on pairs. With too few pairs there is a reason, no weights."""
     input:
         unpack(
-            lambda wildcards: PLAN.training_inputs(
+            lambda wildcards: FILES.training_inputs(
                 wildcards.backbone, wildcards.benchmark
             )
         ),
     output:
-        directory(f"{RESULTS}/models/{{backbone}}/{{benchmark}}"),
+        directory(RESULTS.model("{backbone}", "{benchmark}")),
     log:
-        f"{RESULTS}/logs/train/{{backbone}}.{{benchmark}}.log",
+        RESULTS.log("train", "{backbone}.{benchmark}"),
     benchmark:
-        f"{RESULTS}/benchmarks/train/{{backbone}}.{{benchmark}}.tsv"
+        RESULTS.timing("train", "{backbone}.{benchmark}")
     priority: 1
     conda:
         "../../envs/main.yaml"
@@ -52,19 +54,20 @@ rule train:
             "train", CONFIG.backbones[wildcards.backbone].training_gpus
         )
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.memory("train", attempt),
-        runtime=lambda wildcards, attempt: PLAN.minutes("train", attempt),
+        mem_mb=memory("train"),
+        runtime=minutes("train"),
         gpu=lambda wildcards: CONFIG.backbones[wildcards.backbone].training_gpus,
         nodes=lambda wildcards: CONFIG.backbones[wildcards.backbone].training.nodes,
     params:
-        settings=lambda wildcards: PLAN.training_settings(
-            wildcards.backbone, wildcards.benchmark
+        settings=lambda wildcards: dependencies.of_checkpoint(
+            CONFIG, wildcards.backbone, wildcards.benchmark
         ),
         sources=lambda wildcards, input: " ".join(
-            f"--{kind} {shlex.quote(path)}" for kind, path in input.items()
+            f"--{kind} {shlex.join([path] if isinstance(path, str) else path)}"
+            for kind, path in input.items()
         ),
-        command=lambda wildcards: PLAN.launcher(wildcards.backbone),
-        scalars=f"{RESULTS}/logs/tensorboard/{{backbone}}.{{benchmark}}",
+        command=lambda wildcards: demand.launcher(CONFIG, wildcards.backbone),
+        scalars=str(RESULTS.tensorboard("{backbone}", "{benchmark}")),
     shell:
-        "{params.command} train --config $DLLM_AGENTS_CONFIG --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
+        "{params.command} train --config {FROZEN:q} --backbone {wildcards.backbone} --benchmark {wildcards.benchmark}"
         " {params.sources} --tensorboard {params.scalars:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -24,13 +24,14 @@ from dllm_agents.config.configuration import Config
 from dllm_agents.config.loading import load
 from dllm_agents.config.run import STAGES, Reporting, Resources, Run, Verification
 from dllm_agents.config.section import Section
-from dllm_agents.config.training import PREFERENCE, Lora, Preference, Training
+from dllm_agents.config.training import MIXTURE, PREFERENCE, Lora, Preference, Training
 
 __all__ = [
     "BENCHMARKS",
     "BFCL_MULTI_TURN",
     "BFCL_SINGLE_TURN",
     "EMBODIED",
+    "MIXTURE",
     "PREFERENCE",
     "SCRIPTED",
     "STAGES",

@@ -124,7 +124,7 @@ class Config(Section):
 
     def plays_in_teams(self, benchmark: str) -> bool:
         """Whether an agent of the run plays a benchmark with a planner and a writer, which trained backbones are then taught to be."""
-        return any(self.agents[name].workflow == "planner" and benchmark in self.agent_benchmarks(name) for name in self.run.agents)
+        return any(benchmark in self.agent_benchmarks(name) and self.workflow(name, benchmark) == "planner" for name in self.run.agents)
 
     def workflow(self, agent: str, benchmark: str) -> WorkflowName:
         """How an agent acts on a benchmark."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,6 +44,8 @@ class Verification(Section):
 
 
 class Run(Section):
+    RENAMED: ClassVar = {"agents_per_job": "by leaving it out: a job plays one agent on one benchmark"}
+
     benchmarks: list[str] = Field(default=["babyai", "bfcl"])
     agents: list[str] = Field(default=["random", "empty", "teacher"])
     probe_concurrency: list[Count] = Field(default=[1, 4])
@@ -51,14 +53,8 @@ class Run(Section):
     shards: int = Field(
         default=1,
         ge=1,
-        description="jobs that share an agent's tasks; each plays its part of every benchmark with one start of the servers",
+        description="jobs that share an agent's tasks on a benchmark, each with one start of the servers",
         json_schema_extra=NOTHING,
-    )
-    agents_per_job: int = Field(
-        default=4,
-        ge=1,
-        description="agents with the same backbones that one job plays on the same servers, at most; a change of one plays all again, "
-        "and one may find prompts of another's in the server's cache: compare times that close with 1",
     )
     verification: Verification = Field(default_factory=Verification)
 

@@ -25,6 +25,8 @@ class Preference(Section):
     length_normalised: bool = Field(default=False, description="divide each ELBO by its generated tokens (DLLM-Searcher's code)")
 
 
+MIXTURE = "mixture"
+"""Stands for a benchmark where a checkpoint is trained on several."""
 PREFERENCE = ("vrpo", "agentic_vrpo", "just_grpo")
 
 

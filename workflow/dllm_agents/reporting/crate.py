@@ -19,11 +19,11 @@ from typing import Any
 
 from dllm_agents import __version__
 from dllm_agents.config import Config
+from dllm_agents.dag import resources
 from dllm_agents.errors import StageError
 from dllm_agents.layout import DATA, SNAKEFILE, WORKFLOW
 from dllm_agents.provenance import git_revision, hardware
 from dllm_agents.records import write_json
-from dllm_agents.workflow import Plan
 
 NAME, CRATE = "provenance.json", "ro-crate-metadata.json"
 # Not what a run computed: logs, timings, the copies of its configuration, and these files themselves.
@@ -91,10 +91,10 @@ def seeds(config: Config) -> dict[str, Any]:
 
 def stages(config: Config, results: Path) -> dict[str, dict[str, Any]]:
     """Stage -> jobs timed, their wall and GPU seconds, and the hardware their results name."""
-    plan, found = Plan(config), {}
+    found = {}
     for folder in sorted((results / "benchmarks").glob("*")):
         walls = {path.stem: _wall_seconds(path) for path in sorted(folder.glob("*.tsv"))}
-        gpu = sum(seconds * _gpus(plan, folder.name, job) for job, seconds in walls.items())
+        gpu = sum(seconds * _gpus(config, folder.name, job) for job, seconds in walls.items())
         found[folder.name] = {
             "jobs": len(walls),
             "wall_seconds": round(sum(walls.values()), 1),
@@ -104,18 +104,24 @@ def stages(config: Config, results: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _gpus(plan: Plan, stage: str, job: str) -> int:
-    """GPUs of a timed job, whose file is named after an agent or a backbone, and then what sets it apart: `sdar-8b.3-of-8`."""
+def _gpus(config: Config, stage: str, job: str) -> int:
+    """GPUs of a timed job, whose file is named after what it made: `sdar-8b.bfcl`, or `sdar-8b.bfcl.3-of-8` for a part."""
+    if stage == "rollout":
+        played = [(agent, benchmark) for agent in config.run.agents for benchmark in config.agent_benchmarks(agent)]
+        named = [pair for pair in played if f"{job}.".startswith(f"{'.'.join(pair)}.")]
+        return resources.rollout_gpus(config, *named[0]) if named else 0
     if stage == "replay_verifiers":
-        return plan.verification_gpus()
-    backbones = list(plan.config.backbones)
-    known = {"rollout": list(plan.config.agents), "train": backbones, "sample_pairs": backbones}.get(stage, [])
-    subject = max((name for name in known if f"{job}.".startswith(f"{name}.")), key=len, default=None)
-    if subject is None:
+        return resources.verification_gpus(config)
+    backbone = job.rpartition(".")[0] if stage == "train" else job
+    if backbone not in config.backbones:
         return 0
-    if stage == "train":
-        return plan.config.backbones[subject].training_gpus
-    return plan.rollout_gpus(subject) if stage == "rollout" else plan.pair_gpus(subject)
+    return (
+        config.backbones[backbone].training_gpus
+        if stage == "train"
+        else resources.pair_gpus(config, backbone)
+        if stage == "sample_pairs"
+        else 0
+    )
 
 
 def _wall_seconds(path: Path) -> float:

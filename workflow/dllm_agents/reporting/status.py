@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dllm_agents.dag.prepare import NOTE
 from dllm_agents.errors import StageError
 from dllm_agents.layout import SNAKEFILE
 
@@ -61,21 +62,24 @@ class Stage:
         return sorted(time.time() - output.path.stat().st_mtime for output in self.outputs if output.path.exists())
 
 
-def stages(files: Sequence[str]) -> list[Stage]:
-    """The stages of a run of these configuration files in this folder, in the data's order. Raises StageError when Snakemake refuses."""
-    planned = dict(_planned(_snakemake(files, "--dry-run")))
+def stages(files: Sequence[str]) -> tuple[list[Stage], list[str]]:
+    """The stages of a run of these configuration files in this folder, in the data's order, and what the plan notes beside them, such as
+    results of unknown settings. Raises StageError when Snakemake refuses."""
+    plan, notes = _snakemake(files, "--dry-run")
+    planned = dict(_planned(plan))
     unfinished = _unfinished(Path(".snakemake"))
     found: dict[str, Stage] = {}
-    for row in csv.DictReader(_snakemake(files, "--summary").splitlines(), delimiter="\t"):
+    for row in csv.DictReader(_snakemake(files, "--summary")[0].splitlines(), delimiter="\t"):
         if not row.get("rule"):
             continue
         path = Path(row["output_file"])
         reason = planned.get(str(path), "")
         state = unfinished.get(str(path)) or ("done" if not reason and path.exists() else "stale" if path.exists() else "missing")
-        name = re.sub(r"^(rollout|merge|score|classify_failures)_.*", r"\1", row["rule"])
-        found.setdefault(name, Stage(name)).outputs.append(Output(path, row["rule"], state, reason if state == "stale" else ""))
+        found.setdefault(row["rule"], Stage(row["rule"])).outputs.append(
+            Output(path, row["rule"], state, reason if state == "stale" else "")
+        )
     rank = {start: position for position, start in enumerate(ORDER)}
-    return sorted(found.values(), key=lambda stage: rank.get(stage.rule.partition("_")[0], len(ORDER)))
+    return sorted(found.values(), key=lambda stage: rank.get(stage.rule.partition("_")[0], len(ORDER))), notes
 
 
 def show(files: Sequence[str]) -> None:
@@ -84,21 +88,25 @@ def show(files: Sequence[str]) -> None:
     from rich.table import Table
 
     table = Table("stage", *STATES, "size", "age", "why", box=None, header_style="bold")
-    for stage in stages(files):
+    found, notes = stages(files)
+    for stage in found:
         ages = stage.ages
         age = f"{duration(ages[0])} - {duration(ages[-1])}" if ages else ""
         why = "; ".join(f"{reason} ({count})" for reason, count in stage.reasons.items())
         table.add_row(stage.rule, *(str(stage.count(state) or "") for state in STATES), amount(stage.bytes), age, why)
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    for note in notes:
+        print(note)
 
 
-def _snakemake(files: Sequence[str], option: str) -> str:
+def _snakemake(files: Sequence[str], option: str) -> tuple[str, list[str]]:
+    """What Snakemake prints with an option, and the notes of the workflow itself."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--cores", "1", "--nocolor", option, *TARGETS]
     done = subprocess.run([*command, "--configfile", *files], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("dllm-agents: ")]
         raise StageError(lines[0].removeprefix("dllm-agents: ") if lines else f"snakemake {option}: {done.stderr.strip()[-300:]}")
-    return done.stdout
+    return done.stdout, [line for line in done.stderr.splitlines() if line.startswith(NOTE)]
 
 
 def _planned(dry_run: str) -> Iterator[tuple[str, str]]:

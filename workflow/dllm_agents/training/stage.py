@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 
 from dllm_agents import benchmarks, dependencies, models
-from dllm_agents.config import PREFERENCE, Backbone, Config, Training, TrainingBudget
+from dllm_agents.config import MIXTURE, PREFERENCE, Backbone, Config, Training, TrainingBudget
 from dllm_agents.config.backbones import ATTENTION
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import resolve_model
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from dllm_agents.training.start import Network
 
-MIXTURE = "mixture"  # stands for a benchmark where a checkpoint is trained on several
 LIMITS = ("max_prompt_tokens", "response_tokens")
 VALIDATION_BATCHES = 4
 Objective = Callable[..., Batch]

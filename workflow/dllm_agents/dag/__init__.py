@@ -1,0 +1,1 @@
+"""What the Snakemake rules ask of a checked configuration: files, resources, and what a run does before its first job."""
