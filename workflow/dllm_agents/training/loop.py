@@ -140,9 +140,9 @@ class Loop:
                 asked = time.monotonic()
                 batches = [next(made) for _ in range(share)]
                 run.data_seconds += time.monotonic() - asked
-                look = self._step(batches, spent)
+                logged = self._step(batches, spent)
                 run.seconds = time.monotonic() - start
-                self._note(int(spent * CURVE_POINTS), look)
+                self._note(int(spent * CURVE_POINTS), logged, share)
                 display.update(run, self.progress)
         self.model.eval()
         _put(self.model, self.best)
@@ -192,23 +192,34 @@ class Loop:
         what = f"loss is {values[bad]} at step {step + 1}, batch {held}"
         raise StageError(f"{self.label}: {what}: lower learning_rate or muon_learning_rate{kept}")
 
-    def _note(self, before: int, logged: dict[str, float]) -> None:
+    def _note(self, before: int, logged: dict[str, float], share: int) -> None:
         """Points of the curves, a saved state and scalars, where they are due. `before` counts the curve's points before the step."""
-        run = self.run
-        if int(self.progress * CURVE_POINTS) > before and run.recent:
-            run.loss_curve.append((run.steps, round(sum(run.recent) / len(run.recent), 6)))
-            run.recent.clear()
-            if self.checks and (self.progress >= 1 or len(run.loss_curve) % (CURVE_POINTS // 5) == 0):
-                lowest = min((loss for _, loss in run.validation_curve), default=math.inf)
-                run.validation_curve.append((run.steps, round(mean_loss(self.scorer, self.checks, self.accelerator.device), 6)))
-                logged = logged and logged | {"validation_loss": run.validation_curve[-1][1]}
-                if self.keep == "best" and run.validation_curve[-1][1] < lowest:
-                    self.best.update({name: parameter.detach().clone() for name, parameter in _trained(self.model)})
+        run, last = self.run, self.progress >= 1
+        if last and self.losses:
+            self._look(share)
+        if last or int(self.progress * CURVE_POINTS) > before:
+            self._draw(last)
         if self.state is not None and run.steps % SAVE_EVERY == 0 and self.first:
             _save(self.state, self.fingerprint, self.model, self.optimisers, run, self.best)
         if self.scalars is not None and logged and self.first:
             more = {"supervised_tokens": float(run.supervised_tokens), "tokens_per_second": run.tokens_per_second}
+            if run.validation_curve and run.validation_curve[-1][0] == run.steps:
+                more["validation_loss"] = run.validation_curve[-1][1]
             self.scalars(run.steps, logged | more)
+
+    def _draw(self, last: bool) -> None:
+        """The next point of the training curve, now and then one of the validation curve, which has the `last`."""
+        run = self.run
+        if run.recent:
+            run.loss_curve.append((run.steps, round(sum(run.recent) / len(run.recent), 6)))
+            run.recent.clear()
+        elif not last:
+            return
+        if self.checks and (last or len(run.loss_curve) % (CURVE_POINTS // 5) == 0):
+            lowest = min((loss for _, loss in run.validation_curve), default=math.inf)
+            run.validation_curve.append((run.steps, round(mean_loss(self.scorer, self.checks, self.accelerator.device), 6)))
+            if self.keep == "best" and run.validation_curve[-1][1] < lowest:
+                self.best.update({name: parameter.detach().clone() for name, parameter in _trained(self.model)})
 
 
 def fit(model: LlamaForCausalLM, batch_at: Callable[[int], Batch], budget: int, **settings: Any) -> Run:

@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 
 class LowRank(nn.Module):
-    """`weight` [out, in] -> weight + scale * B A, with A [rank, in] drawn as Linear layers are and B [out, rank] zero."""
+    """`weight` [out, in] -> weight + scale * B A, with A [rank, in] drawn as Linear layers are and B [out, rank] zero. The sum is made in
+    single precision, whatever the weight's, and rounded once."""
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
         super().__init__()
         rows, columns = weight.shape
-        self.lora_A = nn.Parameter(torch.empty(rank, columns, device=weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
+        self.lora_A = nn.Parameter(torch.empty(rank, columns, device=weight.device, dtype=torch.float32))
+        self.lora_B = nn.Parameter(torch.zeros(rows, rank, device=weight.device, dtype=torch.float32))
         self.scale = alpha / rank
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # small differences of large numbers
-            return torch.addmm(weight, self.lora_B, self.lora_A, alpha=self.scale)
+            return torch.addmm(weight.float(), self.lora_B, self.lora_A, alpha=self.scale).to(weight.dtype)
 
 
 class MaskRow(nn.Module):
@@ -42,11 +43,12 @@ class MaskRow(nn.Module):
     def __init__(self, embeddings: nn.Embedding, mask: int, head: nn.Linear) -> None:
         super().__init__()
         self.embeddings, self.mask = embeddings, mask
-        self.row = nn.Parameter(embeddings.weight[mask].detach().clone())
+        self.row = nn.Parameter(embeddings.weight[mask].detach().float())
         self.tie = head.register_forward_hook(self._follow) if head.weight is embeddings.weight else None
 
     def forward(self, ids: Tensor) -> Tensor:
-        return torch.where((ids == self.mask)[..., None], self.row, self.embeddings(ids))
+        found: Tensor = self.embeddings(ids)
+        return torch.where((ids == self.mask)[..., None], self.row.to(found.dtype), found)
 
     def _follow(self, head: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
         logits[..., self.mask] = (inputs[0] @ self.row.to(inputs[0].dtype)).to(logits.dtype)
@@ -57,7 +59,7 @@ class MaskRow(nn.Module):
         if self.tie is not None:
             self.tie.remove()
         with torch.no_grad():
-            self.embeddings.weight[self.mask] = self.row
+            self.embeddings.weight[self.mask] = self.row.to(self.embeddings.weight.dtype)
         return self.embeddings
 
 

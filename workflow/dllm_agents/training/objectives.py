@@ -126,6 +126,8 @@ def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     configuration decides in which form it is given the mask."""
     form = masks.blocks if model.config._attn_implementation == "flex_attention" else masks.dense
     seen: Any = form(batch.rule, batch.input_ids.shape, batch.input_ids.device)
+    if form is masks.dense and seen.device.type == "cuda":  # as numbers, made once and not by every layer
+        seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)
     hidden = model.model(input_ids=batch.input_ids, attention_mask=seen, position_ids=batch.position_ids, use_cache=False).last_hidden_state
     return model.lm_head(hidden.flatten(0, 1)[batch.supervised_places()])
 
@@ -133,7 +135,7 @@ def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:
     """Weighted cross-entropy of each supervised token [supervised], in row order. `logits` [supervised, vocabulary] are those places'."""
     chosen = batch.supervised_places()
-    return functional.cross_entropy(logits, batch.targets.flatten()[chosen], reduction="none") * batch.weights.flatten()[chosen]
+    return functional.cross_entropy(logits.float(), batch.targets.flatten()[chosen], reduction="none") * batch.weights.flatten()[chosen]
 
 
 def next_token(example: Example) -> Row:

@@ -89,6 +89,10 @@ class Request(NamedTuple):
         return self.config.seed if self.settings.seed is None else self.settings.seed
 
     @property
+    def dtype(self) -> str:
+        return self.config.backbones[self.backbone].dtype
+
+    @property
     def benchmarks(self) -> list[str]:
         """What is trained on, in the order of the sources."""
         return self.settings.mixture or [self.benchmark]
@@ -105,7 +109,8 @@ class Request(NamedTuple):
         if self.base is None and self.settings.base is None:
             return None
         directory = resolve_model(Backbone(model=self.settings.base), self.base)
-        loaded = models.load(directory, "float32")
+        # Frozen weights are held as they are computed with; trained ones in single precision.
+        loaded = models.load(directory, "float32" if self.settings.lora is None else self.dtype)
         words, new_mask = base_tokenizer(directory, loaded.mask_id, self.settings.mask_token)
         unused = self.settings.objective == "ar" and self.settings.mask_token is not None
         return base_model(loaded, words, new_mask and not unused, self.settings), words, loaded.block_length
@@ -136,7 +141,7 @@ class Request(NamedTuple):
                 accumulate=settings.accumulate,
                 max_seconds=settings.max_seconds,
                 workers=settings.data_workers,
-                precision="bf16" if self.config.backbones[self.backbone].dtype == "bfloat16" else "no",
+                precision="bf16" if self.dtype == "bfloat16" and settings.lora is None else "no",
                 checks=checks,
                 keep=settings.keep,
                 state=self.output.with_name(f".{self.output.name}.state"),
