@@ -202,6 +202,37 @@ def fast_dllm_v2(slow: Slow, length: int, part: int, threshold: float, stops: tu
             return
 
 
+def context_causal(slow: Slow, length: int, part: int, threshold: float, stops: tuple[int, ...], order: str = "confidence") -> None:
+    """openPangu's diffusion_generate, uncached: whatever is finished is token-causal, the block at hand sees itself and all before it. It
+    ends after a small block with a stop id in it."""
+
+    def rows(first: int, last: int) -> Tensor:
+        seen = torch.ones(last, last).tril().bool()
+        seen[first:, first:] = True
+        return slow.plain.forward(slow.tokens[:last], torch.arange(last), seen)[0]
+
+    for first in range(slow.start, len(slow.tokens), length):
+        slow.nfe += 1
+        slow.settle(first, int(rows(first, first)[-1].argmax()))
+        for begin_ in range(first, first + length, part):
+            while masks := slow.masks(begin_, begin_ + part):
+                slow.nfe += 1
+                logits = rows(first, first + length)
+                found = sorted(((*_ranked(logits[p - 1], order), p) for p in masks), key=lambda item: -item[0])
+                for n, (score, token, position) in enumerate(found):
+                    if n == 0 or (order == "confidence" and score > threshold):
+                        slow.settle(position, token)
+            if any(int(token) in stops for token in slow.tokens[slow.start :]):
+                return
+
+
+def _ranked(row: Tensor, order: str) -> tuple[float, int]:
+    probabilities = row.softmax(-1)
+    best = probabilities.topk(2).values
+    scores = {"confidence": best[0], "topk_margin": best[0] - best[1], "entropy": (probabilities * probabilities.log()).sum()}
+    return float(scores[order]), int(row.argmax())
+
+
 def dllm_var(slow: Slow, length: int, threshold: float, stops: tuple[int, ...]) -> None:
     """dLLM-Var's generate: the prompt's keys come from the call over prompt and first masks, a block's from the call with the next."""
     keys: KeysValues = []

@@ -123,6 +123,55 @@ def test_fast_dllm_v2_takes_a_blocks_first_token_from_the_clean_block_before(pai
     same(models.model, ids, Decoding(strategy="fast_dllm_v2", max_new_tokens=NEW, threshold=threshold), reference)
 
 
+@pytest.mark.parametrize("part", [32, 8, 4])
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
+def test_context_causal_blocks_begin_at_the_end_of_the_prompt(pair: Any, prompt: Any, length: int, part: int) -> None:
+    models, ids = pair("PanguEmbedded"), prompt(length)
+    assert models.model.attention == "context_causal" and "model.layers.0.self_attn.o_proj.bias" in models.plain.tensors
+    for threshold in (0.0, 0.4, 0.9):
+        reference = slow.begin(models.plain, ids, 64, models.model.mask_id)
+        slow.context_causal(reference, 32, part, threshold, models.model.stop_ids)
+        same(
+            models.model,
+            ids,
+            Decoding(strategy="context_causal", max_new_tokens=64, sub_block_length=part, threshold=threshold),
+            reference,
+            64,
+        )
+
+
+@pytest.mark.parametrize("order", ["entropy", "topk_margin"])
+def test_context_causal_takes_one_token_a_forward_by_entropy_or_margin(pair: Any, prompt: Any, order: Any) -> None:
+    models, ids = pair("PanguEmbedded"), prompt(33)
+    reference = slow.begin(models.plain, ids, 32, models.model.mask_id)
+    slow.context_causal(reference, 16, 8, 0.9, models.model.stop_ids, order)
+    settings = {"block_length": 16, "sub_block_length": 8, "order": order}
+    same(models.model, ids, Decoding(strategy="context_causal", max_new_tokens=32, **settings), reference)
+
+
+def test_context_causal_ends_at_a_stop_inside_a_block(pair: Any, prompt: Any) -> None:
+    models, ids = pair("PanguEmbedded"), prompt(33)
+    free = generate(models.model, ids, Decoding(max_new_tokens=32, threshold=0.2, stop_ids=[]))
+    stop = next(token for token in free.token_ids[3:] if token not in free.token_ids[:3])
+    reference = slow.begin(models.plain, ids, 32, models.model.mask_id)
+    slow.context_causal(reference, 32, 8, 0.2, (stop,))
+    decoding = Decoding(max_new_tokens=32, threshold=0.2, sub_block_length=8, stop_ids=[stop])
+    same(models.model, ids, decoding, reference)
+
+
+def test_context_causal_weights_are_decoded_left_to_right_too(pair: Any, prompt: Any) -> None:
+    models, ids = pair("PanguEmbedded"), prompt(33)
+    tokens = torch.tensor(ids)
+    for _ in range(20):
+        row = models.plain.block_causal(tokens, 1)[-1]
+        row[models.model.mask_id] = -torch.inf
+        tokens = torch.cat([tokens, row.argmax()[None]])
+    settings = {"strategy": "ar", "max_new_tokens": 20, "stop_ids": []}
+    assert generate(models.model, ids, Decoding(**settings)).token_ids == tokens[33:].tolist()
+    by_one = Decoding(strategy="context_causal", max_new_tokens=20, block_length=2, stop_ids=[])
+    assert generate(models.model, ids, by_one).token_ids[0] == int(tokens[33]), "the first token is the causal pass's"
+
+
 def test_the_sub_block_cache_is_exact_where_a_sub_block_is_the_block(pair: Any, prompt: Any) -> None:
     """With one sub-block per block the cached call replaces every key of the block, so nothing is stale."""
     settings = {"strategy": "fast_dllm_v2", "max_new_tokens": NEW, "sub_block_length": 32, "threshold": 0.2}

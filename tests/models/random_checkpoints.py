@@ -109,7 +109,8 @@ def llama_like(directory: Path, model_type: str, seed: int = 0, extra: dict[str,
             ("mlp.down_proj", HIDDEN, INNER),
         ):
             tensors[f"{block}.{name}.weight"] = random.matrix(rows, columns)
-            if model_type in ("Dream", "Fast_dLLM_Qwen", "qwen2") and name[-6:] in ("q_proj", "k_proj", "v_proj"):
+            biased = {"Dream": "qkv", "Fast_dLLM_Qwen": "qkv", "qwen2": "qkv", "PanguEmbedded": "qkvo"}.get(model_type, "")
+            if name.startswith("self_attn.") and name[-6] in biased:
                 tensors[f"{block}.{name}.bias"] = random.matrix(rows)
         for name in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"{block}.{name}.weight"] = random.norm(HIDDEN)
@@ -133,6 +134,7 @@ def llama_like(directory: Path, model_type: str, seed: int = 0, extra: dict[str,
         **({"mask_token_id": MASK} if model_type in ("Dream", "Fast_dLLM_Qwen", "sdar") else {}),
         **({"block_size": 4} if model_type == "sdar" else {}),
         **({"bd_size": 32} if model_type == "Fast_dLLM_Qwen" else {}),
+        **({"bias": True, "mask_token_id": MASK} if model_type == "PanguEmbedded" else {}),
         **(extra or {}),
     }
     return write(directory, config, {prefix + name: value for name, value in tensors.items()})

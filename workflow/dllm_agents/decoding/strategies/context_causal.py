@@ -3,8 +3,8 @@
 Prompt and finished blocks are token-causal, the current block sees itself both ways and everything before it. Blocks are counted from the
 end of the prompt. The causal pass before a block (over the prompt, or over the block before) stores keys, and its last row decides the
 block's first token, untested by the threshold; so it cannot be merged with the block's first denoising forward. Candidates are the masks
-of the current small block, left to right. Where the published loop ends after a small block that holds a stop id, this one ends as soon as
-everything before that is decided: the same tokens, fewer forwards.
+of the current small block, left to right. The published loop ends after a small block that holds a stop id; with `stop_early` this one
+ends as soon as everything before that is decided: the same tokens, fewer forwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dllm_agents.decoding.strategies import Strategy
 
 
 def decode(state: State) -> Steps:
-    """Ends at a stop id as soon as everything before it is decided; the block is not stored then."""
+    """Ends with the first small block that holds a stop id, or inside of it; the block is not stored then."""
     canvas, rule = state.canvas, _rule(state)
     stored = 0
     for start in range(canvas.prompt_length, canvas.length, state.block_length):
@@ -32,9 +32,13 @@ def decode(state: State) -> Steps:
 
         yield from state.place_tool_tags(start, stop, block)
         for begin, end in blocks(start, stop, state.decoding.sub_block_length or state.block_length):
-            while len(positions := canvas.masked(begin, end)) and canvas.first_stop(state.stop_ids) is None:
+            while len(positions := canvas.masked(begin, end)):
+                if state.ended_early:
+                    return canvas.skip(len(positions) if rule.by_count else None)
                 yield from state.unmask(block(positions), rule)
-        if canvas.stop_after_block or canvas.first_stop(state.stop_ids) is not None:
+            if canvas.first_stop(state.stop_ids) is not None:
+                return
+        if canvas.stop_after_block:
             return
 
 
