@@ -52,9 +52,9 @@ def chat_prompt(
     turns, text = _first_accepted(lambda turns: render(turns, tools), guarded)
     if tools and render(turns, None) == text:
         raise TemplateError("the checkpoint's chat template has no place for tools; put them into a message with tools_in_prompt", "tools")
-    calls = (call for message in turns for call in message.get("tool_calls") or [])
-    if (left_out := next((name for call in calls if (name := call["function"]["name"]) not in text), None)) is not None:
-        raise TemplateError(f"the checkpoint's chat template leaves out the call of {left_out}", "messages")
+    calls = [call["function"]["name"] for message in turns for call in message.get("tool_calls") or []]
+    if any(name not in text for name in calls) and "tool_calls" not in template_text(tokenizer):
+        raise TemplateError(f"the checkpoint's chat template leaves out calls such as that of {calls[0]}", "messages")
     return _encode(tokenizer, text, sentinel, add_special_tokens=False)
 
 
@@ -157,6 +157,11 @@ def _encode(tokenizer: Any, text: str, sentinel: str | None, add_special_tokens:
 
 def writes_bare_calls(tokenizer: Any) -> bool:
     """Whether the checkpoint's template has calls written as nothing but JSON (Llama 3): it names parameters and no mark of a call."""
-    template = tokenizer.chat_template
-    text = template if isinstance(template, str) else " ".join(map(str, (template or {}).values()))
+    text = template_text(tokenizer)
     return '"parameters":' in text and "tool" in text and not any(mark in text for mark in KEPT if mark != "<|python_tag|>")
+
+
+def template_text(tokenizer: Any) -> str:
+    """The source of the checkpoint's chat template, or of all that it has."""
+    template = tokenizer.chat_template
+    return template if isinstance(template, str) else " ".join(map(str, (template or {}).values()))

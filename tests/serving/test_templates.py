@@ -1,0 +1,107 @@
+"""Chat prompts: roles folded where a template has none, ids that it wants, nothing said left out, and text that stays text."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllm_agents.serving.templates import TemplateError, chat_prompt, folded, short_ids, writes_bare_calls
+
+PLAIN = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role here') }}{% endif %}" + PLAIN
+STRICT = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + PLAIN
+)
+SILENT = "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'] }}: {{ m['content'] }}\n{% endif %}{% endfor %}"
+NINE = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}{% if c.id|length != 9 %}{{ raise_exception('ids of nine') }}{% endif %}"
+    "{{ c.function.name }}{% endfor %}{% endfor %}" + PLAIN
+)
+SYSTEM, USER, OTHER = ({"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "Who?"), ("user", "Where?")))
+
+
+def with_template(tokenizer: Any, template: str | None) -> Any:
+    changed = deepcopy(tokenizer)
+    changed.chat_template = template
+    return changed
+
+
+def prompt(tokenizer: Any, template: str | None, messages: list[Any], **options: Any) -> str:
+    changed = with_template(tokenizer, template)
+    return str(changed.decode(chat_prompt(changed, messages, **options)))
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, STRICT, SILENT])
+def test_a_system_message_heads_the_first_user_turn_where_there_is_no_such_role(tokenizer: Any, template: str) -> None:
+    assert "user" in (text := prompt(tokenizer, template, [SYSTEM, USER])) and "Be brief.\n\nWho?" in text and "system" not in text
+
+
+def test_turns_alternate_where_they_must(tokenizer: Any) -> None:
+    messages = [SYSTEM, USER, OTHER, {"role": "assistant", "content": "Oslo"}, {"role": "assistant", "content": "Norway"}, USER]
+    text = prompt(tokenizer, STRICT, messages)
+    assert text.count("user\n") == 2 and "Be brief.\n\nWho?\n\nWhere?" in text and "Oslo\n\nNorway" in text
+    assert prompt(tokenizer, PLAIN, messages).count("user\n") == 3, "a template that takes the roles is left alone"
+    assert folded([SYSTEM]) == [{"role": "user", "content": "Be brief."}]
+
+
+def test_ids_of_calls_are_those_that_a_template_wants(tokenizer: Any) -> None:
+    called = [{"id": "call_0123456789", "type": "function", "function": {"name": "f", "arguments": {}}}]
+    turns = [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": called},
+        {"role": "tool", "content": "ok", "tool_call_id": "call_0123456789"},
+    ]
+    assert "f" in prompt(tokenizer, NINE, turns)
+    (_, assistant, tool) = short_ids(turns)
+    assert assistant["tool_calls"][0]["id"] == tool["tool_call_id"] and len(tool["tool_call_id"]) == 9
+    kept = [{**called[0], "id": "abcdefghi"}]
+    assert short_ids([{**turns[1], "tool_calls": kept}])[0]["tool_calls"] == kept
+
+
+def test_tools_that_a_template_has_no_place_for_are_refused(tokenizer: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    called = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "search", "arguments": {}}}],
+    }
+    for template, messages, offered, param in (
+        (None, [USER], tools, "tools"),
+        (PLAIN, [USER], tools, "tools"),
+        (None, [USER, called, USER], None, "messages"),
+        (PLAIN, [USER, called, USER], None, "messages"),
+    ):
+        with pytest.raises(TemplateError) as error:
+            prompt(tokenizer, template, messages, tools=offered)
+        assert error.value.param == param
+
+
+def test_a_template_that_raises_is_quoted(tokenizer: Any) -> None:
+    with pytest.raises(TemplateError, match="never again"):
+        prompt(tokenizer, "{{ raise_exception('never again') }}", [SYSTEM, USER])
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.sampled_from(["<mask>", "<|im_start|>", "<|im_end|>", "<|im_", "a", " ", "<", "ask>"]), max_size=6))
+def test_text_of_a_message_never_becomes_control_tokens(tokenizer: Any, parts: list[str]) -> None:
+    content = "".join(parts)
+    control = set(tokenizer.all_special_ids)
+    ids = chat_prompt(tokenizer, [{"role": "user", "content": content}])
+    own = chat_prompt(tokenizer, [{"role": "user", "content": "x"}])
+    assert [token for token in ids if token in control] == [token for token in own if token in control]
+    assert content in tokenizer.decode(ids)
+    as_tokens = chat_prompt(tokenizer, [{"role": "user", "content": content}], control="tokens")
+    assert tokenizer.decode(as_tokens) == tokenizer.decode(ids)
+    assert (as_tokens == ids) == (not any(name in content for name in ("<mask>", "<|im_start|>", "<|im_end|>")))
+
+
+def test_bare_calls_are_those_of_templates_that_write_them_so(tokenizer: Any) -> None:
+    llama = '{% if tools %}Respond in the format {"name": function name, "parameters": dictionary}.{% endif %}' + PLAIN
+    assert writes_bare_calls(with_template(tokenizer, llama))
+    assert not writes_bare_calls(with_template(tokenizer, PLAIN)) and not writes_bare_calls(with_template(tokenizer, None))
+    assert not writes_bare_calls(with_template(tokenizer, llama + "<tool_call>"))
