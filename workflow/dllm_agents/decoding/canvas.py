@@ -16,7 +16,7 @@ Positions = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A forward a strategy needs next: positions start .. stop - 1 see keys of positions below `limit`.
 
@@ -24,7 +24,7 @@ class Call:
     positions outside [start, stop) are read from the request's cache, stale ones too. After the call those before `clean` depend on
     decided tokens before it and on nothing else, so that another request with the same tokens may take them over.
 
-    How a row is predicted: `greedy` at any temperature; else with `draws` [k] from U(0, 1). `untempered` takes the confidence from the
+    A row is predicted greedily, or with `draws` [k] from U(0, 1). `untempered` takes the confidence from the
     plain softmax, `precise` keeps it in double precision; `bias` [k] is added to it in ranking, `order` [k] replaces it there.
     """
 
@@ -37,7 +37,6 @@ class Call:
     block_length: int | None = None
     clean: int = 0
     rule: Rule | None = None
-    greedy: bool = False
     untempered: bool = False
     precise: bool = False
     draws: Floats | None = None

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dllm_agents.decoding.canvas import Call, Floats, Prediction
-from dllm_agents.decoding.constrained import Constraint
 from dllm_agents.decoding.sampling import CONFIDENCE, ENTROPY, MARGIN, TOKEN, Draws, predict
 from dllm_agents.decoding.selection import Rule, select
 from dllm_agents.decoding.state import State
@@ -22,32 +21,32 @@ COMMIT_NOTHING = Rule(0)
 @torch.inference_mode()
 def predictions(requests: Sequence[tuple[State, Call]], logits: Tensor) -> list[Prediction | StageError]:
     """What each call predicts, from `logits` [rows of all calls, vocabulary]. A request whose logits are not finite gets the error."""
-    calls = [call for _, call in requests]
     numbers = _numbers(requests, logits)
-    free = numbers[TOKEN].astype(np.int64)
-    bounds = np.cumsum([0, *(len(call.positions) for call in calls)])
-    shares = [numbers[:, first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    bounds = np.cumsum([0, *(len(call.positions) for _, call in requests)]).tolist()
     parts = [slice(first, last) for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
-    for (state, call), share, part in zip(requests, shares, parts, strict=True):
-        if (constraint := _constraint(state, call, share)) is not None:
-            constraint.allow(call, share, logits[part])
-    scores = [_scores(call, share) for call, share in zip(calls, shares, strict=True)]
-    chosen = select(scores, [call.rule or COMMIT_NOTHING for call in calls])
+    free, finite = numbers[TOKEN].astype(np.int64), np.isfinite(numbers[CONFIDENCE])
+    whole = bool(finite.all())
+    constraints = [
+        None if state.constraint is None or call.rule is None or not (whole or finite[part].all()) else state.constraint
+        for (state, call), part in zip(requests, parts, strict=True)
+    ]
+    for (_, call), part, constraint in zip(requests, parts, constraints, strict=True):
+        if constraint is not None:
+            constraint.allow(call, numbers[:, part], logits[part])
+    token_ids = free if constraints == [None] * len(constraints) else numbers[TOKEN].astype(np.int64)
+    # In single precision, as in the published code, unless the strategy asks for more.
+    single = numbers[CONFIDENCE].astype(np.float32).astype(np.float64)
+    confidences = [(numbers[CONFIDENCE] if call.precise else single)[part] for (_, call), part in zip(requests, parts, strict=True)]
+    scores = [_scores(call, sure, numbers[:, part]) for (_, call), sure, part in zip(requests, confidences, parts, strict=True)]
+    chosen = select(scores, [call.rule or COMMIT_NOTHING for _, call in requests])
     results: list[Prediction | StageError] = []
-    for (state, call), share, mask, part in zip(requests, shares, chosen, parts, strict=True):
-        if not np.isfinite(share[CONFIDENCE]).all():
+    for (_, call), part, constraint, sure, mask in zip(requests, parts, constraints, confidences, chosen, strict=True):
+        if not (whole or finite[part].all()):
             results.append(StageError(NOT_FINITE))
             continue
-        prediction = Prediction(share[TOKEN].astype(np.int64), _confidence(call, share), mask)
-        if (constraint := _constraint(state, call, share)) is not None:
-            prediction = constraint.settle(call, free[part], prediction, logits[part])
-        results.append(prediction)
+        prediction = Prediction(token_ids[part], sure, mask)
+        results.append(prediction if constraint is None else constraint.settle(call, free[part], prediction, logits[part]))
     return results
-
-
-def _constraint(state: State, call: Call, share: Floats) -> Constraint | None:
-    """The constraint of a call that decides tokens."""
-    return state.constraint if call.rule is not None and np.isfinite(share[CONFIDENCE]).all() else None
 
 
 def _numbers(requests: Sequence[tuple[State, Call]], logits: Tensor) -> Floats:
@@ -70,18 +69,15 @@ def _numbers(requests: Sequence[tuple[State, Call]], logits: Tensor) -> Floats:
     return predict(logits, masks, draws, scored).cpu().numpy()
 
 
-def _confidence(call: Call, share: Floats) -> Floats:
-    """In single precision, as in the published code, unless the strategy asks for more."""
-    return share[CONFIDENCE] if call.precise else share[CONFIDENCE].astype(np.float32).astype(np.float64)
-
-
-def _scores(call: Call, share: Floats) -> Floats:
+def _scores(call: Call, confidence: Floats, numbers: Floats) -> Floats:
     """What ranks a call's positions [k]."""
     by = "confidence" if call.rule is None else call.rule.by
     if call.order is not None:
         scores = call.order
+    elif by == "confidence":
+        scores = confidence
     elif by == "position":
-        scores = -np.arange(len(call.positions), dtype=np.float64)
+        scores = -np.arange(len(confidence), dtype=np.float64)
     else:
-        scores = _confidence(call, share) if by == "confidence" else share[ENTROPY if by == "entropy" else MARGIN]
+        scores = numbers[ENTROPY if by == "entropy" else MARGIN]
     return scores if call.bias is None else scores + call.bias

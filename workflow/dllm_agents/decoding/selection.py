@@ -67,9 +67,7 @@ def select(scores: Sequence[npt.NDArray[np.float64]], rules: Sequence[Rule]) -> 
     table = np.full((len(scores), longest), -np.inf)
     for number, row in enumerate(scores):
         table[number, : len(row)] = row
-    order = np.argsort(-table, axis=1, kind="stable")
-    place = np.empty_like(order)
-    np.put_along_axis(place, order, np.arange(longest)[None], axis=1)
+    place = np.argsort(np.argsort(-table, axis=1, kind="stable"), axis=1, kind="stable")
     numbers = np.array([_numbers(rule, row) for rule, row in zip(rules, scores, strict=True)])
     at_least, threshold, at_most = numbers[:, 0:1], numbers[:, 1:2], numbers[:, 2:3]
     chosen = (place < at_least) | ((place < at_most) & (table >= threshold))

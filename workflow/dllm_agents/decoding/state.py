@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -60,16 +60,13 @@ class State:
         """Run `call`, commit what `rule` chooses of its predictions; returns how many. `shuffled` ranks by
         numbers from U(0, 1): the highest first with 1, the lowest with -1."""
         count = len(call.positions)
-        call = replace(
-            call,
-            rule=rule,
-            greedy=greedy or self.decoding.temperature == 0,
-            untempered=untempered,
-            precise=precise,
-            draws=None if greedy or self.decoding.temperature == 0 else self._uniform(count),
-            order=shuffled * self._uniform(count) if shuffled else None,
-            bias=None if self.tags is None else self.tags.bias_of(call.positions),
-        )
+        call.rule, call.untempered, call.precise = rule, untempered, precise
+        if self.decoding.temperature > 0 and not greedy:
+            call.draws = self._uniform(count)
+        if shuffled:
+            call.order = shuffled * self._uniform(count)
+        if self.tags is not None:
+            call.bias = self.tags.bias_of(call.positions)
         return self.commit(call, (yield call))
 
     def commit(self, call: Call, prediction: Prediction) -> int:
@@ -93,7 +90,7 @@ class State:
         if self.tags is None or not self.tags.fits(self.canvas, start, stop):
             return
         if self.tags.settings.rule == "predicted":
-            look = yield replace(call(self.canvas.masked(start, stop)), greedy=True)
+            look = yield call(self.canvas.masked(start, stop))
             if not self.tags.wants(look.token_ids):
                 return
         self.tags.place(self.canvas, start, stop)

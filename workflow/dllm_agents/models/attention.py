@@ -111,12 +111,12 @@ class Batch:
             segments = _with_slots(model, segments)
         self.segments = segments
         self.pool = segments[0].slot.pool  # type: ignore[union-attr]
-        lengths = [len(segment.token_ids) for segment in segments]
+        lengths = [segment.token_ids.shape[0] for segment in segments]
         offsets = list(accumulate(lengths, initial=0))
         lanes = [(segment.slot.start, *lane) for segment in segments for lane in segment.lanes()]  # type: ignore[union-attr]
         width = lanes[0][1]
         lanes += [(scratch, width, width)] * idle
-        self.rows = sum(len(segment.rows) for segment in segments)
+        self.rows = sum(segment.rows.shape[0] for segment in segments)
         self.tokens = offsets[-1] + idle * width
         self.lanes, self.longest = len(lanes), max(queries for _, queries, _ in lanes)
         # A single query of a causal model sees all keys of its lane: only longer ones need the mask.
@@ -179,7 +179,7 @@ def hidden_states(layers: Layers, inputs: Inputs, pool: Pool, every_row: bool = 
     x = layers.embed(inputs.token_ids)
     cells = inputs.cells.long()
     cos, sin, scale = layers.rotation(inputs.positions)
-    views = [] if x.is_cuda else _views(inputs.batch, x.device)
+    views = [] if layers.fused else _views(inputs.batch, x.device)
     for number, layer in enumerate(layers.layers):
         queries, keys, values = layers.project(x, *layer.before, cos, sin, scale, layers.kv_heads, layers.eps)
         all_keys, all_values = pool.keys[number], pool.values[number]
@@ -187,8 +187,7 @@ def hidden_states(layers: Layers, inputs: Inputs, pool: Pool, every_row: bool = 
         all_values.index_copy_(1, cells, values.transpose(0, 1))
         if weights is not None:
             weights.append(_weights(queries, all_keys, inputs.batch.segments[0]))
-        fused = x.is_cuda and x.dtype != torch.float32
-        mixed = _flash(queries, all_keys, all_values, inputs) if fused else _one_by_one(queries, all_keys, all_values, views)
+        mixed = _flash(queries, all_keys, all_values, inputs) if layers.fused else _one_by_one(queries, all_keys, all_values, views)
         if layer is layers.layers[-1] and not every_row:
             x, mixed = x.index_select(0, inputs.wanted), mixed.index_select(0, inputs.wanted)
         x = layers.finish(x, mixed, *layer.after, layers.eps)
@@ -220,7 +219,7 @@ def _views(batch: Batch, device: torch.device) -> list[tuple[int, int, int, int,
     views = []
     first = 0
     for segment in batch.segments:
-        last, start = first + len(segment.token_ids), segment.slot.start  # type: ignore[union-attr]
+        last, start = first + segment.token_ids.shape[0], segment.slot.start  # type: ignore[union-attr]
         views.append((first, last, start, start + segment.limit, segment.mask(device)))
         first = last
     return views
@@ -231,15 +230,16 @@ def _one_by_one(queries: Tensor, keys: Tensor, values: Tensor, views: list[tuple
     tokens, heads, size = queries.shape
     kv_heads = keys.shape[0]
     group = heads // kv_heads
+    grouped = queries.view(1, tokens, kv_heads, group, size).permute(0, 2, 1, 3, 4)
+    keys, values = keys[None], values[None]
     mixed = []
     for first, last, start, stop, mask in views:
-        rows = last - first
-        own = queries[first:last].view(rows, kv_heads, group, size).permute(1, 2, 0, 3).reshape(1, kv_heads, group * rows, size)
-        seen = functional.scaled_dot_product_attention(
-            own, keys[None, :, start:stop], values[None, :, start:stop], None if mask is None else mask.repeat(group, 1)
-        )
-        mixed.append(seen.view(kv_heads, group, rows, size).permute(2, 0, 1, 3).reshape(rows, heads * size))
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        rows = (last - first) * group
+        own = grouped[:, :, first:last].reshape(1, kv_heads, rows, size)
+        mask = None if mask is None else mask.repeat_interleave(group, 0)
+        mixed.append(functional.scaled_dot_product_attention(own, keys[:, :, start:stop], values[:, :, start:stop], mask))
+    seen = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
+    return seen.view(kv_heads, tokens, group, size).transpose(0, 1).reshape(tokens, heads * size)
 
 
 def _weights(queries: Tensor, keys: Tensor, segment: Segment) -> Tensor:
@@ -269,4 +269,4 @@ def forward(model: Model, segments: Sequence[Segment]) -> list[Tensor]:
     model.layers.reach(batch.reach)
     inputs = batch.on(model.device)
     logits = model.layers.logits(hidden_states(model.layers, inputs, batch.pool)).float()
-    return list(logits.split([len(segment.rows) for segment in segments]))
+    return list(logits.split([segment.rows.shape[0] for segment in segments]))

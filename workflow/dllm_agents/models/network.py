@@ -79,6 +79,9 @@ class Layers:
         self.size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         self.eps = float(config.rms_norm_eps)
         self.network = network
+        weight = body.embed_tokens.weight
+        # FlashAttention takes half precision on cards that have bfloat16's units.
+        self.fused = weight.is_cuda and weight.dtype != torch.float32 and torch.cuda.get_device_capability(weight.device) >= (8, 0)
         self.layers = [self._layer(layer) for layer in body.layers]
         self._rope_positions = 0
         self.project: Callable[..., tuple[Tensor, Tensor, Tensor]] = project
