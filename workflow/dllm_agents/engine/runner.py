@@ -32,21 +32,22 @@ class Runner:
         self.model, self.positions = model, positions
         self.pool = Pool(model, positions + SHORT)
         self.graphs = graphs and model.layers.fused
-        self._captured: dict[tuple[int, int], _Graph] = {}
-        self._broken: set[tuple[int, int]] = set()
+        self._captured: dict[tuple[int, int, bool], _Graph] = {}
+        self._broken: set[tuple[int, int, bool]] = set()
         if compiled:
             model.layers.compile()
 
     @torch.inference_mode()
     def logits(self, segments: Sequence[Segment]) -> Tensor:
         """Logits [rows of all segments, vocabulary] of one step over segments of this pool. Nothing in it waits for the device."""
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, bool], list[int]] = {}
         for number, segment in enumerate(segments):
-            groups.setdefault(_width(segment) if self.graphs else 0, []).append(number)
+            masked = self.model.layers.fused and segment.attention == "causal" and segment.token_ids.shape[0] > 1
+            groups.setdefault((_width(segment) if self.graphs else 0, masked), []).append(number)
         if len(groups) == 1:
-            return self.model.layers.logits(self._hidden(next(iter(groups)), segments))
+            return self.model.layers.logits(self._hidden(next(iter(groups))[0], segments))
         shares: dict[int, Tensor] = {}
-        for width, members in groups.items():
+        for (width, _), members in groups.items():
             hidden = self._hidden(width, [segments[number] for number in members])
             shares |= zip(members, hidden.split([len(segments[number].rows) for number in members]), strict=True)
         return self.model.layers.logits(torch.cat([shares[number] for number in range(len(segments))]))
@@ -65,7 +66,7 @@ class Runner:
         return hidden_states(self.model.layers, batch.on(self.model.device), self.pool)
 
     def _graph(self, width: int, bucket: int, batch: Batch) -> Tensor | None:
-        key = (width, bucket)
+        key = (width, bucket, batch.causal)
         if key in self._broken:
             return None
         if self.model.layers.reach(max(batch.reach, SHORT)):
