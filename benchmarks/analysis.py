@@ -250,7 +250,7 @@ def measure_agreement(results: Path, config: str, scratch: Path) -> None:
     agreed: dict[str, Counter[str]] = {}
     for (task, name, text), verdict in zip(asked, verdicts, strict=True):
         fields = {"benchmark": "bfcl", "category": task.category, "goal": "", "agent": "a", "seed": 1, "max_steps": 1, "ended": "answered"}
-        step = EpisodeStep(index=0, completion=text, action=text or None)
+        step = EpisodeStep(index=0, action=text or None)
         episode = Episode(task_id=task.id, steps=[step], answer=text, success=verdict.valid, **fields)
         found = classify(episode, verdict.error_type, tools=offered_tools(task, episode))
         classes = {

@@ -30,7 +30,7 @@ IMPORTS = {
     "filter": "dllm_agents.cli, dllm_agents.trajectories",
     "train": "dllm_agents.cli, dllm_agents.training.stage, transformers.models.llama.modeling_llama",
     "probe": "dllm_agents.cli, dllm_agents.serving.server, dllm_agents.serving.app",
-    "rollout": "dllm_agents.cli, dllm_agents.agents.runner",
+    "rollout": "dllm_agents.cli, dllm_agents.agents.rollout",
     "score": "dllm_agents.cli, dllm_agents.analysis.stage",
     "classify": "dllm_agents.cli, dllm_agents.analysis.stage",
     "table": "dllm_agents.cli, dllm_agents.reporting.tables",

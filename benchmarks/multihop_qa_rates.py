@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dllm_agents.agents.planner import play, teacher_roles
 from dllm_agents.benchmarks import load, multihop_corpus
 from dllm_agents.benchmarks.search import BM25, Passage
 from dllm_agents.benchmarks.search_reply import answer_text
@@ -47,14 +46,6 @@ def one_search(section: dict[str, Any]) -> str:
     return f"{sum(found)}/{len(found)} questions"
 
 
-def planners(count: int) -> str:
-    """Planner, seekers and writer, the oracle in every role, as a line."""
-    benchmark = load("multihop_qa", {"tasks": count})
-    played = [play(benchmark.environment(task), task, teacher_roles(task), style="compact") for task in benchmark.tasks("test")]
-    solved, hits = sum(one.success for one in played), sum(bool(one.extra["planner_hit"]) for one in played)
-    return f"{solved}/{count} solved, {hits}/{count} planner hits"
-
-
 def query_seconds(paragraphs: int, queries: int = 1000) -> tuple[float, list[float]]:
     """CPU seconds to index that many generated paragraphs, and the sorted CPU seconds of each query for one of their facts."""
     worlds = -(-paragraphs // len(multihop_corpus.facts(42, 0)))
@@ -79,7 +70,6 @@ def main() -> None:
     print("oracle, 50 sampled questions:      ", success({"tasks": 50}, oracle))
     print("oracle, 500 generated questions:   ", success({}, oracle))
     print("random valid actions, the same 500:", success({}, chance))
-    print("planner, seekers, writer:          ", planners(50))
     print("one search of the whole question:  ", one_search({}))
     if "--hybrid" in sys.argv:
         with tempfile.TemporaryDirectory() as cache:

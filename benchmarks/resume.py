@@ -11,15 +11,18 @@ from pathlib import Path
 
 from dllm_agents.agents.journal import Journal
 from dllm_agents.provenance import hardware
-from dllm_agents.records import Episode, EpisodeStep, write_jsonl
+from dllm_agents.records import EpisodeStep, TracedCall, TracedEpisode, write_jsonl
 
 STEPS = 8
 TEXT = "you see a red ball two steps ahead and a grey door to your left; nothing is carried. "
 
 
-def episode(number: int) -> Episode:
-    steps = [EpisodeStep(index=index, completion=TEXT, thought=TEXT, action="go forward", observation=TEXT * 2) for index in range(STEPS)]
-    return Episode(
+def episode(number: int) -> TracedEpisode:
+    steps = [
+        EpisodeStep(index=index, call=("policy", index), thought=TEXT, action="go forward", observation=TEXT * 2) for index in range(STEPS)
+    ]
+    calls = tuple(TracedCall(role="policy", seed=index, text=TEXT) for index in range(STEPS))
+    return TracedEpisode(
         task_id=f"babyai/{number}",
         benchmark="babyai",
         category="c",
@@ -29,6 +32,7 @@ def episode(number: int) -> Episode:
         max_steps=STEPS,
         ended="done",
         steps=steps,
+        calls=calls,
     )
 
 

@@ -17,9 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from dllm_agents import benchmarks
-from dllm_agents.agents import runner, search
+from dllm_agents.agents import rollout
 from dllm_agents.agents.journal import Journal
-from dllm_agents.agents.policy import Complete, Message
+from dllm_agents.agents.play import Player
+from dllm_agents.agents.policy import Message
+from dllm_agents.agents.recording import Answer, StreamedAnswer
 from dllm_agents.client.client import Completion
 from dllm_agents.config import Config
 from dllm_agents.config import load as load_config
@@ -38,10 +40,10 @@ class Scripted:
     def __init__(self) -> None:
         self._actions = itertools.cycle(ACTIONS)
 
-    def complete(self, role: str, max_new_tokens: int | None = None) -> Complete | None:
+    def complete(self, role: str) -> Answer | None:
         return self._ask if role == "policy" else None
 
-    def stream(self, role: str) -> search.Stream:
+    def stream(self, role: str) -> StreamedAnswer:
         raise NotImplementedError
 
     def _ask(self, messages: Sequence[Message], *, seed: int) -> Completion:
@@ -52,12 +54,13 @@ def steps_per_second(config: Config, in_flight: int) -> tuple[float, int]:
     """(steps a second, steps) of the runner on BabyAI, prompts, records and journal included, servers left out."""
     benchmark = benchmarks.load("babyai", config)
     tasks = benchmark.tasks("test")
-    play = partial(runner._play_policy, config, "agent", benchmark, None, 42, Scripted())
-    describe = partial(runner._episode, config, "agent", benchmark)
+    player = Player(config, "agent", benchmark)
+    play = partial(player.play, backbones=Scripted())
+    describe = partial(rollout.episode_of, player)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal", "benchmark")
         started = time.perf_counter()
-        for episode in runner.play_all(tasks, play, describe, in_flight):
+        for episode in rollout.play_all(tasks, play, describe, in_flight):
             journal.append(episode)
         spent = time.perf_counter() - started
         steps = sum(len(episode.steps) for episode in journal.episodes.values())
@@ -111,7 +114,7 @@ def model_share(seconds: float, concurrency: int) -> tuple[float, float, float]:
         tasks, output = Path(folder) / "tasks.jsonl", Path(folder) / "episodes.jsonl"
         write_jsonl(tasks, benchmarks.load("babyai", config).tasks("test"))
         started = time.perf_counter()
-        runner.rollout(config, {"agent": [runner.Shard(tasks, output)]})
+        rollout.rollout(config, {"agent": [rollout.Shard(tasks, output)]})
         spent = time.perf_counter() - started
         episodes = read_jsonl(output, Episode)
     server.terminate()

@@ -1,4 +1,4 @@
-"""What all tests share: one finished run at scale `test`, and a local HTTP server with given answers."""
+"""What all tests share: one finished run at scale `test`, a local HTTP server with given answers, and a stand-in for a model."""
 
 import json
 import threading
@@ -6,8 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pipeline import finished_run
+from stand_in import said_by_prompt
 
-__all__ = ["finished_run", "server"]
+__all__ = ["finished_run", "said_by_prompt", "server"]
 
 
 @pytest.fixture

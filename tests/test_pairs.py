@@ -51,7 +51,7 @@ def task(number: int) -> Task:
 
 def episode(number: int, *actions: str | None, success: bool = False, ended: str = "step_limit") -> Episode:
     steps = [
-        EpisodeStep(index=index, thought="I go." if action else None, action=action, observation="A wall.", seconds=index + 1.5)
+        EpisodeStep(index=index, thought="I go." if action else None, action=action, observation="A wall.", environment_seconds=index + 1.5)
         for index, action in enumerate(actions)
     ]
     common = {"benchmark": "babyai", "category": "GoToObj", "goal": task(number).goal, "agent": "sft", "seed": 1, "max_steps": 3}
@@ -70,7 +70,7 @@ def test_a_pair_has_exactly_one_right_rollout_and_no_clock_in_it() -> None:
         pair = made(first, second)
         assert pair.rejected is None and pair.winner is not None and pair.loser is not None
         assert [step.action for step in pair.winner.steps] == ["turn left", "move forward"] and pair.winner.success
-        assert not pair.loser.success and not any(step.seconds for step in (*pair.winner.steps, *pair.loser.steps))
+        assert not pair.loser.success and not any(step.environment_seconds or step.call for step in (*pair.winner.steps, *pair.loser.steps))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_just_grpo_learns_from_groups_that_were_rolled_out_from_left_to_right(ba
 
 
 def test_too_few_pairs_leave_a_reason_that_later_stages_read_as_not_run(base: Path, tmp_path: Path) -> None:
-    from dllm_agents.agents.runner import Shard, rollout
+    from dllm_agents.agents.rollout import Shard, rollout
     from dllm_agents.analysis.stage import classify_file, score_file
     from dllm_agents.serving.probe import probe
 

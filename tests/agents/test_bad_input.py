@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.failures import classify
 from dllm_agents.analysis.stage import score_file
 from dllm_agents.config import Config
@@ -45,7 +45,7 @@ def test_a_bad_reply_is_a_classified_failure(tmp_path: Path, said_by_prompt: Cal
     errors = read_frame(tmp_path / "s.parquet", Score).set_index("task_id")["error_type"].to_dict()
     for episode in read_jsonl(tmp_path / "e.jsonl", Episode):
         assert episode.ended != "error" and not episode.success and len(episode.steps) <= 40
-        assert max(len(step.completion) for step in episode.steps) <= 16_000 and max(len(call.text) for call in episode.calls) <= 64_000
+        assert max(len(call.text) for call in episode.calls) <= 64_000
         assert list(classify(episode, errors[episode.task_id])), (episode.task_id, episode.ended)
 
 

@@ -1,15 +1,15 @@
 """Each module's trigger, state and fall-back, turn by turn, against the paper's equations (3)-(7)."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 
-from dllm_agents.agents.modules.early_exit import Verifier, exit_metrics, redundant_steps, replay
+from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.memory import Memory
 from dllm_agents.agents.modules.selector import Selector, named_tools
-from dllm_agents.records import Episode, EpisodeStep, Task
+from dllm_agents.analysis.verification import exit_metrics, redundant_steps, replay
+from dllm_agents.records import Call, Episode, EpisodeStep, Task
 
 TASK = Task(id="babyai/L/1", benchmark="babyai", split="test", category="L", seed=1, version="v", goal="reach the end")
 TOOLS = [{"name": name, "description": f"does {name}", "parameters": {"properties": {"x": {}}}} for name in ("a.b", "c", "d", "e")]
@@ -19,10 +19,10 @@ class Backend:
     def __init__(self, *answers: str) -> None:
         self.answers, self.asked = list(answers), []
 
-    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int) -> SimpleNamespace:
+    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int) -> Call:
         self.asked.append(messages[-1]["content"])
         text = self.answers.pop(0)
-        return SimpleNamespace(text=text, prompt_tokens=9, completion_tokens=2, nfe=2, seconds=0.0, finish_reason="stop", trace=None)
+        return Call(role="module", seed=seed, text=text)
 
 
 def steps(count: int) -> list[EpisodeStep]:
@@ -37,7 +37,6 @@ def test_memory_every_k_steps_over_the_last_k_interactions() -> None:
     assert "act 4" in backend.asked[0] and "act 5" not in backend.asked[0]
     assert "Old memory: first" in backend.asked[1] and "act 5" in backend.asked[1] and "act 4" not in backend.asked[1]
     assert "secret" not in backend.asked[1]
-    assert memory.usage["memory"].calls == 2
 
 
 def test_every_interaction_is_in_the_memory_or_in_the_window() -> None:
@@ -89,10 +88,11 @@ def test_early_exit_metrics_by_hand() -> None:
 
 
 def test_selector_skips_three_tools_and_keeps_all_on_failure() -> None:
-    selector = Selector(Backend('Use ["c", "ghost", "a.b"].', "none of them"), "react")
-    assert selector.select("do it", TOOLS[:3], 0) == TOOLS[:3] and not selector.usage
+    backend = Backend('Use ["c", "ghost", "a.b"].', "none of them")
+    selector = Selector(backend, "react")
+    assert selector.select("do it", TOOLS[:3], 0) == TOOLS[:3] and not backend.asked
     assert [tool["name"] for tool in selector.select("do it", TOOLS, 0)] == ["a.b", "c"]
-    assert selector.select("do it", TOOLS, 0) == TOOLS and selector.fallbacks == 1
+    assert selector.select("do it", TOOLS, 0) == TOOLS and len(backend.asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,7 @@ def test_selector_replies(reply: str, names: set[str]) -> None:
 
 
 def test_editor_keeps_or_repairs() -> None:
-    editor = Editor(Backend("UNCHANGED", "NO_VALID_TOOL_CALLS", "", "[c(x=1)]"), "react")
+    backend = Backend("UNCHANGED", "NO_VALID_TOOL_CALLS", "", "[c(x=1)]")
+    editor = Editor(backend, "react")
     assert [editor.edit("[c(x=1", TOOLS, 0) for _ in range(4)] == ["[c(x=1"] * 3 + ["[c(x=1)]"]
-    assert editor.edits == 1 and editor.usage["editor"].calls == 4
+    assert len(backend.asked) == 4

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.runner import Shard, merge, rollout
+from dllm_agents.agents.merge import merge
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, read_jsonl, write_jsonl

@@ -6,23 +6,12 @@ import threading
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.planner import (
-    Roles,
-    backtracks,
-    covered_hops,
-    fill,
-    levels,
-    parse_plan,
-    plan_text,
-    planner_hit,
-    play,
-    reference_plan,
-    teacher_roles,
-)
-from dllm_agents.agents.react import Played
+from dllm_agents.agents.planner import Roles, play
+from dllm_agents.analysis.planning import backtracks, covered_hops, planner_hit, planner_metrics
+from dllm_agents.benchmarks.multihop_teacher import reference_plan, team_replies
+from dllm_agents.benchmarks.plan_reply import fill, levels, parse_plan, plan_text
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
-from dllm_agents.client.client import Completion
-from dllm_agents.records import Task
+from dllm_agents.records import Call, Outcome, Task
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +24,6 @@ def tasks(benchmark):
     return benchmark.tasks("test")
 
 
-def said(text):
-    return Completion(text, 10, 5, 3, 0.0, "stop")
-
-
 class Scripted:
     """Gives the listed replies in turn, the last one for ever; a function is called with the prompt."""
 
@@ -49,12 +34,28 @@ class Scripted:
         with self.lock:
             reply = self.replies[min(len(self.prompts), len(self.replies) - 1)]
             self.prompts.append("\n".join(message["content"] for message in messages))
-        return said(reply(self.prompts[-1]) if callable(reply) else reply)
+        return Call(role="team", seed=seed, text=reply(self.prompts[-1]) if callable(reply) else reply)
 
 
-def run(benchmark, task, roles, **settings) -> Played:
+def run(benchmark, task, roles, **settings) -> Outcome:
     with benchmark.environment(task) as environment:
         return play(environment, task, roles, style="react", **settings)
+
+
+def teacher_roles(task):
+    """The oracle in every role: its plans and answer, and as seeker one search per hop and then its gold answer."""
+    replies = {role: [reply.reply for reply in team_replies(task) if reply.role == role] for role in ("planner", "writer")}
+    hops, objects = task.data["hops"], [hop["title"] for hop in task.data["hops"][1:]] + task.data["answers"][:1]
+    gold, asked = {hop["query"]: answer for hop, answer in zip(hops, objects, strict=True)}, set()
+
+    def seek(prompt):
+        query = next(query for query in gold if f"Question: {query}\n" in f"{prompt}\n")
+        if query in asked:
+            return reply_text("It is told.", answer_text(gold[query]))
+        asked.add(query)
+        return reply_text(f"I need the {query}.", tool_call([query]))
+
+    return Roles(Scripted(*replies["planner"]), Scripted(seek), Scripted(*replies["writer"]))
 
 
 def chain(*hops, answer="Acorcorp"):
@@ -73,12 +74,11 @@ def test_the_oracle_in_every_role_solves_every_question_in_one_round(benchmark, 
             played = play(environment, task, teacher_roles(task), style=style)
         hops = len(task.data["hops"])
         assert played.success and played.ended == "success" and played.answer == task.data["answers"][0]
-        extra = played.extra
-        assert extra["planner_hit"] and extra["hop_recall"] == 1.0 and extra["first_full_round"] == 1
-        assert (extra["rounds"], extra["tool_calls"], extra["backtracks"]) == (1, hops, 0)
+        perfect = {"planner_hit": 1, "hop_recall": 1.0, "first_full_round": 1, "rounds": 1, "tool_calls": hops, "backtracks": 0}
+        assert planner_metrics(played, task) == perfect
         assert [step.stage for step in played.steps] == ["plan", *["search"] * 2 * hops, "plan", "write"]
         assert [step.index for step in played.steps] == list(range(2 * hops + 3))
-        assert played.usage["planner"].calls == 2 and played.usage["seeker"].calls == 2 * hops and played.usage["writer"].calls == 1
+        assert len({step.call for step in played.steps}) == len(played.steps)
 
 
 def test_the_oracle_plays_published_questions_by_the_titles_of_their_gold_passages(tmp_path):
@@ -94,7 +94,8 @@ def test_the_oracle_plays_published_questions_by_the_titles_of_their_gold_passag
     benchmark = benchmarks.load("multihop_qa", {"sets": {"mini": str(path)}})
     (task,) = benchmark.tasks("test")
     played = run(benchmark, task, teacher_roles(task))
-    assert played.success and played.extra["planner_hit"] and played.extra["tool_calls"] == 2
+    metrics = planner_metrics(played, task)
+    assert played.success and metrics["planner_hit"] and metrics["tool_calls"] == 2
 
 
 @pytest.mark.parametrize(
@@ -196,26 +197,26 @@ def test_a_missed_hop_is_recovered_in_a_second_round(benchmark, tasks):
 
     planner = Scripted(plan_text([first]), plan_text([first, second]), plan_text([]))
     played = run(benchmark, task, Roles(planner, Scripted(seek), Scripted(answer_text(task.data["answers"][0]))))
-    extra = played.extra
-    assert played.success and not extra["planner_hit"] and extra["first_full_round"] == 2
-    assert (extra["rounds"], extra["backtracks"], extra["tool_calls"], extra["hop_recall"]) == (2, 1, 3, 1.0)
+    metrics = planner_metrics(played, task)
+    assert played.success and not metrics["planner_hit"] and metrics["first_full_round"] == 2
+    assert (metrics["rounds"], metrics["backtracks"], metrics["tool_calls"], metrics["hop_recall"]) == (2, 1, 3, 1.0)
 
 
 @pytest.mark.parametrize("reply", ["", "Je ne sais pas.", "<plan>{</plan>"])
 def test_an_unreadable_first_plan_ends_the_episode_and_a_later_one_the_planning(benchmark, tasks, reply):
     writer = Scripted(answer_text("x"))
     played = run(benchmark, tasks[0], Roles(Scripted(reply), Scripted(answer_text("x")), writer))
-    assert played.ended == "no_action" and played.extra["plan_failure"] and not writer.prompts
-    assert played.extra["rounds"] == 0 and not played.extra["planner_hit"]
+    assert played.ended == "no_action" and played.planner.failure and not writer.prompts
+    assert not planner_metrics(played, tasks[0])["planner_hit"] and not played.planner.plans
     later = run(benchmark, tasks[0], Roles(Scripted(plan_text(["a"]), reply), Scripted(answer_text("x")), writer))
-    assert later.ended == "answered" and later.extra["rounds"] == 1
+    assert later.ended == "answered" and len(later.planner.plans) == 1
 
 
 def test_backbones_that_never_stop_are_bounded(benchmark, tasks):
     planner, seeker = Scripted(plan_text(["mother"] * 6)), Scripted(reply_text("again", tool_call(["mother"])))
     played = run(benchmark, tasks[0], Roles(planner, seeker, Scripted("x" * 1_000_000)), max_rounds=2, seeker_turns=2)
     assert len(planner.prompts) == 2 and len(seeker.prompts) == 2 * 6 * 2
-    assert played.ended == "no_action" and played.steps[-1].error == "other" and len(played.steps[-1].completion) <= 4000
+    assert played.ended == "no_action" and played.steps[-1].error == "other"
 
 
 def test_a_writer_that_searches_gives_no_answer(benchmark, tasks):
@@ -228,6 +229,6 @@ def test_same_replies_give_the_same_steps_whichever_seeker_is_faster(benchmark, 
 
     def untimed():
         played = run(benchmark, task, teacher_roles(task))
-        return [step.model_copy(update={"seconds": 0.0, "environment_seconds": 0.0}) for step in played.steps], played.extra
+        return [step.model_copy(update={"environment_seconds": 0.0}) for step in played.steps], played.planner
 
     assert untimed() == untimed()

@@ -1,7 +1,6 @@
 """ReAct turn by turn, with a scripted environment and a scripted backend."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +8,7 @@ from dllm_agents import prompts
 from dllm_agents.agents import react
 from dllm_agents.benchmarks.base import Environment, Step
 from dllm_agents.client.client import PromptTooLong
-from dllm_agents.records import Task
+from dllm_agents.records import Call, Outcome, Task
 
 TASK = Task(id="babyai/L/1", benchmark="babyai", split="test", category="L", seed=1, version="v", goal="reach the end")
 
@@ -34,26 +33,27 @@ class Backend:
     def __init__(self, *answers: str | Exception) -> None:
         self.answers, self.asked, self.seeds = list(answers), [], []
 
-    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int) -> SimpleNamespace:
+    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int) -> Call:
         self.asked.append(messages[-1]["content"])
         self.seeds.append(seed)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return SimpleNamespace(text=answer, prompt_tokens=10, completion_tokens=5, nfe=3, seconds=0.1, finish_reason="stop", trace=None)
+        return Call(role="policy", seed=seed, text=answer, finish_reason="stop")
 
 
 GO = prompts.react_completion("I walk.", "forward")
 
 
-def play(backend: Backend, **settings: object) -> react.Played:
+def play(backend: Backend, **settings: object) -> Outcome:
     return react.play(Corridor(), TASK, backend, style="react", max_steps=5, **settings)  # type: ignore[arg-type]
 
 
-def test_success_ends_the_episode_and_counts_usage() -> None:
-    played = play(Backend(GO, GO, GO))
+def test_success_ends_the_episode_and_every_step_points_at_its_answer() -> None:
+    backend = Backend(GO, GO, GO)
+    played = play(backend)
     assert (played.ended, played.success, len(played.steps)) == ("success", True, 3)
-    assert (played.usage["policy"].calls, played.usage["policy"].forwards) == (3, 9)
+    assert [step.call for step in played.steps] == [("policy", seed) for seed in backend.seeds]
     assert played.steps[0].thought == "I walk." and played.steps[2].progress == 1.0
 
 
@@ -62,7 +62,7 @@ def test_three_attempts_then_the_step_is_lost() -> None:
     played = play(backend)
     assert [step.attempts for step in played.steps] == [3, 3, 1, 1]
     assert [step.action for step in played.steps] == ["forward", None, "forward", "forward"]
-    assert not played.steps[1].valid and played.steps[1].completion == "hm"
+    assert not played.steps[1].valid and played.steps[1].action is None
     assert len(set(backend.seeds)) == len(backend.seeds)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.metrics import ERROR_SHARE, Errors
 from dllm_agents.analysis.stage import classify_file, score_file
 from dllm_agents.benchmarks.babyai import BabyAI

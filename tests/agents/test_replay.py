@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, read_jsonl, timeless, write_jsonl

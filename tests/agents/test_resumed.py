@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.client.client import ServerFault
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError

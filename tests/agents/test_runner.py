@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents import runner
-from dllm_agents.agents.react import Played
-from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.agents.play import Player
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, Task, read_jsonl, write_jsonl
+from dllm_agents.records import Episode, Outcome, Task, read_jsonl, write_jsonl
 
 # Starts a stand-in for a server, as the fixture said_by_prompt describes, and gives its URL.
 Start = Callable[[Callable[[str], str | int]], str]
@@ -35,7 +34,7 @@ def frozen(config: Config, folder: Path, *names: str) -> list[Shard]:
 def without_times(episode: Episode) -> dict[str, object]:
     data = episode.model_dump(exclude={"seconds", "started"})
     for step in data["steps"]:
-        step.pop("seconds"), step.pop("environment_seconds")
+        step.pop("environment_seconds")
     return data
 
 
@@ -57,14 +56,14 @@ def test_scripted_agents_in_task_order_and_the_same_twice(tmp_path: Path) -> Non
 def test_one_bad_episode_is_recorded_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration()
     (shard,) = frozen(config, tmp_path, "babyai")
-    play = runner._play_scripted
+    play = Player.play
 
-    def faulty(policy: str, benchmark: object, seed: int, task: Task) -> Played:
+    def faulty(player: Player, task: Task) -> Outcome:
         if task.seed == 1235:
             raise RuntimeError("the simulator broke")
-        return play(policy, benchmark, seed, task)  # type: ignore[arg-type]
+        return play(player, task)
 
-    monkeypatch.setattr(runner, "_play_scripted", faulty)
+    monkeypatch.setattr(Player, "play", faulty)
     rollout(config, {"teacher": [shard]})
     broken = [item for item in read_jsonl(shard.output, Episode) if item.ended == "error"]
     assert [item.error for item in broken] == ["RuntimeError: the simulator broke"] * 2
@@ -73,20 +72,20 @@ def test_one_bad_episode_is_recorded_and_the_run_goes_on(tmp_path: Path, monkeyp
 def test_an_interrupted_rollout_redoes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration()
     (shard,) = frozen(config, tmp_path, "babyai")
-    play, played = runner._play_scripted, []
+    play, played = Player.play, []
 
-    def stopping(policy: str, benchmark: object, seed: int, task: Task) -> Played:
+    def stopping(player: Player, task: Task) -> Outcome:
         if len(played) == 3:
             raise StageError("stop here")
         played.append(task.id)
-        return play(policy, benchmark, seed, task)  # type: ignore[arg-type]
+        return play(player, task)
 
     config.agents["teacher"].concurrency = 1
-    monkeypatch.setattr(runner, "_play_scripted", stopping)
+    monkeypatch.setattr(Player, "play", stopping)
     with pytest.raises(StageError, match="stop here"):
         rollout(config, {"teacher": [shard]})
     assert not shard.output.exists() and list(tmp_path.glob(".*.journal"))
-    monkeypatch.setattr(runner, "_play_scripted", lambda *arguments: (played.append(arguments[-1].id), play(*arguments))[1])
+    monkeypatch.setattr(Player, "play", lambda player, task: (played.append(task.id), play(player, task))[1])
     rollout(config, {"teacher": [shard]})
     assert sorted(played) == sorted(task.id for task in read_jsonl(shard.tasks, Task))
 
@@ -116,7 +115,7 @@ def test_a_url_plays_every_benchmark_whatever_it_says(tmp_path: Path, said_by_pr
         episodes = read_jsonl(shard.output, Episode)
         assert len(episodes) == len(read_jsonl(shard.tasks, Task))
         assert all(item.ended != "error" and item.backbones == {"policy": "mine"} for item in episodes)
-        assert max(len(step.completion) for item in episodes for step in item.steps) <= 16_000
+        assert max(len(call.text) for item in episodes for call in item.calls) <= 64_000
     if text.startswith("Thought"):
         assert {step.action for step in read_jsonl(shards[0].output, Episode)[0].steps} == {"move forward"}
 

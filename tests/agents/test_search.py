@@ -6,15 +6,15 @@ import time
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.search import LatencySplit, latency_split, play, snapshots
+from dllm_agents.agents.search import play
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
-from dllm_agents.client.client import Completion, PromptTooLong, ServerFault
+from dllm_agents.client.client import PromptTooLong, ServerFault
 from dllm_agents.client.streaming import Partial
-from dllm_agents.records import Episode
+from dllm_agents.records import Call
 
 
 def completion(text, tool_calls=(), finish_reason="stop"):
-    return Completion(text, 10, 5, 3, 0.0, finish_reason, tool_calls=tool_calls)
+    return Call(role="policy", seed=0, text=text, finish_reason=finish_reason, tool_calls=tool_calls)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ class Scripted:
             elif isinstance(part, Exception):
                 raise part
             else:
-                yield part
+                yield part if isinstance(part, Partial) else part.model_copy(update={"seed": seed})
 
 
 def whole(text):
@@ -92,10 +92,9 @@ def test_react_plays_the_oracles_replies_to_success(benchmark, task):
     assert played.success and played.ended == "success" and played.answer == task.data["answers"][0]
     assert [(step.thought, step.action) for step in played.steps] == replies
     assert [step.progress for step in played.steps] == [0.5, 1.0, 1.0]
-    assert (played.usage["policy"].calls, played.usage["policy"].forwards) == (3, 9)
-    assert played.extra["tool_calls"] == 2 and played.extra["acc_r_words"] and played.extra["answer_words"] == 1
-    assert played.extra["calls_made_early"] == played.extra["overlap_seconds"] == 0
-    assert len(set(backbone.seeds)) == 3
+    assert played.search.overlap_seconds == 0 and played.search.format_failure is None
+    assert (played.search.tool_calls, played.search.calls_before_thought) == (2, 0)
+    assert len(set(backbone.seeds)) == 3 and [step.call for step in played.steps] == [("policy", seed) for seed in backbone.seeds]
 
 
 def test_the_history_is_told_as_chat_turns(benchmark, task):
@@ -130,8 +129,8 @@ def test_the_compact_style_tells_the_state_in_one_message(benchmark, task):
 )
 def test_a_reply_that_cannot_be_read_ends_the_episode_with_its_class(benchmark, task, text, failure):
     played = run(benchmark, task, Scripted(whole(text)))
-    assert (played.ended, played.extra["format_failure"], played.steps[0].error) == ("no_action", failure, failure)
-    assert played.steps[0].action is None and not played.steps[0].valid and len(played.steps[0].completion) <= 4000
+    assert (played.ended, played.search.format_failure, played.steps[0].error) == ("no_action", failure, failure)
+    assert played.steps[0].action is None and not played.steps[0].valid
 
 
 def test_attempts_are_counted_in_all_and_have_seeds_of_their_own(benchmark, task):
@@ -177,11 +176,6 @@ def test_an_instruction_inside_a_passage_stays_inside_its_tool_response(tmp_path
     assert "pwned" in told and told.count("</tool_response>") == 1 and "<answer>" not in told
 
 
-def test_a_backbone_without_streaming_is_asked_whole(benchmark, task):
-    played = run(benchmark, task, snapshots(lambda messages, seed: completion(answer_text("x"))), acting="p_react")
-    assert played.answer == "x"
-
-
 # P-ReAct
 
 
@@ -189,19 +183,18 @@ def test_p_react_searches_while_it_thinks(slow, slow_task):
     (thought, action), *_ = oracle_replies(slow, slow_task)
     backbone = Scripted(parallel(thought, action, thinking=0.3), whole(answer_text("x")))
     played = run(slow, slow_task, backbone, acting="p_react")
-    step, extra = played.steps[0], played.extra
-    assert (step.thought, step.progress, step.valid) == (thought, 0.5, True)
-    assert step.completion == reply_text(thought, action)
-    assert extra["calls_made_early"] == extra["calls_before_thought"] == 1 and extra["calls_wasted"] == 0
+    step, spent = played.steps[0], played.search
+    assert (step.thought, step.action, step.progress, step.valid) == (thought, action, 0.5, True)
+    assert (spent.tool_calls, spent.calls_before_thought) == (1, 1)
     # The 0.2 s search lies wholly within the 0.3 s of thinking.
-    assert extra["overlap_seconds"] >= 0.19 and extra["turns_seconds"] < extra["decoding_seconds"] + extra["tool_seconds"] - 0.19
+    assert spent.overlap_seconds >= 0.19 and spent.turns_seconds < spent.decoding_seconds + spent.tool_seconds - 0.19
 
 
 def test_react_waits_for_the_thought_and_then_for_the_tool(slow, slow_task):
     (thought, action), *_ = oracle_replies(slow, slow_task)
-    extra = run(slow, slow_task, Scripted(parallel(thought, action, 0.1), whole(answer_text("x")))).extra
-    assert extra["overlap_seconds"] == 0 and extra["calls_made_early"] == 0
-    assert extra["turns_seconds"] == pytest.approx(extra["decoding_seconds"] + extra["tool_seconds"])
+    spent = run(slow, slow_task, Scripted(parallel(thought, action, 0.1), whole(answer_text("x")))).search
+    assert spent.overlap_seconds == 0
+    assert spent.turns_seconds == pytest.approx(spent.decoding_seconds + spent.tool_seconds)
 
 
 def test_call_first_by_prompt_is_dispatched_when_its_tag_closes(slow, slow_task):
@@ -210,39 +203,44 @@ def test_call_first_by_prompt_is_dispatched_when_its_tag_closes(slow, slow_task)
     parts = [Partial(text[:20]), Partial(action), 0.3, Partial(text), completion(text)]
     backbone = Scripted(parts, whole(answer_text("x")))
     played = run(slow, slow_task, backbone, acting="tool_first")
-    assert played.extra["calls_before_thought"] == 1 and played.extra["overlap_seconds"] >= 0.19
+    assert played.search.overlap_seconds >= 0.19 and played.search.calls_before_thought == 1
     assert played.steps[0].thought == thought
     assert "action first" in backbone.messages[0][0]["content"]
     assert backbone.messages[1][1]["content"] == text
 
 
-def test_a_call_behind_its_thought_is_early_but_not_first(slow, slow_task):
+def test_a_call_behind_its_thought_is_early_too(slow, slow_task):
     (thought, action), *_ = oracle_replies(slow, slow_task)
     text = reply_text(thought, action)
     parts = [Partial(text[:10]), Partial(text), 0.05, completion(text)]
-    extra = run(slow, slow_task, Scripted(parts, whole(answer_text("x"))), acting="p_react").extra
-    assert (extra["calls_made_early"], extra["calls_before_thought"]) == (1, 0)
+    spent = run(slow, slow_task, Scripted(parts, whole(answer_text("x"))), acting="p_react").search
+    assert 0.04 <= spent.overlap_seconds < 0.19 and (spent.tool_calls, spent.calls_before_thought) == (1, 0)
 
 
-def test_an_answer_in_front_of_the_forced_call_wins_and_the_search_is_counted_as_wasted(benchmark, task):
+def test_an_answer_in_front_of_the_forced_call_wins_over_the_search_that_was_made(benchmark, task):
     gold = task.data["answers"][0]
     call = {"name": "search", "arguments": {"query": ["mother"]}}
     content = f"<think>known</think>{answer_text(gold)}"
-    played = run(benchmark, task, Scripted([Partial("", (call,)), completion(content, (call,))]), acting="p_react")
-    assert played.success and played.extra["calls_wasted"] == 1 and played.extra["tool_calls"] == 0
+    actions = []
+    with benchmark.environment(task) as environment:
+        step = environment.step
+        environment.step = lambda action: (actions.append(action), step(action))[1]
+        backbone = Scripted([Partial("", (call,)), completion(content, (call,))])
+        played = play(environment, task, backbone, style="react", acting="p_react")
+    assert played.success and played.search.tool_calls == 0 and actions == [tool_call(["mother"]), answer_text(gold)]
 
 
 def test_a_broken_thought_fails_a_p_react_turn_as_it_does_a_react_turn(benchmark, task):
     call = {"name": "search", "arguments": {"query": ["mother"]}}
     parts = [Partial("", (call,)), completion("<think>cut", (call,))]
-    assert run(benchmark, task, Scripted(parts), acting="p_react").extra["format_failure"] == "think format error"
-    assert run(benchmark, task, Scripted(parts)).extra["format_failure"] == "think format error"
+    assert run(benchmark, task, Scripted(parts), acting="p_react").search.format_failure == "think format error"
+    assert run(benchmark, task, Scripted(parts)).search.format_failure == "think format error"
 
 
 def test_a_call_of_another_tool_is_never_dispatched(benchmark, task):
     call = {"name": "delete", "arguments": {"query": ["mother"]}}
     played = run(benchmark, task, Scripted([Partial("", (call,)), completion("<think>a</think>", (call,))]), acting="p_react")
-    assert played.extra["format_failure"] == "tool_call format error" and played.extra["calls_wasted"] == 0
+    assert played.search.format_failure == "tool_call format error" and played.search.overlap_seconds == 0
 
 
 def test_a_stream_that_fails_waits_for_its_search(slow, slow_task):
@@ -255,42 +253,18 @@ def test_a_stream_that_fails_waits_for_its_search(slow, slow_task):
 
 def test_same_replies_give_the_same_episode_but_for_times(benchmark, task):
     def untimed(played):
-        steps = [step.model_copy(update={"seconds": 0.0, "environment_seconds": 0.0}) for step in played.steps]
-        return steps, {key: value for key, value in played.extra.items() if not key.endswith("_seconds")}, played.answer
+        return [step.model_copy(update={"environment_seconds": 0.0}) for step in played.steps], played.search.format_failure, played.answer
 
     replies = oracle_replies(benchmark, task)
     answers = [parallel(*reply) for reply in replies[:-1]] + [whole(reply_text(*replies[-1]))]
     first, second = (untimed(run(benchmark, task, Scripted(*answers), acting="p_react")) for _ in range(2))
     assert first == second
-    stored = [whole(step.completion) for step in first[0]]
-    assert untimed(run(benchmark, task, Scripted(*stored), acting="react"))[0] == [
-        step.model_copy(update={"finish_reason": "stop"}) for step in first[0]
-    ]
+    stored = [whole(reply_text(*reply)) for reply in replies]
+    assert untimed(run(benchmark, task, Scripted(*stored), acting="react")) == first
 
 
-def record(task_id, ended, extra):
-    return Episode(task_id=task_id, benchmark="b", category="c", goal="g", agent="a", seed=0, max_steps=5, ended=ended, extra=extra)
-
-
-def test_the_time_saved_is_overlap_and_shorter_decoding_and_fewer_calls():
-    def episode(task_id, **extra):
-        return Episode(
-            task_id=task_id, benchmark="b", category="c", goal="g", agent="a", seed=0, max_steps=5, ended="answered", extra=extra
-        )
-
-    react = episode("t", overlap_seconds=0.0, decoding_seconds=4.0, tool_seconds=1.5, turns_seconds=5.5)
-    fast = episode("t", overlap_seconds=1.0, decoding_seconds=3.0, tool_seconds=1.0, turns_seconds=3.0)
-    assert latency_split(react, fast) == LatencySplit(saved=2.5, overlap=1.0, decoding=1.0, tool=0.5)
-    with pytest.raises(ValueError, match="different tasks: t and u"):
-        latency_split(react, episode("u"))
-
-
-def test_measured_episodes_split_without_a_remainder(slow, slow_task):
+def test_the_time_of_the_turns_is_decoding_and_tools_less_their_overlap(slow, slow_task):
     (thought, action), *_ = oracle_replies(slow, slow_task)
-    episodes = []
     for acting in ("react", "p_react"):
-        played = run(slow, slow_task, Scripted(parallel(thought, action, 0.25), whole(answer_text("x"))), acting=acting)
-        episodes.append(record("t", played.ended, played.extra))
-    split = latency_split(*episodes)
-    assert split.saved == pytest.approx(split.overlap + split.decoding + split.tool)
-    assert split.overlap >= 0.19
+        spent = run(slow, slow_task, Scripted(parallel(thought, action, 0.25), whole(answer_text("x"))), acting=acting).search
+        assert spent.turns_seconds == pytest.approx(spent.decoding_seconds + spent.tool_seconds - spent.overlap_seconds, abs=0.01)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents import runner
-from dllm_agents.agents.runner import RESTARTS, Shard, rollout
+from dllm_agents.agents.play import Player
+from dllm_agents.agents.rollout import RESTARTS, Shard, rollout
 from dllm_agents.client.client import Client
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
@@ -63,8 +63,8 @@ def configuration() -> Config:
 def test_episodes_in_flight_are_played_again_and_finished_ones_kept(shard: Shard, tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "lives").write_text("17 1000")
     played: list[str] = []
-    play = runner._play_workflow
-    monkeypatch.setattr(runner, "_play_workflow", lambda *arguments: (played.append(arguments[-1].id), play(*arguments))[1])
+    play = Player.play
+    monkeypatch.setattr(Player, "play", lambda player, task, backbones: (played.append(task.id), play(player, task, backbones))[1])
     rollout(configuration(), {"a": [shard]})
     tasks = [task.id for task in read_jsonl(shard.tasks, Task)]
     episodes = read_jsonl(shard.output, Episode)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dllm_agents import benchmarks, trajectories
-from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.stage import score_file
 from dllm_agents.config import Config
 from dllm_agents.records import write_jsonl

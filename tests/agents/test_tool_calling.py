@@ -1,7 +1,5 @@
 """Tool calling with modules: selector and editor in conversations (equations 6 and 7), and the tool graph in front of a selector."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from dllm_agents.agents.modules.editor import Editor
@@ -11,7 +9,7 @@ from dllm_agents.agents.policy import EpisodeLimit
 from dllm_agents.agents.tool_calling import converse
 from dllm_agents.benchmarks.bfcl import BFCL
 from dllm_agents.config import BFCLOptions
-from dllm_agents.records import EpisodeStep, Task, Trajectory
+from dllm_agents.records import Call, EpisodeStep, Task, Trajectory
 
 
 class Backend:
@@ -25,7 +23,7 @@ class Backend:
         text = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(text, Exception):
             raise text
-        return SimpleNamespace(text=text, prompt_tokens=9, completion_tokens=2, nfe=2, seconds=0.0, finish_reason="stop", trace=None)
+        return Call(role="policy", seed=seed, text=text)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +52,8 @@ def test_the_selector_is_asked_at_the_start_of_every_turn_and_its_tools_are_show
         (False, True, False)
     ] * 2
     assert all(item["name"] in shown[4] for item in task.data["functions"]), "a reply that names no tool keeps them all"
-    assert played.extra["selected_tools"][:2] == [["cd", "mkdir"], ["ls"]] and played.extra["selector_fallbacks"] == len(turns) - 2
-    assert played.usage["selector"].calls == len(turns) and played.usage["policy"].calls == len(policy.asked)
+    assert played.tools is not None and played.tools.selected_tools[:2] == [["cd", "mkdir"], ["ls"]]
+    assert all(len(names) == len(task.data["functions"]) for names in played.tools.selected_tools[2:])
     # The chat behind the system prompt is the official one, whatever was shown of the tools.
     assert policy.asked[1][1:] == environment.conversation[1 : len(policy.asked[1])]
 
@@ -75,9 +73,8 @@ def test_the_editor_mends_every_reply_before_it_is_run(bfcl, tasks):
     with bfcl.environment(task) as environment:
         played = converse(environment, task, Backend("I will cd(folder='document').", "Done."), seed=1, editor=editor)
     first, second = played.steps[:2]
-    assert first.completion == "I will cd(folder='document')." and first.action == "[cd(folder='document')]"
+    assert first.action == "[cd(folder='document')]"
     assert "current_working_directory" in first.observation and second.action == "Done."
-    assert played.extra["edits"] == 1 and played.usage["editor"].calls == len(played.steps)
 
 
 def test_a_limit_ends_a_conversation_and_keeps_what_was_played(bfcl, tasks):
@@ -109,7 +106,7 @@ def test_a_clear_request_is_served_by_the_graph_and_the_call_is_saved(graph):
     backend = Backend("never asked")
     selector = GraphSelector(graph, 0.7, Selector(backend, "react"))
     assert [tool["name"] for tool in selector.select("what will the weather be", TOOLS, 0)] == ["weather.now"]
-    assert (selector.saved_calls, selector.fallbacks, backend.asked) == (1, 0, [])
+    assert (selector.saved_calls, backend.asked) == (1, [])
 
 
 def test_an_unclear_request_and_an_unknown_tool_are_left_to_the_backbone(graph):
@@ -118,7 +115,7 @@ def test_an_unclear_request_and_an_unknown_tool_are_left_to_the_backbone(graph):
     unknown = [*TOOLS[:3], {"name": "new.tool", "description": ""}]
     assert [tool["name"] for tool in selector.select("what will the weather be", unknown, 0)] == ["mail.send"]
     assert [tool["name"] for tool in selector.select("xyzzy", TOOLS, 0)] == ["mail.send"]
-    assert (selector.saved_calls, len(backend.asked), selector.usage["selector"].calls) == (0, 2, 2)
+    assert (selector.saved_calls, len(backend.asked)) == (0, 2)
     assert GraphSelector(graph, 0.9999, Selector(backend, "react")).select("what will the weather be", TOOLS, 0) == [TOOLS[2]]
 
 

@@ -1,5 +1,7 @@
 """The classify-failures stage on BFCL's own tasks: tools come from the task record."""
 
+import json
+
 import pytest
 
 from dllm_agents import benchmarks
@@ -7,7 +9,7 @@ from dllm_agents.analysis.stage import classify_file, offered_tools, score_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame, write_frame
-from dllm_agents.records import Call, Episode, EpisodeStep, Failure, SpokenEpisode, Task, iter_jsonl, write_jsonl
+from dllm_agents.records import Call, Episode, EpisodeStep, Failure, Task, ToolMeasures, TracedCall, TracedEpisode, iter_jsonl, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def tasks(config) -> list[Task]:
 
 
 def answered(task: Task, text: str) -> Episode:
-    step = EpisodeStep(index=0, completion=text, action=text)
+    step = EpisodeStep(index=0, action=text)
     fields = {"benchmark": "bfcl", "category": task.category, "goal": "g", "agent": "a", "seed": 1, "max_steps": 1}
     return Episode(task_id=task.id, steps=[step], answer=text, ended="answered", **fields)
 
@@ -47,7 +49,7 @@ def test_tools_are_those_kept_by_the_selector_and_in_a_conversation_those_held_b
     single = next(task for task in tasks if task.category == "simple")
     (name,) = (function["name"] for function in single.data["functions"])
     assert [tool["name"] for tool in offered_tools(single, answered(single, "")) or []] == [name]
-    assert offered_tools(single, answered(single, "").model_copy(update={"extra": {"selected_tools": []}})) == []
+    assert offered_tools(single, answered(single, "").model_copy(update={"tools": ToolMeasures(selected_tools=[[]])})) == []
     talk = next(task for task in tasks if task.category == "multi_turn_miss_func")
     held = {function["name"] for functions in talk.data["held_back"].values() for function in functions}
     offered = {tool["name"] for tool in offered_tools(talk, answered(talk, "").model_copy(update={"answer": None})) or []}
@@ -64,16 +66,26 @@ def test_an_episode_of_a_task_that_is_not_there_is_named(config, tasks, tmp_path
         classify_file(config, tmp_path / "e.jsonl", tmp_path / "s.parquet", tmp_path / "t.jsonl", tmp_path / "f.parquet")
 
 
-def test_readers_of_what_was_said_skip_traces_and_answers_kept_for_replay(tasks, tmp_path):
-    step = EpisodeStep(index=0, completion="c", action="a", trace=[0, 1], trace_tokens=["x", "y"], trace_confidence=[0.5, 1.0], forwards=2)
-    full = answered(tasks[0], "a").model_copy(update={"steps": [step], "calls": [Call(role="policy", seed=1, text="c")]})
+def test_readers_that_need_no_traces_skip_them(tasks, tmp_path):
+    step = EpisodeStep(index=0, call=("policy", 1), action="a")
+    call = TracedCall(role="policy", seed=1, text="c", nfe=2, reveal_step=[0, 1], tokens=["x", "y"], confidence=[0.5, 1.0])
+    full = TracedEpisode.model_validate(dict(answered(tasks[0], "a")) | {"steps": [step], "calls": (call,)})
     write_jsonl(tmp_path / "e.jsonl", [full])
-    (read,) = iter_jsonl(tmp_path / "e.jsonl", SpokenEpisode)
-    bare = step.model_copy(update={"trace": None, "trace_tokens": None, "trace_confidence": None})
-    assert read.model_dump() == full.model_copy(update={"steps": [bare], "calls": []}).model_dump()
+    (read,) = iter_jsonl(tmp_path / "e.jsonl", Episode)
+    assert type(read.calls[0]) is Call and read.turns()[0].text == "c"
+    assert read.model_dump() == full.model_dump(exclude={"calls": {0: {"reveal_step", "tokens", "confidence"}}})
+    assert list(iter_jsonl(tmp_path / "e.jsonl", TracedEpisode)) == [full]
     (tmp_path / "bad.jsonl").write_text((tmp_path / "e.jsonl").read_text()[:-30])
-    with pytest.raises(StageError, match=r"bad.jsonl:1: not a SpokenEpisode record"):
-        list(iter_jsonl(tmp_path / "bad.jsonl", SpokenEpisode))
+    with pytest.raises(StageError, match=r"bad.jsonl:1: not a Episode record"):
+        list(iter_jsonl(tmp_path / "bad.jsonl", Episode))
+
+
+@pytest.mark.parametrize("record", [Episode, TracedEpisode])
+def test_an_episode_of_an_earlier_version_is_refused_with_the_way_to_make_it_again(tasks, tmp_path, record):
+    old = answered(tasks[0], "a").model_dump(mode="json", exclude_none=True) | {"usage": {}, "extra": {"acting": "react"}}
+    (tmp_path / "e.jsonl").write_text(json.dumps(old) + "\n")
+    with pytest.raises(StageError, match=r"e.jsonl:1: not a \w+ record \(\w+: .*\); delete the file to make it again"):
+        list(iter_jsonl(tmp_path / "e.jsonl", record))
 
 
 def test_frames_are_written_as_rows_come(tmp_path, monkeypatch):

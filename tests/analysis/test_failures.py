@@ -3,6 +3,7 @@
 import pytest
 
 from dllm_agents.analysis.failures import TAXONOMY, Call, argument_failures, classify, longest_run, loops, parse_calls
+from dllm_agents.records import Call as Answer
 from dllm_agents.records import Episode, EpisodeStep
 
 
@@ -11,12 +12,17 @@ def episode(*steps: EpisodeStep, **fields) -> Episode:
     return Episode(**(base | {"ended": "success", "success": True, "steps": list(steps)} | fields))
 
 
+def replied(text: str, finish_reason: str = "stop", **step) -> Episode:
+    """An episode of one step, on a reply."""
+    call = Answer(role="policy", seed=7, text=text, finish_reason=finish_reason)
+    return episode(EpisodeStep(index=0, call=call.key, **step), calls=(call,))
+
+
 def acts(*actions: str | None, observations: str | None = None) -> list[EpisodeStep]:
     return [
         EpisodeStep(
             index=index,
             action=action,
-            completion=f"Thought: x Action: {action}",
             observation=observations[index] if observations else str(index),
         )
         for index, action in enumerate(actions)
@@ -57,10 +63,10 @@ def test_a_step_without_action_breaks_a_loop():
 
 
 RULES = {
-    "format": episode(EpisodeStep(index=0, completion="I will go to the ball."), success=True),
-    "empty": episode(EpisodeStep(index=0, completion=" \n")),
-    "invalid_action": episode(EpisodeStep(index=0, completion="Thought: t Action: fly", action="fly", valid=False)),
-    "truncated": episode(EpisodeStep(index=0, completion="Thought: t Action: go", action="go", finish_reason="length")),
+    "format": replied("I will go to the ball."),
+    "empty": replied(" \n"),
+    "invalid_action": replied("Thought: t Action: fly", action="fly", valid=False),
+    "truncated": replied("Thought: t Action: go", "length", action="go"),
     "server": episode(success=False, ended="error", error="connection refused"),
     "step_limit": episode(*acts("a", "b"), success=False, ended="step_limit"),
     "prompt_too_long": episode(success=False, ended="prompt_too_long"),
@@ -99,7 +105,7 @@ def test_an_environment_that_ends_without_success_is_a_premature_exit():
 
 
 def test_evidence_is_cut():
-    found = classify(episode(EpisodeStep(index=0, completion="x" * 100_000)))
+    found = classify(replied("x" * 100_000))
     assert len(found[0].evidence) == 200
 
 
@@ -172,7 +178,7 @@ def test_items_of_nested_values_are_checked_and_named():
 
 
 def answer(*actions: str, **fields) -> Episode:
-    steps = [EpisodeStep(index=index, completion=action, action=action or None) for index, action in enumerate(actions)]
+    steps = [EpisodeStep(index=index, action=action or None) for index, action in enumerate(actions)]
     return episode(*steps, benchmark="bfcl", **fields)
 
 
@@ -211,9 +217,7 @@ def test_fences_and_missing_brackets_are_forgiven_as_the_official_decoder_does()
 
 
 def test_the_checkers_verdict_gives_the_figure_4_class():
-    answered = episode(
-        EpisodeStep(index=0, completion="[f(a=1)]", action="[f(a=1)]"), benchmark="bfcl", success=False, ended="answered", answer="[f(a=1)]"
-    )
+    answered = episode(EpisodeStep(index=0, action="[f(a=1)]"), benchmark="bfcl", success=False, ended="answered", answer="[f(a=1)]")
     found = classify(answered, error_type="simple_function_checker:wrong_func_name")
     assert [(f.kind, f.detail) for f in found] == [("wrong_function", "simple_function_checker:wrong_func_name")]
 

@@ -6,7 +6,14 @@ from dllm_agents.analysis.metrics import score
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame, write_frame
-from dllm_agents.records import Episode, EpisodeStep, Failure, RoleUsage, Score
+from dllm_agents.records import Call, Episode, EpisodeStep, Failure, Score
+
+CALLS = (
+    Call(role="policy", seed=1, completion_tokens=3, nfe=1),
+    Call(role="policy", seed=2, completion_tokens=4, nfe=2),
+    Call(role="policy", seed=3, refused="prompt_too_long"),
+    Call(role="memory", seed=4, nfe=4),
+)
 
 
 def played(task_id="babyai/GoTo/1", **fields) -> Episode:
@@ -22,18 +29,13 @@ def played(task_id="babyai/GoTo/1", **fields) -> Episode:
         "steps": steps,
     }
     base |= {"ended": "success", "success": True, "progress": 1.0, "versions": {"dllm-agents": "0.1", "babyai": "minigrid 3.2.0"}}
-    return Episode(
-        **(
-            base
-            | {"usage": {"policy": RoleUsage(calls=2, completion_tokens=7, forwards=3), "memory": RoleUsage(calls=1, forwards=4)}}
-            | fields
-        )
-    )
+    return Episode(**(base | {"calls": CALLS} | fields))
 
 
 def test_an_interactive_episode_keeps_the_environments_outcome():
     (row,) = score([played()])
-    assert (row.success, row.progress, row.steps, row.invalid_steps, row.completion_tokens, row.forwards) == (True, 1.0, 2, 1, 7, 7)
+    assert (row.success, row.progress, row.steps, row.invalid_steps, row.completion_tokens, row.nfe) == (True, 1.0, 2, 1, 7, 7)
+    assert (row.measures["policy.calls"], row.measures["memory.nfe"]) == (2.0, 4.0)
     assert (row.version, row.package) == ("minigrid 3.2.0", "0.1")
 
 
@@ -52,12 +54,11 @@ def test_a_task_that_comes_twice_is_refused_by_name():
 
 
 def test_scores_survive_parquet(tmp_path):
-    rows = list(score([played(), played("babyai/GoTo/2", native_score=3.5)], {"babyai/GoTo/2": Verdict(False, "e")}))
+    rows = list(score([played(), played("babyai/GoTo/2")], {"babyai/GoTo/2": Verdict(False, "e")}))
     assert write_frame(tmp_path / "s.parquet", rows, Score) == 2
     frame = read_frame(tmp_path / "s.parquet", Score)
     assert list(frame.columns) == list(Score.model_fields)
     assert frame["error_type"].tolist() == [None, "e"]
-    assert frame["native_score"].isna().tolist() == [True, False]
 
 
 def test_no_failures_make_a_file_with_columns(tmp_path):

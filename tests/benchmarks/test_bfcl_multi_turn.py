@@ -3,7 +3,6 @@
 import ast
 import importlib.resources
 import json
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from dllm_agents.benchmarks import bfcl_data
 from dllm_agents.benchmarks.bfcl import BFCL
 from dllm_agents.config import BFCL_MULTI_TURN, BFCLOptions
 from dllm_agents.errors import StageError
+from dllm_agents.records import Call
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +160,7 @@ class Script:
 
     def __call__(self, messages, *, seed):
         self.sent.append([dict(message) for message in messages])
-        return SimpleNamespace(
-            text=self.replies.pop(0), prompt_tokens=3, completion_tokens=2, nfe=1, seconds=0.0, finish_reason="stop", trace=None
-        )
+        return Call(role="policy", seed=seed, text=self.replies.pop(0))
 
 
 def test_a_policy_converses_in_the_official_protocol(bfcl, tasks):
@@ -173,7 +171,7 @@ def test_a_policy_converses_in_the_official_protocol(bfcl, tasks):
     assert (played.success, played.ended, len(played.steps)) == (True, "success", 8)
     assert script.sent[0] == bfcl.messages(task)
     assert [message["role"] for message in script.sent[3]] == ["system", *["user", "assistant"] * 3, "user"]
-    assert played.usage["policy"].calls == 8
+    assert len({step.call for step in played.steps}) == 8
 
 
 def test_valid_actions_are_calls_that_decode_and_a_way_to_end_the_turn(bfcl, tasks):

@@ -79,7 +79,7 @@ def test_our_own_server_gets_every_decoding_field(server: Any) -> None:
     ]
     url, seen = server([(200, traced)])
     completion = ask(url, native=True, seed=3)
-    assert completion.nfe == 4 and completion.trace == [1, 0] and completion.token_ids == [5, 6]
+    assert completion.nfe == 4 and completion.reveal_step == [1, 0] and completion.token_ids == [5, 6]
     assert completion.tokens == ["a", "b"] and completion.confidence == [0.5, 1.0]
     assert seen[0]["strategy"] == "llada" and seen[0]["steps"] == 4 and seen[0]["max_new_tokens"] == 8 and seen[0]["seed"] == 3
 

@@ -36,7 +36,7 @@ def configuration(**report) -> Config:
 def score(agent: str, benchmark: str, category: str, index: int, **fields) -> Score:
     base = {"task_id": f"{benchmark}/{category}/{index}", "benchmark": benchmark, "category": category, "agent": agent, "seed": 42}
     base |= {"success": False, "progress": 0.0, "ended": "answered", "steps": 1, "invalid_steps": 0, "prompt_tokens": 90}
-    base |= {"completion_tokens": 20, "forwards": 5, "version": "1", "package": "0.1.0", "seconds": 0.5, "model_seconds": 0.25}
+    base |= {"completion_tokens": 20, "nfe": 5, "version": "1", "package": "0.1.0", "seconds": 0.5, "model_seconds": 0.25}
     return Score(**(base | fields))
 
 

@@ -10,7 +10,7 @@ from synthetic_run import configuration, failure, score
 
 from dllm_agents.errors import StageError
 from dllm_agents.frames import write_frame
-from dllm_agents.records import Episode, EpisodeStep, Failure, Score, write_jsonl
+from dllm_agents.records import EpisodeStep, Failure, Score, TracedCall, TracedEpisode, write_jsonl
 from dllm_agents.reporting import browser
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028"
@@ -25,19 +25,17 @@ def write_episodes(results, agents=("tiny-ar", "tiny-block"), tasks=6, text="Tho
             steps = [
                 EpisodeStep(
                     index=i,
-                    completion=text,
+                    call=("policy", i),
                     thought="go.",
                     action="turn left",
                     observation=f"see {i}",
-                    trace=[0, 1, 1, 2],
-                    trace_tokens=["Thought", ": go.", " <b>", "turn left"],
-                    trace_confidence=[0.95, 0.9, 0.5, 1.0],
-                    forwards=3,
                 )
                 for i in range(4)
             ]
+            traced = {"reveal_step": [0, 1, 1, 2], "tokens": ["Thought", ": go.", " <b>", "turn left"], "confidence": [0.95, 0.9, 0.5, 1.0]}
+            calls = tuple(TracedCall(role="policy", seed=i, text=text, nfe=3, **traced) for i in range(4))
             episodes.append(
-                Episode(
+                TracedEpisode(
                     task_id=row.task_id,
                     benchmark="babyai",
                     category="GoToObj",
@@ -46,6 +44,7 @@ def write_episodes(results, agents=("tiny-ar", "tiny-block"), tasks=6, text="Tho
                     seed=1,
                     max_steps=8,
                     steps=steps,
+                    calls=calls,
                     ended="success" if row.success else "step_limit",
                     success=row.success,
                 )
@@ -73,7 +72,7 @@ def test_every_episode_is_indexed_and_found_in_its_chunk(tmp_path, monkeypatch):
         shown = unpack(page, f"chunk{entry['chunk']}")[entry["offset"]]
         assert shown["goal"].startswith(f"go to object {entry['task'].rpartition('/')[2]}")
         assert (entry["outcome"], entry["failures"]) == ("success" if entry["success"] else "step limit", ["loop"])
-        assert shown["failures"][0]["evidence"] == "turn left" and shown["steps"][0]["trace"] == [0, 1, 1, 2]
+        assert shown["failures"][0]["evidence"] == "turn left" and shown["steps"][0]["reveal_step"] == [0, 1, 1, 2]
 
 
 def test_text_of_models_is_never_markup(tmp_path):

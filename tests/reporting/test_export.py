@@ -31,9 +31,7 @@ def test_folders_hold_one_configuration_per_benchmark(played, tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert "- config_name: bfcl\n  data_files: data/bfcl/*.parquet" in card
     rows = pq.read_table(tmp_path / "data/multihop_qa/parallel.parquet").to_pylist()
-    assert (
-        len(rows) == 12 and rows[0]["steps"][0]["trace_tokens"][0] == "<think>" and json.loads(rows[0]["backbones"]) == {"policy": "block"}
-    )
+    assert len(rows) == 12 and rows[0]["steps"][0]["tokens"][0] == "<think>" and json.loads(rows[0]["backbones"]) == {"policy": "block"}
 
 
 def test_inspect_reads_the_logs(played, tmp_path):

@@ -382,7 +382,7 @@ def test_efficiency_is_a_ratio_of_totals_and_rounds_are_compared_where_both_solv
     frame = pd.read_parquet(finished / "scores/babyai/tiny-ar.parquet")
     found = rows(made / "dllm_agent_efficiency.csv")
     nfe = find(found, agent="tiny-ar", benchmark="babyai", metric="nfe_per_token")
-    assert float(nfe["value"]) == pytest.approx(frame["forwards"].sum() / frame["completion_tokens"].sum(), rel=1e-5)
+    assert float(nfe["value"]) == pytest.approx(frame["nfe"].sum() / frame["completion_tokens"].sum(), rel=1e-5)
     other = pd.read_parquet(finished / "scores/babyai/tiny-block.parquet").set_index("task_id")
     both = frame.set_index("task_id").join(other, rsuffix="_other")
     both = both[both["success"] & both["success_other"]]

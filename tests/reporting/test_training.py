@@ -14,7 +14,7 @@ from dllm_agents.reporting.dllm_agent import masking, masking_pairs
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.run import training_curves
 
-COUNTS = {"steps": 1, "invalid_steps": 0, "prompt_tokens": 1, "completion_tokens": 1, "forwards": 1}
+COUNTS = {"steps": 1, "invalid_steps": 0, "prompt_tokens": 1, "completion_tokens": 1, "nfe": 1}
 
 
 @pytest.fixture

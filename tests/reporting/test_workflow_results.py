@@ -6,7 +6,7 @@ import pytest
 from drawn import draw, text_inside_and_apart
 from workflow_run import QUESTIONS, configuration, write_run
 
-from dllm_agents.records import EpisodeStep
+from dllm_agents.records import TracedCall
 from dllm_agents.reporting.diffuagent_figures import replays
 from dllm_agents.reporting.dllm_searcher import regions
 from dllm_agents.reporting.dllm_searcher_figures import call_first_pairs, savings
@@ -97,9 +97,9 @@ def test_the_case_study_shows_which_tokens_stand(made):
 
 
 def test_regions_follow_the_tags_even_inside_tokens():
-    step = EpisodeStep(index=0, trace=[0, 1, 2, 3], trace_tokens=["<thi", "nk>a</think> <tool", "_call>x", "</tool_call>"])
-    assert [(part.kind, part.first, part.last) for part in regions(step)] == [("think", 0, 0), ("tool_call", 1, 3)]
-    assert regions(EpisodeStep(index=0, trace=[0])) == []
+    call = TracedCall(role="r", seed=1, reveal_step=[0, 1, 2, 3], tokens=["<thi", "nk>a</think> <tool", "_call>x", "</tool_call>"])
+    assert [(part.kind, part.first, part.last) for part in regions(call)] == [("think", 0, 0), ("tool_call", 1, 3)]
+    assert regions(TracedCall(role="r", seed=1, reveal_step=[0])) == []
 
 
 def test_plans_are_judged_by_the_measures_of_their_episodes(made):

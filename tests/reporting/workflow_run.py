@@ -4,7 +4,19 @@ from pathlib import Path
 
 from dllm_agents.config import BFCL_SINGLE_TURN, Config
 from dllm_agents.frames import write_frame
-from dllm_agents.records import Episode, EpisodeStep, Exit, Failure, Probe, RoleUsage, Score, Task, write_json, write_jsonl
+from dllm_agents.records import (
+    EpisodeStep,
+    Exit,
+    Failure,
+    Probe,
+    Score,
+    SearchMeasures,
+    Task,
+    TracedCall,
+    TracedEpisode,
+    write_json,
+    write_jsonl,
+)
 
 QUESTIONS = 12
 TOKENS = ["<think>", "I", " need", " it", "</think>", "\n", "<tool_call>", '{"name": "search"}', "</tool_call>"]
@@ -49,28 +61,25 @@ def outcome(agent: str, benchmark: str, number: int) -> bool:
     return number % 12 < skill
 
 
-def episode(agent: str, benchmark: str, category: str, number: int, config: Config) -> Episode:
+def episode(agent: str, benchmark: str, category: str, number: int, config: Config) -> TracedEpisode:
     success = outcome(agent, benchmark, number)
     steps = [
-        EpisodeStep(
-            index=i, completion="T", thought=f"thought {i}", action=f"{agent} {i}", observation=f"seen {i} | <b>", progress=min(1, i / 3)
-        )
+        EpisodeStep(index=i, thought=f"thought {i}", action=f"{agent} {i}", observation=f"seen {i} | <b>", progress=min(1, i / 3))
         for i in range(4)
     ]
-    extra: dict[str, object] = {}
+    calls = tuple(TracedCall(role="policy", seed=seed, completion_tokens=4 + seed, nfe=2 + seed, seconds=0.25) for seed in (0, 1))
+    search = None
     if benchmark == "bfcl":
-        steps = [EpisodeStep(index=0, completion="[f(x=1)]", action="[f(x=1)]")]
+        steps = [EpisodeStep(index=0, action="[f(x=1)]")]
     if benchmark == "multihop_qa":
-        trace = CALL_FIRST if agent == "parallel" else THINK_FIRST
-        update = {"trace": trace, "trace_tokens": TOKENS, "trace_confidence": [0.9] * len(TOKENS), "completion": "".join(TOKENS)}
-        steps = [steps[0].model_copy(update=update), steps[1]]
-        seconds = {"parallel": (2.0, 0.8, 1.0, 1.0)}.get(agent, (3.0, 0.0, 1.5, 1.5))
-        extra = dict(zip(("turns_seconds", "overlap_seconds", "decoding_seconds", "tool_seconds"), seconds, strict=True))
-        extra |= {"format_failure": "no tool_call" if agent == "ready" else None, "acting": "react"}
-        if agent == "team":
-            extra = {"planner_hit": number % 2 == 0, "hop_recall": 0.5 if number % 2 else 1.0, "rounds": 2, "backtracks": number % 3}
-            extra |= {"first_full_round": None if number % 2 else 1, "tool_calls": 3, "plans": [], "plan_failure": None}
-    return Episode(
+        traced = {"reveal_step": CALL_FIRST if agent == "parallel" else THINK_FIRST, "tokens": TOKENS, "confidence": [0.9] * len(TOKENS)}
+        calls = (calls[0].model_copy(update=traced | {"text": "".join(TOKENS)}), calls[1])
+        steps = [steps[0].model_copy(update={"call": calls[0].key}), steps[1]]
+        if agent != "team":
+            names = ("turns_seconds", "overlap_seconds", "decoding_seconds", "tool_seconds")
+            seconds = dict(zip(names, {"parallel": (2.0, 0.8, 1.0, 1.0)}.get(agent, (3.0, 0.0, 1.5, 1.5)), strict=True))
+            search = SearchMeasures(format_failure="no tool_call" if agent == "ready" else None, **seconds)
+    return TracedEpisode(
         task_id=f"{benchmark}/{category}/{number}",
         benchmark=benchmark,
         category=category,
@@ -83,11 +92,23 @@ def episode(agent: str, benchmark: str, category: str, number: int, config: Conf
         ended="success" if success else "answered",
         success=success,
         answer="[f(x=1)]" if benchmark == "bfcl" else None,
-        usage={"policy": RoleUsage(calls=2, completion_tokens=9, forwards=5, seconds=0.5)},
+        calls=calls,
         versions={"dllm-agents": "0.1.0", benchmark: "1"},
         seconds=1.0,
-        extra=extra,
+        search=search,
     )
+
+
+def planned(row: Score, number: int) -> Score:
+    """The score of a planner's episode: every other question is planned and found at once."""
+    metrics = {
+        "planner_hit": number % 2 == 0,
+        "hop_recall": 0.5 if number % 2 else 1.0,
+        "rounds": 2,
+        "backtracks": number % 3,
+        "tool_calls": 3,
+    }
+    return row.model_copy(update={"measures": row.measures | metrics | ({} if number % 2 else {"first_full_round": 1})})
 
 
 def cells(benchmark: str) -> list[tuple[str, int]]:
@@ -121,7 +142,8 @@ def write_run(results: Path) -> Path:
             if benchmark in config.agent_benchmarks(agent):
                 played = [episode(agent, benchmark, category, number, config) for category, number in cells(benchmark)]
                 write_jsonl(results / "episodes" / benchmark / f"{agent}.jsonl", played)
-                write_frame(results / "scores" / benchmark / f"{agent}.parquet", score(played), Score)
+                scores = [planned(row, number) if agent == "team" else row for number, row in enumerate(score(played))]
+                write_frame(results / "scores" / benchmark / f"{agent}.parquet", scores, Score)
                 write_frame(results / "failures" / benchmark / f"{agent}.parquet", [], Failure)
     write_frame(results / "exits/babyai.parquet", [row for prompt in ("strict", "modest") for row in exits(prompt)], Exit)
     for name, parameters in (("ar", 1_000_000), ("block", 1_000_000), ("ready", 135_000_000)):

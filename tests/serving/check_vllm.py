@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.runner import Shard, rollout
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.records import Episode, read_jsonl, write_jsonl
 from dllm_agents.serving.probe import probe

@@ -8,11 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.search import SEARCH_TOOL, play, streamed, whole_text
+from dllm_agents.agents.play import Player
+from dllm_agents.agents.recording import recorded
+from dllm_agents.agents.search import SEARCH_TOOL
+from dllm_agents.agents.served import Served
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
 from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, ServerFault
 from dllm_agents.client.streaming import Partial, stream
-from dllm_agents.decoding.settings import Decoding, ToolPrefill
+from dllm_agents.config import Config
+from dllm_agents.decoding.settings import Decoding
 from dllm_agents.engine.engine import Finished, Unmasked
 from dllm_agents.serving.app import create_app
 
@@ -79,8 +83,9 @@ def test_a_stream_gives_snapshots_and_then_the_completion(sse):
     call = {"name": "search", "arguments": {"query": ["who"]}}
     *partials, last = ask(client)
     assert partials == [Partial("", (call,)), Partial("<think>a", (call,)), Partial("<think>a</think>", (call,))]
-    assert (last.text, last.tool_calls, last.nfe, last.trace, last.finish_reason) == ("<think>a</think>", (call,), 2, [1, 0], "tool_calls")
-    assert whole_text(last) == reply_text("a", tool_call(["who"]))
+    assert (last.text, last.tool_calls, last.nfe) == ("<think>a</think>", (call,), 2)
+    assert (last.reveal_step, last.finish_reason) == ([1, 0], "tool_calls")
+    assert recorded("policy", 1, last).whole_text == reply_text("a", tool_call(["who"]))
     assert requests[0]["stream"] and requests[0]["tools"] == [SEARCH_TOOL] and requests[0]["seed"] == 1
 
 
@@ -122,16 +127,26 @@ def call_first(tokenizer, thought, action):
 
 
 def test_p_react_over_the_real_server_calls_before_it_has_thought(scripted, serving, tokenizer):
-    benchmark = benchmarks.load("multihop_qa", {"tasks": 1})
+    benchmark = benchmarks.load("multihop_qa", {"tasks": 1, "max_steps": 2})
     (task,) = benchmark.tasks("test")
     query, gold = task.data["hops"][0]["query"], task.data["answers"][0]
     replies = [call_first(tokenizer, "I look", tool_call([query])), call_first(tokenizer, "known", answer_text(gold))]
     engine = scripted(lambda prompt_ids, decoding: replies.pop(0))
     url = serving(create_app(engine, tokenizer, "m", Decoding(), context=4000))
-    decoding = Decoding(strategy="llada", max_new_tokens=128, tool_prefill=ToolPrefill())
-    with Client(Endpoint(url, "m"), attempts=1) as client, benchmark.environment(task) as environment:
-        played = play(environment, task, streamed(client, decoding), style="compact", acting="p_react", max_steps=2)
+    settings = {"strategy": "llada", "max_new_tokens": 128, "tool_prefill": {}}
+    config = Config.model_validate(
+        {
+            "benchmarks": {"multihop_qa": {"tasks": 1, "max_steps": 2}},
+            "backbones": {"m": {"url": url, "prompt": "compact", "decoding": settings}},
+            "agents": {"a": {"policy": "m", "acting": "p_react"}},
+            "run": {"benchmarks": ["multihop_qa"], "agents": ["a"]},
+        }
+    )
+    with Client(Endpoint(url, "m"), attempts=1) as client:
+        played = Player(config, "a", benchmark).play(task, Served(config, "a", "multihop_qa", {"m": client}))
     assert [decoding.tool_prefill is None for decoding in engine.seen] == [False, True]
-    assert played.success and played.steps[0].completion == reply_text("I look", tool_call([query]))
-    assert played.steps[0].progress == 0.5 and played.steps[0].forwards == 2 and played.steps[0].trace[0] == 1
-    assert (played.extra["calls_made_early"], played.extra["calls_before_thought"], played.extra["tool_calls"]) == (1, 1, 1)
+    first, _ = played.turns()
+    assert played.success and first.text == reply_text("I look", tool_call([query])) and first.step.progress == 0.5
+    assert (first.call.nfe, first.call.reveal_step[0]) == (2, 1)
+    # The call came before the thinking in front of it.
+    assert first.call.early == {"content": "", "tool_calls": [{"name": "search", "arguments": {"query": [query]}}]}

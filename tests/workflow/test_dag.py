@@ -232,7 +232,7 @@ def test_an_agent_plays_the_same_in_parts(run: Path, tmp_path: Path) -> None:
 
 def said_and_done(episodes: Path) -> list[tuple[str, list[tuple[str, str]]]]:
     found = map(json.loads, episodes.read_text().splitlines())
-    return [(episode["task_id"], [(step["completion"], step["observation"]) for step in episode["steps"]]) for episode in found]
+    return [(episode["task_id"], [(step.get("action"), step["observation"]) for step in episode["steps"]]) for episode in found]
 
 
 def test_a_wrong_configuration_ends_in_one_line(tmp_path: Path) -> None:

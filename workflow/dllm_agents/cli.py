@@ -19,7 +19,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.layout import Results, default_config
 
 if TYPE_CHECKING:
-    from dllm_agents.agents.runner import Shard
+    from dllm_agents.agents.rollout import Shard
 
 
 def sample_tasks(args: argparse.Namespace) -> None:
@@ -106,7 +106,7 @@ def probe(args: argparse.Namespace) -> None:
 
 
 def rollout(args: argparse.Namespace) -> None:
-    from dllm_agents.agents.runner import rollout as run
+    from dllm_agents.agents.rollout import rollout as run
 
     config, plays = _config(args), {}
     for position, agent in enumerate(args.agent):
@@ -121,7 +121,7 @@ def rollout(args: argparse.Namespace) -> None:
 
 def _shards(args: argparse.Namespace, position: int, policy: str) -> list[Shard]:
     """What the agent at a position of the command line plays: the options given as many times as --agent are read there."""
-    from dllm_agents.agents.runner import Shard
+    from dllm_agents.agents.rollout import Shard
 
     given = {name: getattr(args, name) for name in ("tasks", "output", "model", "replay")}
     wrong = next((name for name, groups in given.items() if groups is not None and len(groups) != len(args.agent)), None)
@@ -143,7 +143,7 @@ def _shards(args: argparse.Namespace, position: int, policy: str) -> list[Shard]
 
 
 def replay_verifiers(args: argparse.Namespace) -> None:
-    from dllm_agents.agents.verification import replay_verifiers as run
+    from dllm_agents.analysis.verification import replay_verifiers as run
 
     models = dict(item.split("=", 1) for item in args.model)
     count = run(_config(args), args.episodes, {name: Path(path) for name, path in models.items()}, args.output)
@@ -151,7 +151,7 @@ def replay_verifiers(args: argparse.Namespace) -> None:
 
 
 def merge_episodes(args: argparse.Namespace) -> None:
-    from dllm_agents.agents.runner import merge
+    from dllm_agents.agents.merge import merge
 
     if len(args.tasks) != len(args.output) or len(args.parts) % len(args.tasks):
         raise StageError("merge-episodes: give one --output for every --tasks file, and equally many --parts for each")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.runner import Shard, play_shard
+from dllm_agents.agents.rollout import Shard, play_shard
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.config import PREFERENCE, Agent, Config, Training
 from dllm_agents.errors import StageError
@@ -111,14 +111,14 @@ def _right(benchmark: Benchmark, tasks: Sequence[Task], episodes: Sequence[Episo
 
 
 def _trajectory(task: Task, episode: Episode) -> Trajectory:
-    """An episode as a trajectory to learn from, without what a clock said."""
-    timeless = {"seconds": 0.0, "environment_seconds": 0.0, "trace": None, "trace_tokens": None, "trace_confidence": None}
+    """An episode as a trajectory to learn from, without its calls and what a clock said."""
+    alone = {"call": None, "environment_seconds": 0.0}
     return Trajectory(
         task=task,
         teacher=episode.agent,
         seed=episode.seed,
         initial_observation=episode.initial_observation,
-        steps=[step.model_copy(update=timeless) for step in episode.steps],
+        steps=[step.model_copy(update=alone) for step in episode.steps],
         success=episode.success,
         progress=episode.progress,
         versions=episode.versions,

@@ -164,6 +164,11 @@ def search_messages(style: str, goal: str, steps: Sequence[EpisodeStep], max_ste
     return messages
 
 
+def team_messages(style: str, role: Literal["planner", "writer"], goal: str, findings: Sequence[object]) -> list[dict[str, str]]:
+    """What the planner or writer of a team is asked: the question, and what was found so far as (question, answer or None)."""
+    return [{"role": "user", "content": render(style, f"{role}.j2", goal=goal, findings=findings)}]
+
+
 def react_completion(thought: str, action: str) -> str:
     """The reply that `parse_react` reads back."""
     return f"Thought: {thought}\nAction: {action}"

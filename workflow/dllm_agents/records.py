@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dllm_agents.errors import StageError
+from dllm_agents.tool_calls import call_text
 
 SpanKind = Literal["context", "thought", "action", "observation"]
 FailureSource = Literal["rules", "checker", "beside checker"]
@@ -44,12 +45,17 @@ class Task(Record):
     data: dict[str, Any] = Field(default_factory=dict, description="what the environment needs to rebuild the instance")
 
 
+CallKey = tuple[str, int]
+"""(role, seed) of a call."""
+
+
 class EpisodeStep(Record):
-    """One interaction: what the policy wrote, what was read from it, what the environment answered."""
+    """One interaction: what was read from the policy's answer, what the environment said to it. The answer itself is one of the
+    episode's calls."""
 
     index: int = Field(ge=0)
     stage: str = Field(default="act", description="workflow stage: act, plan, search, write, ...")
-    completion: str = Field(default="", description="raw text of the last attempt; empty for scripted agents")
+    call: CallKey | None = Field(default=None, description="role and seed of the answer acted on; None for scripted agents")
     thought: str | None = None
     action: str | None = Field(default=None, description="parsed action or tool call; None when nothing parsed")
     executed: str | None = Field(default=None, description="what reached the environment, when it differs from the action")
@@ -58,15 +64,7 @@ class EpisodeStep(Record):
     valid: bool = Field(default=True, description="the environment accepted the action")
     done: bool = False
     attempts: int = Field(default=1, ge=1, description="completions asked for until an action parsed")
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    forwards: int = Field(default=0, description="number of forward evaluations (NFE) of the policy")
-    seconds: float = Field(default=0.0, description="wall seconds in the policy; not deterministic")
     environment_seconds: float = Field(default=0.0, description="wall seconds in the environment; not deterministic")
-    trace: list[int] | None = Field(default=None, description="reveal step of every completion token")
-    trace_tokens: list[str] | None = Field(default=None, description="text of every completion token")
-    trace_confidence: list[float] | None = Field(default=None, description="probability with which every completion token was settled")
     error: str | None = None
 
 
@@ -76,27 +74,58 @@ class RoleUsage(Record):
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    forwards: int = 0
+    nfe: int = 0
     seconds: float = 0.0
 
 
 class Call(Record):
-    """One answer of a backbone, as it came. With all of an episode's calls it can be played again without any model."""
+    """One answer of a backbone, as it came. With all of an episode's calls it can be played again without any model. Read so, traces are
+    skipped; see TracedCall."""
+
+    model_config = ConfigDict(extra="ignore")
 
     role: str
     seed: int = Field(description="seed of this call; no other call of the role in the episode has it, but for repeats of a refused one")
     text: str = ""
-    tool_calls: list[dict[str, Any]] = Field(default_factory=list, description="calls that the server took out of the text")
+    tool_calls: tuple[dict[str, Any], ...] = Field(default=(), description="calls that the server took out of the text")
     early: dict[str, Any] | None = Field(default=None, description="content and tool_calls of the stream when its first call was complete")
     refused: str | None = Field(default=None, description="why there was no answer: prompt_too_long, token_limit, time_limit")
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    forwards: int = 0
+    nfe: int = Field(default=0, description="number of forward evaluations (NFE)")
     seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
-    trace: list[int] | None = None
-    trace_tokens: list[str] | None = None
-    trace_confidence: list[float] | None = None
+
+    @property
+    def key(self) -> CallKey:
+        return self.role, self.seed
+
+    @property
+    def whole_text(self) -> str:
+        """The text with the calls that the server took out of it put behind it, in the format of the prompts."""
+        return "\n".join(part for part in (self.text.strip(), *map(call_text, self.tool_calls)) if part) if self.tool_calls else self.text
+
+
+class TracedCall(Call):
+    """A call with the trace of its tokens, which is most of an episode file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reveal_step: list[int] | None = Field(default=None, description="0-based forward that unmasked every completion token")
+    tokens: list[str] | None = Field(default=None, description="text of every completion token")
+    confidence: list[float] | None = Field(default=None, description="probability with which every completion token was unmasked")
+
+
+class Turn(NamedTuple):
+    """A step of an episode and the answer it acts on; None for scripted agents."""
+
+    step: EpisodeStep
+    call: Call | None
+
+    @property
+    def text(self) -> str:
+        """What was written; the action of an agent that writes nothing."""
+        return self.step.action or "" if self.call is None else self.call.whole_text
 
 
 class Span(Record):
@@ -137,8 +166,78 @@ class Trajectory(Record):
         return spans
 
 
-class Episode(Record):
-    """What an agent did on a task, with everything needed to explain or repeat it."""
+class SearchMeasures(Record):
+    """What the search tables need of an episode beside its steps."""
+
+    format_failure: str | None = Field(default=None, description="why the last reply could not be read, a name of FORMAT_FAILURES")
+    tool_calls: int = 0
+    calls_before_thought: int = Field(default=0, description="of tool_calls those made before the thought was closed")
+    decoding_seconds: float = Field(default=0.0, description="until each reply was whole, over all turns")
+    tool_seconds: float = Field(default=0.0, description="in the environment, over all turns")
+    overlap_seconds: float = Field(default=0.0, description="of tool_seconds hidden behind decoding")
+    turns_seconds: float = Field(default=0.0, description="wall time of all turns")
+
+
+class PlannerMeasures(Record):
+    """What a planner's team did, round by round."""
+
+    plans: list[list[str]] = Field(default_factory=list, description="the sub-questions of each round, `#k` for the answer of step k")
+    asked: list[list[str]] = Field(default_factory=list, description="the same with the answers filled in, as they were searched for")
+    coverage: list[float] = Field(default_factory=list, description="progress at the end of each round")
+    failure: str | None = Field(default=None, description="why the first plan could not be read")
+
+
+class ToolMeasures(Record):
+    """What the modules of tool calling did, and what the official checker said of a conversation."""
+
+    error_type: str | None = Field(default=None, description="the checker's verdict on a conversation; None where it accepts it")
+    selected_tools: list[list[str]] | None = Field(default=None, description="what a selector kept, turn by turn")
+    selector_saved_calls: int | None = Field(default=None, description="choices that a tool graph made without asking a backbone")
+
+
+class Outcome(Record):
+    """What playing a task gave."""
+
+    initial_observation: str = ""
+    steps: list[EpisodeStep] = Field(default_factory=list)
+    success: bool = False
+    progress: float = Field(default=0.0, ge=0.0, le=1.0)
+    native_score: float | None = Field(default=None, description="the simulator's own score, where it has one")
+    answer: str | None = Field(default=None, description="final answer of single-answer benchmarks")
+    ended: Ending = "step_limit"
+    error: str | None = Field(default=None, description="reason, when ended is 'error'")
+    search: SearchMeasures | None = None
+    planner: PlannerMeasures | None = None
+    tools: ToolMeasures | None = None
+    calls: tuple[Call, ...] = Field(default=(), description="every answer of every role, by role and seed: each is stored here alone")
+
+    @property
+    def usage(self) -> dict[str, RoleUsage]:
+        """Role -> what its answers cost."""
+        return usage_of(self.calls)
+
+    def turns(self) -> list[Turn]:
+        """Every step with the answer it acts on."""
+        answers = {call.key: call for call in self.calls if call.refused is None}
+        return [Turn(step, answers.get(step.call) if step.call is not None else None) for step in self.steps]
+
+
+def usage_of(calls: Iterable[Call]) -> dict[str, RoleUsage]:
+    """Role -> what its answers cost; a call that was refused cost nothing."""
+    total: dict[str, RoleUsage] = {}
+    for call in calls:
+        if call.refused is None:
+            usage = total.setdefault(call.role, RoleUsage())
+            usage.calls += 1
+            usage.prompt_tokens += call.prompt_tokens
+            usage.completion_tokens += call.completion_tokens
+            usage.nfe += call.nfe
+            usage.seconds += call.seconds
+    return total
+
+
+class Header(Record):
+    """Of which task an episode is, who played it, and with what."""
 
     task_id: str
     benchmark: str
@@ -149,41 +248,25 @@ class Episode(Record):
     decoding: dict[str, dict[str, Any]] = Field(default_factory=dict, description="role -> decoding settings as sent")
     seed: int
     max_steps: int
-    initial_observation: str = ""
-    steps: list[EpisodeStep] = Field(default_factory=list)
-    success: bool = False
-    progress: float = Field(default=0.0, ge=0.0, le=1.0)
-    native_score: float | None = Field(default=None, description="the simulator's own score, where it has one")
-    answer: str | None = Field(default=None, description="final answer of single-answer benchmarks")
-    ended: Ending
-    error: str | None = Field(default=None, description="reason, when ended is 'error'")
-    usage: dict[str, RoleUsage] = Field(default_factory=dict, description="role -> cost")
-    calls: list[Call] = Field(default_factory=list, description="every answer of every role, for replay")
     prompt_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict, description="package -> version, benchmark -> source version")
     git_revision: str = ""
     hardware: str = ""
     started: str = Field(default="", description="UTC, ISO 8601; not deterministic")
     seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
-    extra: dict[str, Any] = Field(default_factory=dict, description="what a workflow adds: plans, selected tools, overlap, ...")
 
 
-class SpokenStep(EpisodeStep):
-    """A step without the traces of its tokens."""
-
-    model_config = ConfigDict(extra="ignore")
-    trace: None = Field(default=None, validation_alias="-")
-    trace_tokens: None = Field(default=None, validation_alias="-")
-    trace_confidence: None = Field(default=None, validation_alias="-")
+class Episode(Outcome, Header):
+    """What an agent did on a task, with everything needed to explain it. Most readers need no traces: these are skipped while it is read
+    so, and are read as TracedEpisode."""
 
 
-class SpokenEpisode(Episode):
-    """An episode as most readers need it: without the answers kept for replay and without traces, which are most of a file and are
-    skipped while it is read."""
+class TracedEpisode(Episode):
+    """An episode as it is stored, with everything needed to repeat it."""
 
-    model_config = ConfigDict(extra="ignore")
-    steps: list[SpokenStep] = Field(default_factory=list)  # type: ignore[assignment]
-    calls: list[Call] = Field(default_factory=list, validation_alias="-")
+    model_config = ConfigDict(title="Episode")
+
+    calls: tuple[TracedCall, ...] = Field(default=(), description="every answer of every role, by role and seed")
 
 
 class Score(Record):
@@ -196,7 +279,6 @@ class Score(Record):
     seed: int
     success: bool
     progress: float = Field(ge=0.0, le=1.0)
-    native_score: float | None = None
     error_type: str | None = Field(default=None, description="the official checker's error type, single-answer benchmarks")
     judge: str | None = Field(
         default=None, description="the LLM judge's verdict (ACC_L): correct, incorrect or unparsable; None without a judge"
@@ -207,7 +289,7 @@ class Score(Record):
     invalid_steps: int
     prompt_tokens: int
     completion_tokens: int
-    forwards: int
+    nfe: int
     version: str = Field(default="", description="version of the benchmark's source; rows of different versions do not mix")
     package: str = Field(default="", description="version of this package")
     seconds: float = 0.0
@@ -215,8 +297,8 @@ class Score(Record):
     started_seconds: float = Field(default=0.0, description="when the episode began, UTC seconds since 1970; 0 where it is not known")
     measures: dict[str, float] = Field(
         default_factory=dict,
-        description="numbers of the episode's `extra`, and <role>.calls|prompt_tokens|completion_tokens|forwards|seconds of every role; "
-        "names that end in `seconds` are wall-clock values",
+        description="metrics of the workflow, and <role>.calls|prompt_tokens|completion_tokens|nfe|seconds of every role; names that end "
+        "in `seconds` are wall-clock values",
     )
 
 
@@ -241,7 +323,7 @@ class Exit(Record):
     calls: int = Field(description="times the verifier was asked")
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    forwards: int = 0
+    nfe: int = 0
     seconds: float = Field(default=0.0, description="wall seconds in the verifier; not deterministic")
 
 
@@ -261,10 +343,6 @@ class Attention(Record):
     results: float = Field(description="mass on tool results and findings")
     format: float = Field(description="mass on the rest of the prompt")
     own: float = Field(description="mass on the reply itself")
-    question_tokens: int = 0
-    plan_tokens: int = 0
-    results_tokens: int = 0
-    format_tokens: int = 0
 
 
 class Failure(Record):
@@ -371,7 +449,19 @@ class TableRow(Record):
     )
 
 
-RECORDS: tuple[type[Record], ...] = (Task, Trajectory, Episode, Score, Exit, Attention, Failure, Probe, Pair, TrainingReport, TableRow)
+RECORDS: tuple[type[Record], ...] = (
+    Task,
+    Trajectory,
+    TracedEpisode,
+    Score,
+    Exit,
+    Attention,
+    Failure,
+    Probe,
+    Pair,
+    TrainingReport,
+    TableRow,
+)
 
 R = TypeVar("R", bound=Record)
 

@@ -49,7 +49,7 @@ def documents(root: Path) -> dict[Path, str]:
     """Path -> text of everything generated."""
     schemas = root / "workflow" / "schemas"
     texts = {schemas / "config.schema.json": _dump(config_schema())}
-    texts |= {schemas / f"{record.__name__.lower()}.schema.json": _dump(record_schema(record)) for record in RECORDS}
+    texts |= {schemas / f"{record.model_json_schema()['title'].lower()}.schema.json": _dump(record_schema(record)) for record in RECORDS}
     readme = root / "config" / "README.md"
     head, _, rest = readme.read_text(encoding="utf-8").partition(START)
     tail = rest.partition(END)[2]

@@ -54,7 +54,7 @@ def collect(config: Config, benchmark_name: str, tasks: list[Task], workers: int
 
 def _collect_from_backbone(config: Config, benchmark: Benchmark, tasks: list[Task]) -> Iterator[Trajectory]:
     """A model as the teacher: it plays as an agent would, through the same environments and prompts (DLLM-Searcher section 5.1.1)."""
-    from dllm_agents.agents.runner import play_with_backbone
+    from dllm_agents.agents.rollout import play_with_backbone
 
     teacher = benchmark.options.teacher
     for task, played in zip(tasks, play_with_backbone(config, teacher, benchmark, tasks), strict=True):
@@ -64,7 +64,7 @@ def _collect_from_backbone(config: Config, benchmark: Benchmark, tasks: list[Tas
             teacher=teacher,
             seed=config.seed,
             initial_observation=played.initial_observation,
-            steps=played.steps,
+            steps=[step.model_copy(update={"call": None}) for step in played.steps],
             success=success,
             progress=played.steps[-1].progress if played.steps else float(success),
             rejected=None if played.ended != "error" else "simulator",
@@ -93,7 +93,7 @@ def _collect_one(benchmark: Benchmark, seed: int, task: Task) -> Trajectory:
             )
     answer = benchmark.reference_answer(task)
     valid = benchmark.judge(task, answer).valid
-    step = EpisodeStep(index=0, completion=answer, action=answer, progress=float(valid), valid=valid, done=True)
+    step = EpisodeStep(index=0, action=answer, progress=float(valid), valid=valid, done=True)
     return Trajectory(
         task=task, teacher=TEACHERS[benchmark.name], seed=seed, steps=[step], success=valid, progress=float(valid), versions=versions()
     )

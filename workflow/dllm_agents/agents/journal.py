@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from dllm_agents import __version__
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode
+from dllm_agents.records import TracedEpisode
 
 
 class Journal:
@@ -82,7 +82,7 @@ class Journal:
     def _beside(self, fingerprint: str, number: int = 0) -> Path:
         return self.path.with_name(f"{self.path.stem}.{fingerprint[:8]}{f'-{number}' if number else ''}.journal")
 
-    def _resume(self, fingerprint: str) -> dict[str, Episode]:
+    def _resume(self, fingerprint: str) -> dict[str, TracedEpisode]:
         """Read what is there; a torn or damaged line is passed over, since its episode is simply played again. What is whole
         stays where it is: a kill here must not lose it."""
         if self._fingerprint() is None:
@@ -93,16 +93,16 @@ class Journal:
         lines = self._file.read().split(b"\n")
         if lines[-1]:
             self._write(b"\n")
-        episodes: dict[str, Episode] = {}
+        episodes: dict[str, TracedEpisode] = {}
         for line in lines[1:]:
             try:
-                episode = Episode.model_validate_json(line)
+                episode = TracedEpisode.model_validate_json(line)
             except (ValidationError, UnicodeDecodeError):
                 continue
             episodes[episode.task_id] = episode
         return episodes
 
-    def append(self, episode: Episode) -> None:
+    def append(self, episode: TracedEpisode) -> None:
         """Store a finished episode; it survives the death of this process."""
         self._write(episode.model_dump_json(exclude_none=True).encode() + b"\n")
         self.episodes[episode.task_id] = episode

@@ -1,12 +1,13 @@
-"""What a workflow needs of a backbone: one function from messages to a completion."""
+"""What a workflow needs of a backbone: one function from messages to its recorded answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
 
 from dllm_agents.client.client import PromptTooLong
-from dllm_agents.records import Ending, RoleUsage
+from dllm_agents.client.streaming import Partial
+from dllm_agents.records import Call, Ending
 
 Message = dict[str, str]
 
@@ -24,50 +25,14 @@ def ending_of(stop: EpisodeLimit | PromptTooLong) -> Ending:
     return stop.ending if isinstance(stop, EpisodeLimit) else "prompt_too_long"
 
 
-class CompletionLike(Protocol):
-    """The fields of `serving.client.Completion` that workflows read."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-    @property
-    def nfe(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def finish_reason(self) -> str | None: ...
-    @property
-    def trace(self) -> list[int] | None: ...
-
-
 class Complete(Protocol):
     """Ask a backbone. `seed` makes the sampling of this one call; raises PromptTooLong when the messages do not fit."""
 
-    def __call__(self, messages: Sequence[Message], *, seed: int) -> CompletionLike: ...
+    def __call__(self, messages: Sequence[Message], *, seed: int) -> Call: ...
 
 
-def step_cost(completion: CompletionLike) -> dict[str, Any]:
-    """What a step's record keeps of the completion beside its text, as fields of EpisodeStep."""
-    return {
-        "finish_reason": completion.finish_reason,
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.completion_tokens,
-        "forwards": completion.nfe,
-        "seconds": completion.seconds,
-        "trace": completion.trace,
-        "trace_tokens": getattr(completion, "tokens", None),
-        "trace_confidence": getattr(completion, "confidence", None),
-    }
+class Stream(Protocol):
+    """Ask a backbone and watch its answer grow: snapshots, then the whole of it. `final` marks the last turn, in which no tool call may be
+    forced on it. Raises PromptTooLong before the first snapshot."""
 
-
-def add_usage(usage: dict[str, RoleUsage], role: str, completion: CompletionLike) -> None:
-    """Count one call under a role."""
-    total = usage.setdefault(role, RoleUsage())
-    total.calls += 1
-    total.prompt_tokens += completion.prompt_tokens
-    total.completion_tokens += completion.completion_tokens
-    total.forwards += completion.nfe
-    total.seconds += completion.seconds
+    def __call__(self, messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | Call]: ...

@@ -5,33 +5,16 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from dllm_agents import prompts
-from dllm_agents.agents.modules.early_exit import Verifier, redundant_steps
+from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.memory import Memory
-from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, add_usage, ending_of, step_cost
+from dllm_agents.agents.policy import Complete, EpisodeLimit, ending_of
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.client.client import PromptTooLong
-from dllm_agents.records import Call, Ending, EpisodeStep, RoleUsage, Task
+from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, Task
 
-MAX_COMPLETION_CHARACTERS = 4000
 Scripted = Callable[[Environment], tuple[str | None, str] | None]
-
-
-@dataclass(slots=True)
-class Played:
-    """What playing a task gave; the runner makes the episode record of it."""
-
-    initial_observation: str = ""
-    steps: list[EpisodeStep] = field(default_factory=list)
-    success: bool = False
-    native_score: float | None = None
-    answer: str | None = None
-    ended: Ending = "step_limit"
-    usage: dict[str, RoleUsage] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
-    extra: dict[str, object] = field(default_factory=dict)
 
 
 def play(
@@ -47,14 +30,14 @@ def play(
     list_actions: bool = False,
     memory: Memory | None = None,
     verifier: Verifier | None = None,
-) -> Played:
+) -> Outcome:
     """Play a task with a ReAct policy, and DiffuAgent's memory and early-exit verifier where they are given.
 
     At each step the policy is asked up to `attempts` times in all until "Thought: ... Action: ..." parses (the released
     agent's rule); an unparsable step still costs a step. A prompt that does not fit the context loses its oldest
     interactions, whole ones, until it does.
     """
-    played = Played(initial_observation=environment.reset())
+    played = Outcome(initial_observation=environment.reset())
     dropped = 0
     ended: Ending | None = None
     try:
@@ -67,7 +50,6 @@ def play(
                 completion, dropped = _ask(
                     complete, played, task, style, history, actions, memory, dropped, call_seed(seed, task, index, attempt)
                 )
-                add_usage(played.usage, "policy", completion)
                 parsed = prompts.parse_react(completion.text)
                 if parsed is not None:
                     break
@@ -77,17 +59,16 @@ def play(
             played.steps.append(
                 EpisodeStep(
                     index=index,
-                    completion=completion.text[:MAX_COMPLETION_CHARACTERS],
+                    call=completion.key,
                     thought=thought,
                     action=action,
-                    executed=getattr(environment, "executed", None),
+                    executed=environment.executed,
                     observation=observation,
                     progress=progress,
                     valid=valid,
                     done=done,
                     attempts=attempt,
                     environment_seconds=time.perf_counter() - started,
-                    **step_cost(completion),
                 )
             )
             if done:
@@ -103,19 +84,14 @@ def play(
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
     close(environment, played)
-    if verifier is not None:
-        reached = [step.progress for step in played.steps]
-        played.extra |= {"exited": ended == "early_exit", "redundant_steps": redundant_steps(reached, len(reached))}
     if ended is not None:
         played.ended = ended
-    for module in (memory, verifier):
-        played.usage |= module.usage if module is not None else {}
     return played
 
 
-def play_scripted(environment: Environment, choose: Scripted, *, max_steps: int) -> Played:
+def play_scripted(environment: Environment, choose: Scripted, *, max_steps: int) -> Outcome:
     """Play a task with a scripted policy: `choose(environment)` gives (thought, action), or None for no action."""
-    played = Played(initial_observation=environment.reset())
+    played = Outcome(initial_observation=environment.reset())
     for index in range(max_steps):
         thought, action = choose(environment) or (None, None)
         observation, progress, done, valid = environment.step(action or "")
@@ -127,11 +103,11 @@ def play_scripted(environment: Environment, choose: Scripted, *, max_steps: int)
     return close(environment, played)
 
 
-def close(environment: Environment, played: Played) -> Played:
+def close(environment: Environment, played: Outcome) -> Outcome:
     """Read the outcome off the environment."""
     played.success = environment.success
     played.native_score = environment.native_score
-    played.answer = getattr(environment, "answer", None)
+    played.answer = environment.answer
     if environment.success:
         played.ended = "success"
     elif played.steps and played.steps[-1].done:
@@ -148,7 +124,7 @@ def call_seed(seed: int, task: Task, index: int, attempt: int) -> int:
 
 def _ask(
     complete: Complete,
-    played: Played,
+    played: Outcome,
     task: Task,
     style: str,
     history: prompts.History,
@@ -156,7 +132,7 @@ def _ask(
     memory: Memory | None,
     dropped: int,
     seed: int,
-) -> tuple[CompletionLike, int]:
+) -> tuple[Call, int]:
     """One completion, dropping the oldest interactions until the prompt fits; returns it and how many are dropped now."""
     while True:
         messages = prompts.embodied_messages(

@@ -15,20 +15,20 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, CompletionLike, EpisodeLimit, Message, add_usage, ending_of, step_cost
-from dllm_agents.agents.react import MAX_COMPLETION_CHARACTERS, Played, call_seed
+from dllm_agents.agents.policy import EpisodeLimit, Stream, ending_of
+from dllm_agents.agents.react import call_seed
 from dllm_agents.benchmarks.base import Environment, Step
-from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_words
 from dllm_agents.benchmarks.search_reply import Reply, complete_call, parse_reply
-from dllm_agents.client.client import Client, Completion, PromptTooLong
-from dllm_agents.client.streaming import Partial, stream
-from dllm_agents.decoding.settings import Decoding
-from dllm_agents.records import Ending, Episode, EpisodeStep, Task
+from dllm_agents.client.client import PromptTooLong
+from dllm_agents.client.streaming import Partial
+from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, SearchMeasures, Task
 from dllm_agents.tool_calls import call_text
 
+MAX_ACTION_CHARACTERS = 4000
+"""Of a reply that cannot be read, as the environment is told it."""
 Acting = Literal["react", "p_react", "tool_first"]
 SEARCH_TOOL: dict[str, Any] = {
     "type": "function",
@@ -44,28 +44,18 @@ SEARCH_TOOL: dict[str, Any] = {
 }
 
 
-class Stream(Protocol):
-    """Ask a backbone and watch its answer grow: snapshots, then the completion. `final` marks the last turn, in which no call may be
-    forced on it. Raises PromptTooLong before the first snapshot."""
-
-    def __call__(self, messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | CompletionLike]: ...
-
-
 @dataclass(frozen=True)
 class Turn:
     """One reply and what came of it. Times are seconds since the question to the backbone was sent."""
 
-    completion: CompletionLike
-    text: str
+    call: Call
     reply: Reply | str
     step: Step
     decoded: float
     dispatched: float
     answered: float
-    call_first: bool | None
-    """Whether the call was made before the thought was closed; None when it was not made early."""
-    wasted: bool = False
-    """Whether a call was made early that the whole reply does not make."""
+    call_first: bool = False
+    """Whether the call was made before the thought was closed."""
 
     @property
     def tool_seconds(self) -> float:
@@ -93,11 +83,11 @@ def play(
     attempts: int = 1,
     max_steps: int = 5,
     seed: int = 42,
-) -> Played:
+) -> Outcome:
     """Play a question. An episode ends with its answer, after `max_steps` turns, or with a reply that no call or answer can be read
     from after `attempts` completions in all (the published agent stops at the first). A prompt that does not fit the context
     loses its oldest turns, whole ones, until it does."""
-    played = Played(initial_observation=environment.reset())
+    played = Outcome(initial_observation=environment.reset())
     turns: list[Turn] = []
     dropped = 0
 
@@ -120,7 +110,6 @@ def play(
             for index in range(max_steps):
                 for attempt in range(1, attempts + 1):
                     turn, dropped = ask(index, attempt, dropped)
-                    add_usage(played.usage, "policy", turn.completion)
                     if isinstance(turn.reply, Reply):
                         break
                 turns.append(turn)
@@ -129,56 +118,37 @@ def play(
                     break
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
-    _finish(environment, task, acting, played, turns)
+    _finish(environment, played, turns)
     played.ended = ended or played.ended
     return played
 
 
-def streamed(client: Client, decoding: Decoding) -> Stream:
-    """A served backbone as a stream. The last turn has to answer, so no tool-call tags are forced on it."""
-
-    def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | CompletionLike]:
-        chosen = decoding.model_copy(update={"tool_prefill": None}) if final else decoding
-        return stream(client, messages, decoding=chosen, seed=seed, tools=[SEARCH_TOOL])
-
-    return ask
-
-
-def snapshots(complete: Complete) -> Stream:
-    """A backbone that cannot stream, as a stream of one whole answer."""
-
-    def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | CompletionLike]:
-        yield complete(messages, seed=seed)
-
-    return ask
-
-
-def _take_turn(environment: Environment, parts: Iterator[Partial | CompletionLike], pool: ThreadPoolExecutor, early: bool) -> Turn:
+def _take_turn(environment: Environment, parts: Iterator[Partial | Call], pool: ThreadPoolExecutor, early: bool) -> Turn:
     """Read one answer and carry out its action; with `early` a call is made as soon as it is complete."""
     started = time.perf_counter()
     running: Future[tuple[Step, float]] | None = None
-    call, dispatched, call_first = None, 0.0, None
-    completion: CompletionLike | None = None
+    call, dispatched, call_first = None, 0.0, False
+    answer: Call | None = None
     try:
         for part in parts:
             if not isinstance(part, Partial):
-                completion = part
+                answer = part
             elif early and running is None and (call := early_call(part)) is not None:
                 dispatched, call_first = time.perf_counter() - started, "</think>" not in part.content
                 running = pool.submit(_timed_step, environment, call.action)
         decoded = time.perf_counter() - started
     finally:
         # A stream that fails must not leave its search running into the next episode.
-        made = running.result() if running is not None else None
-    if completion is None:
+        ahead = running.result() if running is not None else None
+    if answer is None:
         raise RuntimeError("the stream ended without a completion")
-    text = whole_text(completion)
+    text = answer.whole_text.strip()
     reply = parse_reply(text)
-    if made is not None and call is not None and isinstance(reply, Reply) and reply.queries == call.queries:
-        return Turn(completion, text, reply, made[0], decoded, dispatched, made[1] - started, call_first)
+    if ahead is not None and call is not None and isinstance(reply, Reply) and reply.queries == call.queries:
+        return Turn(answer, reply, ahead[0], decoded, dispatched, ahead[1] - started, call_first)
     dispatched = time.perf_counter() - started
-    step, finished = _timed_step(environment, reply.action if isinstance(reply, Reply) else text[:MAX_COMPLETION_CHARACTERS])
-    return Turn(completion, text, reply, step, dispatched, dispatched, finished - started, None, wasted=made is not None)
+    step, finished = _timed_step(environment, reply.action if isinstance(reply, Reply) else text[:MAX_ACTION_CHARACTERS])
+    return Turn(answer, reply, step, dispatched, dispatched, finished - started)
 
 
 def _timed_step(environment: Environment, action: str) -> tuple[Step, float]:
@@ -192,17 +162,11 @@ def early_call(part: Partial) -> Reply | None:
     return reply if isinstance(reply, Reply) else None
 
 
-def whole_text(completion: CompletionLike) -> str:
-    """A completion as text, with the tool calls that the server took out of it put behind it."""
-    calls = completion.tool_calls if isinstance(completion, Completion) else ()
-    return "\n".join(part for part in (completion.text.strip(), *map(call_text, calls)) if part)
-
-
 def _record(index: int, attempts: int, turn: Turn) -> EpisodeStep:
-    reply, completion = turn.reply, turn.completion
+    reply = turn.reply
     return EpisodeStep(
         index=index,
-        completion=turn.text[:MAX_COMPLETION_CHARACTERS],
+        call=turn.call.key,
         thought=reply.thought if isinstance(reply, Reply) else None,
         action=reply.action if isinstance(reply, Reply) else None,
         observation=turn.step.observation,
@@ -212,12 +176,11 @@ def _record(index: int, attempts: int, turn: Turn) -> EpisodeStep:
         attempts=attempts,
         environment_seconds=turn.tool_seconds,
         error=reply if isinstance(reply, str) else None,
-        **(step_cost(completion) | {"seconds": turn.decoded}),
     )
 
 
-def _finish(environment: Environment, task: Task, acting: Acting, played: Played, turns: Sequence[Turn]) -> None:
-    """Read the outcome off the environment; `extra` holds what the search tables need."""
+def _finish(environment: Environment, played: Outcome, turns: Sequence[Turn]) -> None:
+    """Read the outcome off the environment, and where the time went off the turns."""
     last = turns[-1].reply if turns else None
     answer = last.answer if isinstance(last, Reply) else None
     played.success, played.answer = environment.success, answer
@@ -227,42 +190,12 @@ def _finish(environment: Environment, task: Task, acting: Acting, played: Played
     elif isinstance(last, str):
         played.ended = "no_action"
     calls = [turn for turn in turns if isinstance(turn.reply, Reply) and turn.reply.queries]
-    played.extra = {
-        "acting": acting,
-        "tool_delay": task.data.get("tool_delay", 0.0),
-        "format_failure": last if isinstance(last, str) else None,
-        "hops": len(task.data.get("hops", [])),
-        "answer_words": answer_words(answer or ""),
-        "acc_r_words": contains_words(answer or "", task.data["answers"]),
-        "tool_calls": len(calls),
-        "queries": sum(len(turn.reply.queries) for turn in calls if isinstance(turn.reply, Reply)),
-        "calls_made_early": sum(turn.call_first is not None for turn in calls),
-        "calls_before_thought": sum(turn.call_first is True for turn in calls),
-        "calls_wasted": sum(turn.wasted for turn in turns),
-        "decoding_seconds": sum(turn.decoded for turn in turns),
-        "tool_seconds": sum(turn.tool_seconds for turn in turns),
-        "overlap_seconds": sum(turn.overlap for turn in turns),
-        "turns_seconds": sum(turn.seconds for turn in turns),
-        "per_turn_seconds": [turn.seconds for turn in turns],
-    }
-
-
-class LatencySplit(NamedTuple):
-    """Where P-ReAct's time went, against ReAct's on the same question: saved = overlap + decoding + tool, in seconds."""
-
-    saved: float
-    overlap: float
-    decoding: float
-    tool: float
-
-
-def latency_split(react: Episode, parallel: Episode) -> LatencySplit:
-    """The saving of `parallel` over `react` on one question (Searcher Figure 3): `overlap`, tool wait hidden behind decoding;
-    `decoding`, less time spent decoding (shorter thinking, fewer turns); `tool`, less time spent in tools (fewer calls).
-    Raises ValueError when the episodes are of different questions."""
-    if react.task_id != parallel.task_id:
-        raise ValueError(f"episodes of different tasks: {react.task_id} and {parallel.task_id}")
-    first, second = react.extra, parallel.extra
-    overlap = second["overlap_seconds"] - first["overlap_seconds"]
-    decoding, tool = (first[key] - second[key] for key in ("decoding_seconds", "tool_seconds"))
-    return LatencySplit(first["turns_seconds"] - second["turns_seconds"], overlap, decoding, tool)
+    played.search = SearchMeasures(
+        format_failure=last if isinstance(last, str) else None,
+        tool_calls=len(calls),
+        calls_before_thought=sum(turn.call_first for turn in calls),
+        decoding_seconds=sum(turn.decoded for turn in turns),
+        tool_seconds=sum(turn.tool_seconds for turn in turns),
+        overlap_seconds=sum(turn.overlap for turn in turns),
+        turns_seconds=sum(turn.seconds for turn in turns),
+    )

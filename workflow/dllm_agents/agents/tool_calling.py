@@ -9,12 +9,11 @@ from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.selector import Selecting
 from dllm_agents.agents.modules.tool_graph import called_names
-from dllm_agents.agents.policy import Complete, EpisodeLimit, add_usage, ending_of, step_cost
-from dllm_agents.agents.react import Played, call_seed, close
-from dllm_agents.benchmarks.base import Benchmark
-from dllm_agents.benchmarks.bfcl_conversation import Conversation
+from dllm_agents.agents.policy import Complete, EpisodeLimit, ending_of
+from dllm_agents.agents.react import call_seed, close
+from dllm_agents.benchmarks.base import Benchmark, Dialogue
 from dllm_agents.client.client import PromptTooLong
-from dllm_agents.records import Ending, EpisodeStep, Task
+from dllm_agents.records import Ending, EpisodeStep, Outcome, Task, ToolMeasures
 
 MAX_ANSWER = 16_000
 
@@ -28,7 +27,7 @@ def answer(
     seed: int,
     selector: Selecting | None = None,
     editor: Editor | None = None,
-) -> Played:
+) -> Outcome:
     """Ask for the tool calls of a single-turn task, and let the modules, where given, choose the tools before and mend the
     form after. Whether the calls are right is left to the official checker in the score stage."""
     functions = list(task.data["functions"])
@@ -40,29 +39,28 @@ def answer(
     if editor is not None:
         text = editor.edit(text, functions, call_seed(seed, task, 0, 2))
     played = answered(text)
-    add_usage(played.usage, "policy", completion)
-    _note_modules(played, selector, editor)
+    played.steps[0].call = completion.key
     if selector is not None:
-        played.extra["selected_tools"] = [function["name"] for function in functions]
-    played.steps[0] = played.steps[0].model_copy(update={"completion": completion.text[:MAX_ANSWER], **step_cost(completion)})
+        names = [str(function["name"]) for function in functions]
+        played.tools = ToolMeasures(selected_tools=[names], selector_saved_calls=selector.saved_calls)
     return played
 
 
 def converse(
-    conversation: Conversation,
+    conversation: Dialogue,
     task: Task,
     complete: Complete,
     *,
     seed: int,
     selector: Selecting | None = None,
     editor: Editor | None = None,
-) -> Played:
+) -> Outcome:
     """Play a multi-turn task in BFCL's own protocol: the whole official chat is sent every time, a reply without a call ends the turn,
     and the environment ends the episode (DiffuAgent section 5.2; BFCL-v3's base handler).
 
     The selector chooses at the start of every turn, from all tools and the turn's own request, which tools the system prompt lists
     during it (equation 6); the editor mends every reply before it is run (equation 7)."""
-    played = Played(initial_observation=conversation.reset())
+    played = Outcome(initial_observation=conversation.reset())
     turn, offered, chosen = 0, conversation.offered, conversation.offered
     selected: list[list[str]] = []
     ended: Ending | None = None
@@ -79,7 +77,6 @@ def converse(
                 selected.append([function["name"] for function in chosen])
             messages = conversation.conversation if len(chosen) == len(offered) else conversation.showing(chosen)
             completion = complete(messages, seed=call_seed(seed, task, index, 1))
-            add_usage(played.usage, "policy", completion)
             text = completion.text[:MAX_ANSWER]
             if editor is not None:
                 text = editor.edit(text, chosen, call_seed(seed, task, index, 2))[:MAX_ANSWER]
@@ -88,40 +85,27 @@ def converse(
             played.steps.append(
                 EpisodeStep(
                     index=index,
-                    completion=completion.text[:MAX_ANSWER],
+                    call=completion.key,
                     action=text or None,
                     observation=observation,
                     progress=progress,
                     valid=valid,
                     done=done,
                     environment_seconds=time.perf_counter() - started,
-                    **step_cost(completion),
                 )
             )
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
-    if conversation.verdict is not None:
-        played.extra["error_type"] = conversation.verdict.error_type
-    _note_modules(played, selector, editor)
+    played.tools = ToolMeasures(error_type=conversation.verdict.error_type if conversation.verdict is not None else None)
     if selector is not None:
-        played.extra["selected_tools"] = selected
+        played.tools.selected_tools, played.tools.selector_saved_calls = selected, selector.saved_calls
     close(conversation, played)
     played.ended = ended or played.ended
     return played
 
 
-def _note_modules(played: Played, selector: Selecting | None, editor: Editor | None) -> None:
-    """What the modules cost and did."""
-    if selector is not None:
-        played.usage |= selector.usage
-        played.extra |= {"selector_fallbacks": selector.fallbacks, "selector_saved_calls": selector.saved_calls}
-    if editor is not None:
-        played.usage |= editor.usage
-        played.extra["edits"] = editor.edits
-
-
-def answered(text: str) -> Played:
+def answered(text: str) -> Outcome:
     """An episode of one step that holds the answer; too long an answer is cut, and a cut answer is never a valid call."""
     text = text[:MAX_ANSWER]
-    step = EpisodeStep(index=0, completion=text, action=text or None, done=True)
-    return Played(steps=[step], answer=text, ended="answered")
+    step = EpisodeStep(index=0, action=text or None, done=True)
+    return Outcome(steps=[step], answer=text, ended="answered")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,16 +17,17 @@ import torch
 from torch import Tensor
 
 from dllm_agents import benchmarks
-from dllm_agents.agents import runner, search
-from dllm_agents.agents.policy import Complete, CompletionLike, Message
-from dllm_agents.agents.tape import Replay
+from dllm_agents.agents.play import Player
+from dllm_agents.agents.policy import Message
+from dllm_agents.agents.recording import Answer, Replay, StreamedAnswer
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
+from dllm_agents.client.client import Completion
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import write_frame
 from dllm_agents.models.attention import attention_weights
 from dllm_agents.models.loading import Model, load
-from dllm_agents.records import Attention, Episode, Task, read_jsonl
+from dllm_agents.records import Attention, Episode, Task, TracedEpisode, read_jsonl
 
 STAGES = ("plan", "search", "write")
 SPANS = ("question", "plan", "results", "format")
@@ -41,29 +41,29 @@ class Said(NamedTuple):
     role: str
     seed: int
     messages: Sequence[Message]
-    completion: CompletionLike
+    completion: Completion
 
 
 class Listening(Replay):
     """Stored answers that note the prompts they answer, for a workflow without streams."""
 
-    def __init__(self, episode: Episode, roles: Sequence[str]) -> None:
+    def __init__(self, episode: TracedEpisode, roles: Sequence[str]) -> None:
         super().__init__(episode, roles)
         self.said: list[Said] = []
 
-    def complete(self, role: str) -> Complete | None:
+    def complete(self, role: str) -> Answer | None:
         stored = super().complete(role)
         if stored is None:
             return None
 
-        def ask(messages: Sequence[Message], *, seed: int) -> CompletionLike:
+        def ask(messages: Sequence[Message], *, seed: int) -> Completion:
             completion = stored(messages, seed=seed)
             self.said.append(Said(role, seed, messages, completion))
             return completion
 
         return ask
 
-    def stream(self, role: str) -> search.Stream:
+    def stream(self, role: str) -> StreamedAnswer:
         raise NotImplementedError("attention is read in the planner workflow, which streams nothing")
 
 
@@ -82,13 +82,13 @@ def measure(config: Config, agent: str, tasks_path: Path, episodes_path: Path, m
     if missing:
         raise StageError(f"attention: no checkpoint of {missing[0]}; give it as --model {missing[0]}=DIR")
     loaded = {name: load(directory) for name, directory in models.items()}
-    play = partial(runner._play_policy, config, agent, benchmark, None, config.seed if entry.seed is None else entry.seed)
+    player = Player(config, agent, benchmark)
     rows: list[Attention] = []
-    for episode in read_jsonl(episodes_path, Episode):
+    for episode in read_jsonl(episodes_path, TracedEpisode):
         if episode.ended == "error":
             continue
         listening = Listening(episode, tuple(backbones))
-        play(listening, _quick(tasks[episode.task_id]))
+        player.play(_quick(tasks[episode.task_id]), listening)
         for stage, said in _by_stage(episode, listening.said):
             name = backbones[said.role]
             found = look(loaded[name], said, spans_of(episode, said))
@@ -104,15 +104,15 @@ def _quick(task: Task) -> Task:
 
 def _by_stage(episode: Episode, said: Sequence[Said]) -> list[tuple[str, Said]]:
     """(stage, reply), whichever of several seekers was faster. The stage is that of the step the reply became."""
-    stages = {(step.completion.strip(), step.prompt_tokens): step.stage for step in episode.steps}
-    found = [(stages.get((item.completion.text.strip(), item.completion.prompt_tokens)), item) for item in said]
+    stages = {step.call: step.stage for step in episode.steps}
+    found = [(stages.get((item.role, item.seed)), item) for item in said]
     named = [(stage, item) for stage, item in found if stage is not None]
     return sorted(named, key=lambda pair: (STAGES.index(pair[0]), pair[1].seed))
 
 
 def spans_of(episode: Episode, said: Said) -> dict[str, list[str]]:
     """The texts of a prompt by what they are: the question, the plan (sub-questions and queries), and tool results."""
-    plan = [step for steps in episode.extra.get("plans", []) for step in steps]
+    plan = [step for steps in (episode.planner.plans if episode.planner else ()) for step in steps]
     results: list[str] = []
     for step in episode.steps:
         results += step.observation.splitlines()
@@ -129,8 +129,7 @@ def look(model: Model, said: Said, spans: Mapping[str, Sequence[str]]) -> Attent
     words = model.tokenizer
     rendered = words.apply_chat_template(list(said.messages), add_generation_prompt=True, tokenize=False)
     prompt = words(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    trace = said.completion.trace or []
-    texts = getattr(said.completion, "tokens", None) or []
+    trace, texts = said.completion.reveal_step or [], said.completion.tokens or []
     reply = [token for text in texts for token in words(text, add_special_tokens=False)["input_ids"]]
     # Text that is no single token again, such as half a letter, would stand at other places than it was decoded at.
     if not reply or not len(reply) == len(texts) == len(trace):
@@ -152,7 +151,7 @@ def look(model: Model, said: Said, spans: Mapping[str, Sequence[str]]) -> Attent
     mass = _mass(heads, kinds)
     entropies = torch.cat([_entropy(weights[:, :count]) for weights in heads])
     names = {"task_id": "", "agent": "", "backbone": "", "stage": "", "entropy": float(entropies.mean())}
-    counts = {"rows": sum(map(len, heads)), "prompt_tokens": count} | {f"{kind}_tokens": kinds.count(kind) for kind in SPANS}
+    counts = {"rows": sum(map(len, heads)), "prompt_tokens": count}
     return Attention.model_validate(names | counts | {kind: mass[kind] for kind in (*SPANS, "own")})
 
 

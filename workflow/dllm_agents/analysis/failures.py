@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, UnknownType, ValidationError
 
 from dllm_agents import tool_calls
-from dllm_agents.records import Episode, EpisodeStep, Failure, FailureSource
+from dllm_agents.records import Episode, EpisodeStep, Failure, FailureSource, Turn
 
 TAXONOMY: dict[str, str] = {
     "loop": "the same action three or more times in a row",
@@ -115,11 +115,13 @@ def classify(
     BESIDE_CHECKER and are not counted; in a conversation, where that checker judges what the calls did, they are.
     """
     found = loops(episode, loop_length)
-    for kind, rule in _STEP_RULES.items():
-        steps = [step for step in episode.steps if rule(step)]
-        if steps:
-            text = steps[0].error or steps[0].completion or steps[0].action or steps[0].observation
-            found.append(_failure(episode, kind, _step_detail(kind, steps[0]), steps, text))
+    turns = episode.turns()
+    for kind, rule in _TURN_RULES.items():
+        failed = [turn for turn in turns if rule(turn)]
+        if failed:
+            first = failed[0].step
+            text = first.error or failed[0].text or first.action or first.observation
+            found.append(_failure(episode, kind, _turn_detail(kind, failed[0]), [turn.step for turn in failed], text))
     found += _judged_failures(episode, error_type) + _call_failures(episode, tools) + _ending_failures(episode)
     order = list(TAXONOMY)
     return sorted(found, key=lambda failure: (order.index(failure.kind), failure.first_step))
@@ -158,18 +160,18 @@ def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]])
     return found
 
 
-_STEP_RULES: dict[str, Callable[[EpisodeStep], bool]] = {
+_TURN_RULES: dict[str, Callable[[Turn], bool]] = {
     # A step's error names its format failure; a planner's search that was skipped has one and no text, and is no reply at all.
-    "empty": lambda step: step.error in (None, "empty output") and step.action is None and not step.completion.strip(),
-    "format": lambda step: step.action is None and bool(step.completion.strip()),
-    "invalid_action": lambda step: step.action is not None and not step.valid,
-    "truncated": lambda step: step.finish_reason == "length",
+    "empty": lambda turn: turn.step.error in (None, "empty output") and turn.step.action is None and not turn.text.strip(),
+    "format": lambda turn: turn.step.action is None and bool(turn.text.strip()),
+    "invalid_action": lambda turn: turn.step.action is not None and not turn.step.valid,
+    "truncated": lambda turn: turn.call is not None and turn.call.finish_reason == "length",
 }
 
 
-def _step_detail(kind: str, step: EpisodeStep) -> str:
+def _turn_detail(kind: str, turn: Turn) -> str:
     if kind == "format":
-        return "no action" if "action:" not in step.completion.lower() else "thought missing or out of order"
+        return "no action" if "action:" not in turn.text.lower() else "thought missing or out of order"
     return ""
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from dllm_agents.analysis.planning import planner_metrics
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, Score
+from dllm_agents.records import Episode, RoleUsage, Score, Task
 
 ERROR_SHARE = 0.1
 """Share of a cell's episodes that may have ended in an error of server, client or environment. Those are left out of n; above this share
@@ -31,26 +32,31 @@ class Errors(NamedTuple):
 
 
 def score(
-    episodes: Iterable[Episode], verdicts: Mapping[str, Verdict] | None = None, judged: Mapping[str, Sequence[str]] | None = None
+    episodes: Iterable[Episode],
+    verdicts: Mapping[str, Verdict] | None = None,
+    judged: Mapping[str, Sequence[str]] | None = None,
+    tasks: Mapping[str, Task] | None = None,
 ) -> Iterator[Score]:
     """The score of every episode. `verdicts` (task id -> verdict) decide over single answers, where progress is 1 or 0; the
-    environment's own outcome stands elsewhere. `judged` (task id -> verdicts of one or two LLM judges) is kept beside it.
-    Raises StageError for a task that comes twice with one seed."""
+    environment's own outcome stands elsewhere. `judged` (task id -> verdicts of one or two LLM judges) is kept beside it;
+    `tasks` (by id) hold the gold hops that a planner's metrics need. Raises StageError for a task that comes twice with one seed."""
     seen: set[tuple[str, str, int]] = set()
     for episode in episodes:
         key = (episode.task_id, episode.agent, episode.seed)
         if key in seen:
             raise StageError(f"task {episode.task_id}: agent {episode.agent} has two episodes with seed {episode.seed}; delete one of them")
         seen.add(key)
-        found = score_episode(episode, (verdicts or {}).get(episode.task_id))
+        found = score_episode(episode, (verdicts or {}).get(episode.task_id), (tasks or {}).get(episode.task_id))
         said = list((judged or {}).get(episode.task_id, ()))
         yield found.model_copy(update=dict(zip(("judge", "second_judge"), said, strict=False))) if said else found
 
 
-def score_episode(episode: Episode, verdict: Verdict | None = None) -> Score:
+def score_episode(episode: Episode, verdict: Verdict | None = None, task: Task | None = None) -> Score:
     """The score of one episode."""
     success = episode.success if verdict is None else verdict.valid
-    usage = episode.usage.values()
+    usage = episode.usage
+    costs = usage.values()
+    noted = episode.tools.error_type if episode.tools is not None else None
     return Score(
         task_id=episode.task_id,
         benchmark=episode.benchmark,
@@ -59,25 +65,30 @@ def score_episode(episode: Episode, verdict: Verdict | None = None) -> Score:
         seed=episode.seed,
         success=success,
         progress=episode.progress if verdict is None else float(verdict.valid),
-        native_score=episode.native_score,
-        error_type=episode.extra.get("error_type") if verdict is None else verdict.error_type,
+        error_type=noted if verdict is None else verdict.error_type,
         ended=episode.ended,
         steps=len(episode.steps),
         invalid_steps=sum(not step.valid for step in episode.steps),
-        prompt_tokens=sum(role.prompt_tokens for role in usage),
-        completion_tokens=sum(role.completion_tokens for role in usage),
-        forwards=sum(role.forwards for role in usage),
+        prompt_tokens=sum(role.prompt_tokens for role in costs),
+        completion_tokens=sum(role.completion_tokens for role in costs),
+        nfe=sum(role.nfe for role in costs),
         version=episode.versions.get(episode.benchmark, ""),
         package=episode.versions.get("dllm-agents", ""),
         seconds=episode.seconds,
-        model_seconds=sum(role.seconds for role in usage),
+        model_seconds=sum(role.seconds for role in costs),
         started_seconds=datetime.fromisoformat(episode.started).timestamp() if episode.started else 0.0,
-        measures=measures(episode),
+        measures=measures(episode, usage, task),
     )
 
 
-def measures(episode: Episode) -> dict[str, float]:
-    """The numbers a workflow noted in `extra`, flags as 1 or 0, and what every role cost."""
-    noted = {name: float(value) for name, value in episode.extra.items() if isinstance(value, int | float)}
-    spent = {f"{role}.{name}": float(value) for role, usage in episode.usage.items() for name, value in usage.model_dump().items()}
-    return noted | spent
+def measures(episode: Episode, usage: Mapping[str, RoleUsage], task: Task | None = None) -> dict[str, float]:
+    """The metrics of an episode's workflow, flags as 1 or 0, and what every role cost."""
+    spent = {f"{role}.{name}": float(value) for role, cost in usage.items() for name, value in cost.model_dump().items()}
+    metrics: dict[str, float] = {}
+    if episode.search is not None:
+        metrics |= episode.search.model_dump(exclude={"format_failure"})
+    if episode.planner is not None and task is not None:
+        metrics |= planner_metrics(episode, task)
+    if episode.tools is not None and episode.tools.selector_saved_calls is not None:
+        metrics["selector_saved_calls"] = episode.tools.selector_saved_calls
+    return {name: float(value) for name, value in metrics.items()} | spent

@@ -14,7 +14,7 @@ from dllm_agents.client.judge import judges
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame, write_frame
-from dllm_agents.records import Episode, Failure, Score, SpokenEpisode, Task, iter_jsonl, read_jsonl
+from dllm_agents.records import Episode, Failure, Score, Task, iter_jsonl, read_jsonl
 
 
 def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Path) -> int:
@@ -27,7 +27,7 @@ def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Pa
     for episode in episodes:
         if episode.task_id not in tasks:
             raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
-    return write_frame(output, score(episodes, _verdicts(config, episodes, tasks), _judged(config, episodes, tasks)), Score)
+    return write_frame(output, score(episodes, _verdicts(config, episodes, tasks), _judged(config, episodes, tasks), tasks), Score)
 
 
 def _verdicts(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> dict[str, Verdict]:
@@ -60,7 +60,7 @@ def classify_file(config: Config, episodes_path: Path, scores_path: Path, tasks_
     tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
 
     def found() -> Iterator[Failure]:
-        for episode in iter_jsonl(episodes_path, SpokenEpisode):
+        for episode in iter_jsonl(episodes_path, Episode):
             if episode.task_id not in tasks:
                 raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
             tools = offered_tools(tasks[episode.task_id], episode)
@@ -77,5 +77,6 @@ def offered_tools(task: Task, episode: Episode) -> list[dict[str, Any]] | None:
         return None
     if episode.answer is None:
         return [*functions, *(function for held in task.data.get("held_back", {}).values() for function in held)]
-    kept = episode.extra.get("selected_tools")
-    return [function for function in functions if kept is None or function["name"] in kept]
+    if episode.tools is None or not episode.tools.selected_tools:
+        return list(functions)
+    return [function for function in functions if function["name"] in episode.tools.selected_tools[0]]

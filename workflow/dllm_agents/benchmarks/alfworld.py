@@ -148,11 +148,7 @@ def _published(data: str | None, game: str) -> dict[str, str]:
 
 
 class ALFWorldEnvironment(SimulatedEnvironment):
-    """One household task. `executed` is the command the last action became, None when it is the action itself; `mapped_actions`
-    counts the actions that were replaced by the nearest admissible command."""
-
-    executed: str | None = None
-    mapped_actions: int = 0
+    """One household task. An action may become the nearest admissible command, which is then `executed`."""
 
     def __init__(self, task: Task, pool: SimulatorPool, nearest_action: bool) -> None:
         super().__init__(task, pool)
@@ -161,7 +157,7 @@ class ALFWorldEnvironment(SimulatedEnvironment):
 
     def reset(self) -> str:
         self._take()
-        self.success, self.executed, self.mapped_actions = False, None, 0
+        self.success, self.executed = False, None
         self._progress, self._matched = 0.0, [set[str]() for _ in self._subgoals]
         data = self._task.data
         if "game" in data:
@@ -202,7 +198,6 @@ class ALFWorldEnvironment(SimulatedEnvironment):
         ratio, best = max(((SequenceMatcher(None, action, choice).ratio(), choice) for choice in choices), key=lambda pair: pair[0])
         if ratio <= 0.5:
             return action
-        self.mapped_actions += 1
         return best
 
     def _observe(self, action: str, observation: str) -> str:

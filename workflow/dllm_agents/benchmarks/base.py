@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Task
@@ -34,6 +34,10 @@ class Environment(ABC):
 
     success: bool = False
     native_score: float | None = None
+    executed: str | None = None
+    """What the last action became, where that is not the action itself."""
+    answer: str | None = None
+    """The final answer, where a task asks for one and it was given."""
 
     @abstractmethod
     def reset(self) -> str:
@@ -54,11 +58,36 @@ class Environment(ABC):
     def close(self) -> None:  # noqa: B027 - most environments hold nothing
         """Free simulators and files. Safe to call twice."""
 
-    def __enter__(self) -> Environment:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class Dialogue(Environment):
+    """A task whose requests a user makes one after another: an action is the policy's whole reply, and one without a call ends the turn."""
+
+    conversation: list[dict[str, str]]
+    """The chat so far, ready to be sent to a policy."""
+    turns: list[list[list[str]]]
+    """What was called, turn by turn and reply by reply."""
+    verdict: Verdict | None = None
+    """What the official checker says of the whole; None before its end."""
+
+    @property
+    @abstractmethod
+    def offered(self) -> list[dict[str, Any]]:
+        """The functions offered so far."""
+
+    @property
+    @abstractmethod
+    def request(self) -> str:
+        """What the user asks in the present turn."""
+
+    @abstractmethod
+    def showing(self, functions: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """The chat so far with only these functions in its system prompt."""
 
 
 class Benchmark(ABC):
@@ -98,6 +127,10 @@ class Benchmark(ABC):
     def environment(self, task: Task) -> Environment:
         """The task as a step-by-step environment."""
         raise TypeError(f"{self.name} is a single-answer benchmark: it has judge(), not environment()")
+
+    def dialogue(self, task: Task) -> Dialogue:
+        """The task as a dialogue, where a tool-calling benchmark has such tasks."""
+        raise TypeError(f"{self.name} has no dialogues")
 
     def judge(self, task: Task, completion: str) -> Verdict:
         """The official checker's verdict on a single answer."""

@@ -122,6 +122,10 @@ class BFCL(Benchmark):
         self._check_version(task)
         return Conversation(self.checker, task, self.max_steps)
 
+    def dialogue(self, task: Task) -> Conversation:
+        """A multi-turn task; as `environment`."""
+        return self.environment(task)
+
     def judge_multi_turn(self, episodes: Sequence[tuple[Task, Sequence[Sequence[Sequence[str]]]]]) -> list[Verdict]:
         """The official verdicts on multi-turn episodes, given as the decoded calls of every step of every turn."""
         for task, _ in episodes:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from dllm_agents.benchmarks import bfcl_answers
-from dllm_agents.benchmarks.base import Environment, Step, Verdict
+from dllm_agents.benchmarks.base import Dialogue, Step, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker, unique_name
 from dllm_agents.benchmarks.isolation import WorkerLost
 from dllm_agents.records import Task
@@ -15,7 +15,7 @@ TURN_DONE = "This request is fulfilled."
 NOTHING_TO_CALL = "The offered functions or the given details do not suffice for this request."
 
 
-class Conversation(Environment):
+class Conversation(Dialogue):
     """Plays the turns of BFCL's base handler in prompt mode.
 
     An action is the policy's whole reply. Calls that decode are run and their results are the observation, in the official form;

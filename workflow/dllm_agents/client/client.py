@@ -71,9 +71,9 @@ class Endpoint:
 @dataclass(frozen=True)
 class Completion:
     """One answer. `nfe` is the number of forward evaluations (for plain OpenAI servers, which decode autoregressively, the number
-    of new tokens), `trace` the 0-based forward that settled each token, `tokens` their texts, `confidence` the probability with which
-    each was settled, `decoding` the settings with every default filled in where the server tells them, `seconds` the wall time with
-    retries left out."""
+    of new tokens), `reveal_step` the 0-based forward that unmasked each token, `tokens` their texts, `confidence` the probability with
+    which each was unmasked, `decoding` the settings with every default filled in where the server tells them, `seconds` the wall time
+    with retries left out."""
 
     text: str
     prompt_tokens: int
@@ -81,7 +81,7 @@ class Completion:
     nfe: int
     seconds: float
     finish_reason: str | None
-    trace: list[int] | None = None
+    reveal_step: list[int] | None = None
     token_ids: list[int] | None = None
     tool_calls: tuple[dict[str, Any], ...] = ()
     tokens: list[str] | None = None

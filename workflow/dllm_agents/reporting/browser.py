@@ -16,13 +16,15 @@ from typing import Any
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import write_aside
+from dllm_agents.records import TracedEpisode, write_aside
 from dllm_agents.reporting.inputs import Inputs
 
 PAGE_EPISODES = 5000
 PAGE_BYTES = 50_000_000
 CHUNK_EPISODES = 100
 COLUMNS = ("task", "benchmark", "category", "agent", "goal", "outcome", "success", "failures", "chunk", "offset")
+ANSWER = ("nfe", "completion_tokens", "reveal_step", "tokens", "confidence")
+MAX_TEXT = 4000
 KEPT = (
     "goal",
     "backbones",
@@ -80,6 +82,9 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                 if line.strip():
                     try:
                         data = json.loads(line)
+                        if other := data.keys() - TracedEpisode.model_fields.keys():
+                            raise KeyError(*other)
+                        data["steps"] = [_with_answer(step, answers) for answers in [_answers(data)] for step in data["steps"]]
                         task = str(data["task_id"])
                         success = bool(solved.get(task, data["success"]))
                         row = [task, benchmark, data["category"], agent, str(data["goal"])[:200], _outcome(data["ended"], success), success]
@@ -87,6 +92,17 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                     except (ValueError, KeyError, TypeError):
                         raise StageError(f"{path}:{number}: not an Episode record; delete the file to play it again") from None
                     yield row, {key: data[key] for key in KEPT if key in data} | {"failures": failures.get(task, [])}
+
+
+def _answers(data: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """(role, seed) -> the call that was answered."""
+    return {(call["role"], call["seed"]): call for call in data["calls"] if "refused" not in call}
+
+
+def _with_answer(step: dict[str, Any], answers: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
+    """A step as the page shows it: with the answer it acts on."""
+    call = answers.get(tuple(step.pop("call", ())), {})
+    return step | {name: call[name] for name in ANSWER if name in call} | {"text": str(call.get("text", ""))[:MAX_TEXT]}
 
 
 def _outcome(ended: str, success: bool) -> str:

@@ -20,7 +20,7 @@ COLUMNS = {
     "steps": ("steps", 1.0, "steps"),
     "seconds": ("seconds", 1.0, "s"),
     "completion_tokens": ("completion tokens", 1.0, "tokens"),
-    "forwards": ("forward evaluations", 1.0, "forwards"),
+    "nfe": ("forward evaluations", 1.0, "forwards"),
 }
 """Metric -> what a reader calls it, the factor to the unit it is reported in, that unit. These are columns of the scores."""
 MEASURES = {

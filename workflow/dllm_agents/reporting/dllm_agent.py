@@ -67,13 +67,13 @@ def efficiency(inputs: Inputs) -> Table:
 def cost_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     """What an agent's episodes cost, without a clock: steps, tokens, forward evaluations."""
     scores = inputs.rows(agent, benchmark)
-    columns = {name: scores[name].to_numpy(dtype=float) for name in ("steps", "completion_tokens", "forwards", "success")}
+    columns = {name: scores[name].to_numpy(dtype=float) for name in ("steps", "completion_tokens", "nfe", "success")}
     errors = inputs.errors(agent, benchmark)
     rows = [mean_row(agent, benchmark, "", "steps_per_episode", columns["steps"], inputs.config.seed, errors=errors)]
     for metric, top, bottom in (
         ("tokens_per_step", "completion_tokens", "steps"),
-        ("nfe_per_token", "forwards", "completion_tokens"),
-        ("forwards_per_success", "forwards", "success"),
+        ("nfe_per_token", "nfe", "completion_tokens"),
+        ("forwards_per_success", "nfe", "success"),
     ):
         row = ratio_row(agent, benchmark, metric, columns[top], columns[bottom], inputs.config.seed)
         rows.append(row if len(scores) else without_value(row, errors))

@@ -12,7 +12,7 @@ import pandas as pd
 from dllm_agents.analysis.metrics import Errors
 from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
 from dllm_agents.config import PREFERENCE
-from dllm_agents.records import Episode, EpisodeStep, TableRow
+from dllm_agents.records import Episode, TableRow, TracedCall
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, mean_row, number, rate_row
 from dllm_agents.reporting.comparison import compare
@@ -163,7 +163,7 @@ def _format_failures(inputs: Inputs, agent: str) -> list[TableRow]:
     counts: Counter[str] = Counter()
     for episode in inputs.episodes(agent, SEARCH):
         if episode.ended != "error":
-            counts[str(episode.extra.get("format_failure") or "none")] += 1
+            counts[(episode.search and episode.search.format_failure) or "none"] += 1
     n, errors = counts.total(), inputs.errors(agent, SEARCH)
     return [rate_row(agent, SEARCH, kind, "share", counts[kind], n, errors=errors) for kind in (*FORMAT_FAILURES, "none")]
 
@@ -202,16 +202,16 @@ def case_study(inputs: Inputs) -> Table:
 
 def _case_lines(inputs: Inputs, agent: str) -> list[Line]:
     """An agent's first turn with a call as it stands at the paper's step, and at its end."""
-    case = next(_calling_steps(inputs, agent), None)
+    case = next(_calling_turns(inputs, agent), None)
     if case is None:
         return [Line(agent, [NOT_RUN] * 4)]
-    episode, step, parts = case
+    episode, call, parts = case
     link = {"task": episode.task_id, "agent": agent, "benchmark": SEARCH}
-    last = max(step.trace or [0]) + 1
+    last = max(call.reveal_step or [0]) + 1
     lines = [Line(f"{agent}: {episode.goal}", [""] * 4)]
     for forward in dict.fromkeys((min(CASE_STEP, last), last)):
-        texts = [canvas_at(step, parts[kind], forward) if kind in parts else "" for kind in ("think", "tool_call")]
-        unmasked = str(sum(moment < forward for moment in step.trace or []))
+        texts = [canvas_at(call, parts[kind], forward) if kind in parts else "" for kind in ("think", "tool_call")]
+        unmasked = str(sum(moment < forward for moment in call.reveal_step or []))
         lines.append(Line("", [Text(text, link) for text in (f"{forward} of {last}", *texts, unmasked)]))
     return lines
 
@@ -224,12 +224,12 @@ class Region(NamedTuple):
     last: int
 
 
-def regions(step: EpisodeStep) -> list[Region]:
+def regions(call: TracedCall) -> list[Region]:
     """The parts of a traced completion, by its tags; tags belong to what they enclose. Empty without the texts of its tokens."""
-    if not step.trace or not step.trace_tokens or len(step.trace) != len(step.trace_tokens):
+    if not call.reveal_step or not call.tokens or len(call.reveal_step) != len(call.tokens):
         return []
     text, starts = "", []
-    for token in step.trace_tokens:
+    for token in call.tokens:
         starts.append(len(text))
         text += token
     kinds = ["other"] * len(starts)
@@ -240,35 +240,32 @@ def regions(step: EpisodeStep) -> list[Region]:
         if opened >= 0:
             end = closed + len(closing) if closed >= 0 else len(text)
             for index, start in enumerate(starts):
-                if opened < start + max(1, len(step.trace_tokens[index])) and start < end:
+                if opened < start + max(1, len(call.tokens[index])) and start < end:
                     kinds[index] = kind
-    found: list[Region] = []
+    parts: list[Region] = []
     for index, kind in enumerate(kinds):
-        if found and found[-1].kind == kind:
-            found[-1] = found[-1]._replace(last=index)
+        if parts and parts[-1].kind == kind:
+            parts[-1] = parts[-1]._replace(last=index)
         else:
-            found.append(Region(kind, index, index))
-    return found
+            parts.append(Region(kind, index, index))
+    return parts
 
 
-def canvas_at(step: EpisodeStep, region: Region, forward: int) -> str:
-    """A region as it stands after `forward` forwards: settled tokens as text, the others as one mask sign each."""
-    assert step.trace is not None and step.trace_tokens is not None
-    return "".join(
-        token if settled < forward else HIDDEN
-        for settled, token in zip(
-            step.trace[region.first : region.last + 1], step.trace_tokens[region.first : region.last + 1], strict=True
-        )
-    )
+def canvas_at(call: TracedCall, region: Region, forward: int) -> str:
+    """A region as it stands after `forward` forwards: unmasked tokens as text, the others as one mask sign each."""
+    assert call.reveal_step is not None and call.tokens is not None
+    part = slice(region.first, region.last + 1)
+    return "".join(token if step < forward else HIDDEN for step, token in zip(call.reveal_step[part], call.tokens[part], strict=True))
 
 
-def _calling_steps(inputs: Inputs, agent: str) -> Iterator[tuple[Episode, EpisodeStep, dict[str, Region]]]:
-    """The first turns of an agent's search episodes that make a call, with their thought and call regions, where they are traced."""
-    for episode in inputs.episodes(agent, SEARCH, traced=True):
-        if episode.steps:
-            parts = {region.kind: region for region in regions(episode.steps[0])}
+def _calling_turns(inputs: Inputs, agent: str) -> Iterator[tuple[Episode, TracedCall, dict[str, Region]]]:
+    """The first replies of an agent's search episodes that make a call, with their thought and call regions, where they are traced."""
+    for episode in inputs.traced_episodes(agent, SEARCH):
+        call = next((turn.call for turn in episode.turns()), None)
+        if isinstance(call, TracedCall):
+            parts = {region.kind: region for region in regions(call)}
             if "tool_call" in parts:
-                yield episode, episode.steps[0], parts
+                yield episode, call, parts
 
 
 def _unmasked_rows(inputs: Inputs, agent: str) -> list[TableRow]:
@@ -276,8 +273,8 @@ def _unmasked_rows(inputs: Inputs, agent: str) -> list[TableRow]:
     the call is complete (0 for an agent that calls first, 100 for one that thinks first)."""
     at_step: dict[str, list[float]] = {"think": [], "tool_call": []}
     when_called: list[float] = []
-    for _, step, parts in _calling_steps(inputs, agent):
-        trace = step.trace or []
+    for _, call, parts in _calling_turns(inputs, agent):
+        trace = call.reveal_step or []
         for kind, shares in at_step.items():
             if kind in parts:
                 part = trace[parts[kind].first : parts[kind].last + 1]

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, EpisodeStep, write_aside
+from dllm_agents.records import Call, Episode, EpisodeStep, TracedCall, write_aside
 from dllm_agents.reporting.captions import benchmark_note
 from dllm_agents.reporting.inputs import Inputs
 
@@ -36,12 +36,13 @@ _STEP = pa.struct(
         ("error", pa.string()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
-        ("forwards", pa.int64()),
-        ("trace", pa.list_(pa.int64())),
-        ("trace_tokens", pa.list_(pa.string())),
-        ("trace_confidence", pa.list_(pa.float64())),
+        ("nfe", pa.int64()),
+        ("reveal_step", pa.list_(pa.int64())),
+        ("tokens", pa.list_(pa.string())),
+        ("confidence", pa.list_(pa.float64())),
     ]
 )
+MAPPINGS = ("backbones", "decoding", "usage", "versions", "measures")
 SCHEMA = pa.schema(
     [
         *(
@@ -53,7 +54,7 @@ SCHEMA = pa.schema(
         ("success", pa.bool_()),
         ("steps", pa.list_(_STEP)),
         # Mappings whose keys differ between workflows, as JSON.
-        *((name, pa.string()) for name in ("backbones", "decoding", "usage", "versions", "extra")),
+        *((name, pa.string()) for name in MAPPINGS),
     ]
 )
 """One row per episode. `success` and `progress` are the scores', where there are scores."""
@@ -152,9 +153,15 @@ def _log(config: Config, agent: str, benchmark: str, episodes: list[Episode]) ->
 def _sample(model: str, episode: Episode, epoch: int) -> dict[str, Any]:
     asked = "\n\n".join(part for part in (episode.goal, episode.initial_observation) if part)
     messages: list[dict[str, Any]] = [{"id": f"{epoch}-input", "role": "user", "content": asked, "source": "input"}]
-    for step in episode.steps:
+    for step, call in episode.turns():
         messages.append(
-            {"id": f"{epoch}-{step.index}-reply", "role": "assistant", "content": _said(step), "source": "generate", "model": model}
+            {
+                "id": f"{epoch}-{step.index}-reply",
+                "role": "assistant",
+                "content": _written(step, call),
+                "source": "generate",
+                "model": model,
+            }
         )
         if step.observation:
             messages.append({"id": f"{epoch}-{step.index}-seen", "role": "user", "content": step.observation})
@@ -175,9 +182,9 @@ def _sample(model: str, episode: Episode, epoch: int) -> dict[str, Any]:
             "category": episode.category,
             "seed": episode.seed,
             "ended": episode.ended,
-            "forwards": sum(role.forwards for role in episode.usage.values()),
-            "traces": [step.trace for step in episode.steps if step.trace],
-            "extra": episode.extra,
+            "nfe": sum(role.nfe for role in episode.usage.values()),
+            "reveal_steps": [call.reveal_step for _, call in episode.turns() if isinstance(call, TracedCall) and call.reveal_step],
+            **_measures(episode),
         },
         "store": {},
         "events": [],
@@ -186,9 +193,14 @@ def _sample(model: str, episode: Episode, epoch: int) -> dict[str, Any]:
     }
 
 
-def _said(step: EpisodeStep) -> str:
+def _written(step: EpisodeStep, call: Call | None) -> str:
     """What was written at a step; scripted agents write nothing, so their thought and action stand for it."""
-    return step.completion or "\n".join(part for part in (step.thought, step.action) if part)
+    return call.whole_text if call is not None else "\n".join(part for part in (step.thought, step.action) if part)
+
+
+def _measures(episode: Episode) -> dict[str, Any]:
+    """What the episode's workflow noted."""
+    return episode.model_dump(mode="json", include={"search", "planner", "tools"}, exclude_none=True)
 
 
 def _datasets(inputs: Inputs, output: Path, played: list[tuple[str, str]]) -> list[Path]:
@@ -218,7 +230,7 @@ configs:
 
 {notes}
 
-One row is one episode; `steps` holds what was written, done and seen. `backbones`, `decoding`, `usage`, `versions` and `extra`
+One row is one episode; `steps` holds what was written, done and seen. `backbones`, `decoding`, `usage`, `versions` and `measures`
 are JSON. Texts were written by models and simulators: treat them as data.
 """
     with write_aside(output / "README.md") as handle:
@@ -227,17 +239,21 @@ are JSON. Texts were written by models and simulators: treat them as data.
 
 
 def _row(episode: Episode) -> dict[str, Any]:
-    data = episode.model_dump(mode="json")
-    steps = [{field.name: step[field.name] for field in _STEP} for step in data["steps"]]
-    mappings = {name: json.dumps(data[name], ensure_ascii=False) for name in ("backbones", "decoding", "usage", "versions", "extra")}
-    return {name: data[name] for name in SCHEMA.names if name not in mappings} | mappings | {"steps": steps}
+    data = episode.model_dump(mode="json", exclude={"steps", "calls"})
+    steps = [
+        {field.name: getattr(step, field.name, getattr(call, field.name, None)) for field in _STEP} | {"completion": _written(step, call)}
+        for step, call in episode.turns()
+    ]
+    noted = {"usage": {role: usage.model_dump() for role, usage in episode.usage.items()}, "measures": _measures(episode)}
+    mappings = {name: json.dumps((data | noted)[name], ensure_ascii=False) for name in MAPPINGS}
+    return {name: data[name] for name in SCHEMA.names if name in data and name not in mappings} | mappings | {"steps": steps}
 
 
 def _scored(inputs: Inputs, agent: str, benchmark: str) -> Iterator[Episode]:
     """An agent's episodes with the outcomes of their scores, which know what only a checker can tell."""
     scores = inputs.rows(agent, benchmark)
     known = {(row.task_id, row.seed): row for row in scores.itertuples()}
-    for episode in inputs.episodes(agent, benchmark, traced=True):
+    for episode in inputs.traced_episodes(agent, benchmark):
         row: Any = known.get((episode.task_id, episode.seed))
         yield episode if row is None else episode.model_copy(update={"success": bool(row.success), "progress": float(row.progress)})
 

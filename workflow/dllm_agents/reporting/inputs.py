@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -20,8 +20,10 @@ from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame
 from dllm_agents.layout import Results
-from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, SpokenEpisode, Task, TrainingReport, iter_jsonl
+from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, Task, TracedEpisode, TrainingReport, iter_jsonl
 from dllm_agents.reporting.cells import NOT_RUN
+
+E = TypeVar("E", bound=Episode)
 
 
 class FilterCounts(NamedTuple):
@@ -86,12 +88,19 @@ class Inputs:
         path = self.files.attention(benchmark, agent)
         return read_frame(path, Attention) if path.is_file() else pd.DataFrame(columns=list(Attention.model_fields))
 
-    def episodes(self, agent: str, benchmark: str, *, traced: bool = False) -> Iterator[Episode]:
-        """An agent's episodes on a benchmark, in task order, with their traces where asked for; none before its rollout. Raises StageError
-        naming the line of a bad one."""
+    def episodes(self, agent: str, benchmark: str) -> Iterator[Episode]:
+        """An agent's episodes on a benchmark, in task order and without traces; none before its rollout. Raises StageError naming the line
+        of a bad one."""
+        yield from self._episodes(agent, benchmark, Episode)
+
+    def traced_episodes(self, agent: str, benchmark: str) -> Iterator[TracedEpisode]:
+        """The same with their traces."""
+        yield from self._episodes(agent, benchmark, TracedEpisode)
+
+    def _episodes(self, agent: str, benchmark: str, record: type[E]) -> Iterator[E]:
         path = self.files.episodes(benchmark, agent)
         if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
-            yield from iter_jsonl(path, Episode if traced else SpokenEpisode)
+            yield from iter_jsonl(path, record)
 
     def tasks(self, benchmark: str) -> dict[str, Task]:
         """The frozen tasks of a benchmark of the run by id, in their order; none before they were sampled."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dllm_agents import prompts
 from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.multihop_teacher import team_replies
 from dllm_agents.benchmarks.search_reply import reply_text
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Pair, Trajectory
@@ -60,9 +61,8 @@ def team_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> 
     task = trajectory.task
     if benchmark.workflow != "search" or not task.data["hops"] or not all(hop["text"] for hop in task.data["hops"]):
         return []
-    from dllm_agents.agents.planner import taught_replies
-
-    return [Exchange(task.id, messages, reply, ()) for messages, reply in taught_replies(task, style)]
+    asked = ((prompts.team_messages(style, role, task.goal, findings), reply) for role, findings, reply in team_replies(task))
+    return [Exchange(task.id, messages, reply, ()) for messages, reply in asked]
 
 
 def differing(benchmark: Benchmark, pair: Pair, style: str) -> tuple[list[Exchange], list[Exchange]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, add_usage
-from dllm_agents.records import RoleUsage
+from dllm_agents.agents.policy import Complete
 
 MAX_CALL = 8000
 
@@ -19,16 +18,10 @@ class Editor:
 
     complete: Complete
     style: str
-    usage: dict[str, RoleUsage] = field(default_factory=dict)
-    edits: int = 0
 
     def edit(self, output: str, functions: Sequence[Mapping[str, Any]], seed: int) -> str:
         """The output to decode: the agent's own, or the editor's repair of it."""
         content = prompts.render(self.style, "editor.j2", output=output[:MAX_CALL], functions=[dict(function) for function in functions])
         completion = self.complete([{"role": "user", "content": content}], seed=seed)
-        add_usage(self.usage, "editor", completion)
         reply = completion.text.strip()
-        if not reply or "UNCHANGED" in reply or "NO_VALID_TOOL_CALLS" in reply:
-            return output
-        self.edits += 1
-        return reply
+        return output if not reply or "UNCHANGED" in reply or "NO_VALID_TOOL_CALLS" in reply else reply

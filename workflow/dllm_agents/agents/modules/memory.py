@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, add_usage
-from dllm_agents.records import EpisodeStep, RoleUsage, Task
+from dllm_agents.agents.policy import Complete
+from dllm_agents.records import EpisodeStep, Task
 
 MAX_CHARACTERS = 4000
 
@@ -27,7 +27,6 @@ class Memory:
     text: str = ""
     summarised: int = 0
     """Interactions that the text stands for."""
-    usage: dict[str, RoleUsage] = field(default_factory=dict)
 
     def update(self, task: Task, initial_observation: str, steps: Sequence[EpisodeStep], seed: int) -> str:
         """The memory to act on at step t = len(steps). An empty summary keeps the old one."""
@@ -42,7 +41,6 @@ class Memory:
                 exemplars=prompts.exemplars(self.style, "memory"),
             )
             completion = self.complete([{"role": "user", "content": content}], seed=seed)
-            add_usage(self.usage, "memory", completion)
             if text := completion.text.strip()[:MAX_CHARACTERS]:
                 self.text, self.summarised = text, len(steps)
         return self.text

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dllm_agents import prompts
-from dllm_agents.agents.policy import Complete, add_usage
-from dllm_agents.records import RoleUsage
+from dllm_agents.agents.policy import Complete
 
 SKIP_AT = 3
 MAX_REPLY = 4000
 
 
 class Selecting(Protocol):
-    """What chooses tools: a backbone, or statistics in front of one. `fallbacks` counts replies that could not be used, `saved_calls`
-    choices made without asking a backbone."""
+    """What chooses tools: a backbone, or statistics in front of one. `saved_calls` counts choices made
+    without asking a backbone."""
 
-    @property
-    def usage(self) -> dict[str, RoleUsage]: ...
-    @property
-    def fallbacks(self) -> int: ...
     @property
     def saved_calls(self) -> int: ...
 
@@ -36,8 +31,6 @@ class Selector:
 
     complete: Complete
     style: str
-    usage: dict[str, RoleUsage] = field(default_factory=dict)
-    fallbacks: int = 0
     saved_calls: int = 0
 
     def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int, before: str = "") -> list[Mapping[str, Any]]:
@@ -46,10 +39,8 @@ class Selector:
             return list(functions)
         content = prompts.render(self.style, "selector.j2", user=user, functions=[dict(function) for function in functions])
         completion = self.complete([{"role": "user", "content": content}], seed=seed)
-        add_usage(self.usage, "selector", completion)
         names = named_tools(completion.text[:MAX_REPLY], [str(function["name"]) for function in functions])
         if not names:
-            self.fallbacks += 1
             return list(functions)
         return [function for function in functions if function["name"] in names]
 

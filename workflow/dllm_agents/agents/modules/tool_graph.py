@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dllm_agents.agents.modules.selector import SKIP_AT, Selecting
-from dllm_agents.records import RoleUsage, Trajectory
+from dllm_agents.records import Trajectory
 
 START = ""
 ALWAYS = "*"
@@ -69,14 +69,6 @@ class GraphSelector:
     confidence: float
     fallback: Selecting
     saved_calls: int = 0
-
-    @property
-    def usage(self) -> dict[str, RoleUsage]:
-        return self.fallback.usage
-
-    @property
-    def fallbacks(self) -> int:
-        return self.fallback.fallbacks
 
     def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int, before: str = START) -> list[Mapping[str, Any]]:
         """The kept functions, in the order offered. `before` is the tool that was called last."""

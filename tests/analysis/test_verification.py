@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dllm_agents.agents.verification import replay_verifiers
+from dllm_agents.analysis.verification import replay_verifiers
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame

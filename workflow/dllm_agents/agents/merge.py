@@ -1,0 +1,26 @@
+"""The parts of a rollout that was dealt out over several jobs, as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dllm_agents.errors import StageError
+from dllm_agents.records import Task, TracedEpisode, iter_jsonl, write_jsonl
+
+
+def merge(tasks: Path, parts: Sequence[Path], output: Path) -> int:
+    """Write the episodes of all parts as one file, in task order; returns how many.
+
+    Raises StageError naming a task that is played twice or by no part of those given.
+    """
+    order = {task.id: position for position, task in enumerate(iter_jsonl(tasks, Task))}
+    episodes: dict[str, TracedEpisode] = {}
+    for part in parts:
+        for episode in iter_jsonl(part, TracedEpisode):
+            if episode.task_id in episodes:
+                raise StageError(f"{part}: task {episode.task_id} is in another part too; delete the parts to play them again")
+            if episode.task_id not in order:
+                raise StageError(f"{part}: task {episode.task_id} is not in {tasks}; delete the part to play it again")
+            episodes[episode.task_id] = episode
+    return write_jsonl(output, (episodes[name] for name in sorted(episodes, key=order.__getitem__)))

@@ -1,0 +1,130 @@
+"""One agent plays one task: the workflow of its benchmark, with its modules, and what came of it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
+from dllm_agents.agents.modules.early_exit import Verifier
+from dllm_agents.agents.modules.editor import Editor
+from dllm_agents.agents.modules.memory import Memory
+from dllm_agents.agents.modules.selector import Selecting, Selector
+from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
+from dllm_agents.agents.policy import EpisodeLimit, ending_of
+from dllm_agents.agents.recording import Backbones, Recording
+from dllm_agents.benchmarks.base import Benchmark, Environment
+from dllm_agents.client.client import PromptTooLong
+from dllm_agents.config import SCRIPTED, Agent, Config
+from dllm_agents.records import Outcome, Task
+
+
+@dataclass(frozen=True)
+class Player:
+    """An agent of the configuration on a benchmark. `graph` is what a selector with a tool graph has learnt."""
+
+    config: Config
+    name: str
+    benchmark: Benchmark
+    graph: ToolGraph | None = None
+
+    @property
+    def agent(self) -> Agent:
+        """Its entry in the configuration."""
+        return self.config.agents[self.name]
+
+    @property
+    def seed(self) -> int:
+        """The seed of its calls."""
+        return self.config.seed if self.agent.seed is None else self.agent.seed
+
+    @property
+    def scripted(self) -> bool:
+        """Whether it plays without backbones."""
+        return self.agent.policy in SCRIPTED
+
+    @property
+    def style(self) -> str:
+        """The prompt style of its policy; none for a scripted one."""
+        return "" if self.scripted else self.config.backbones[self.agent.policy].prompt
+
+    def play(self, task: Task, backbones: Backbones | None = None) -> Outcome:
+        """Play a task with the agent's backbones; a scripted agent has none. What a server or the environment raises is raised."""
+        if self.scripted:
+            outcome = self._scripted(task)
+        else:
+            assert backbones is not None, "an agent that is not scripted has backbones"
+            recording = Recording(backbones, self.agent.max_tokens, self.agent.max_seconds)
+            try:
+                outcome = self._workflow(task, recording)
+            except (EpisodeLimit, PromptTooLong) as stop:
+                outcome = Outcome(ended=ending_of(stop))
+            outcome.calls = recording.in_order()
+        outcome.progress = outcome.steps[-1].progress if outcome.steps else 0.0
+        return outcome
+
+    def _workflow(self, task: Task, roles: Recording) -> Outcome:
+        """The workflow that the benchmark and the agent call for."""
+        if self.benchmark.workflow == "tool_calling":
+            return self._call_tools(task, roles)
+        with self.benchmark.environment(task) as environment:
+            if self.benchmark.workflow == "react":
+                return self._act(task, roles, environment)
+            if self.agent.workflow == "planner":
+                team = planner.Roles(*map(roles.required, ("planner", "seeker", "writer")))
+                return planner.play(environment, task, team, style=self.style, seed=self.seed)
+            return search.play(
+                environment,
+                task,
+                roles.stream("policy"),
+                style=self.style,
+                acting=self.agent.acting,
+                max_steps=self.benchmark.max_steps,
+                seed=self.seed,
+            )
+
+    def _call_tools(self, task: Task, roles: Recording) -> Outcome:
+        choosing, editing = roles.complete("selector"), roles.complete("editor")
+        selector: Selecting | None = Selector(choosing, MODULE_STYLE) if choosing else None
+        confidence = self.agent.selector.confidence if self.agent.selector is not None else None
+        if selector is not None and self.graph is not None and confidence is not None:
+            selector = GraphSelector(self.graph, confidence, selector)
+        editor, policy = Editor(editing, MODULE_STYLE) if editing else None, roles.required("policy")
+        if not self.benchmark.interactive(task):
+            return tool_calling.answer(self.benchmark, task, policy, style=self.style, seed=self.seed, selector=selector, editor=editor)
+        with self.benchmark.dialogue(task) as dialogue:
+            return tool_calling.converse(dialogue, task, policy, seed=self.seed, selector=selector, editor=editor)
+
+    def _act(self, task: Task, roles: Recording, environment: Environment) -> Outcome:
+        memory, verifier = self.agent.memory, self.agent.verifier
+        remembering, verifying = roles.complete("memory"), roles.complete("verifier")
+        return react.play(
+            environment,
+            task,
+            roles.required("policy"),
+            style=self.style,
+            history=self.agent.history,
+            attempts=self.agent.attempts,
+            max_steps=self.benchmark.max_steps,
+            seed=self.seed,
+            list_actions=self.benchmark.lists_actions,
+            memory=Memory(remembering, MODULE_STYLE, memory.every, memory.keep) if memory and remembering else None,
+            verifier=Verifier(verifying, MODULE_STYLE, verifier.prompt, verifier.every) if verifier and verifying else None,
+        )
+
+    def _scripted(self, task: Task) -> Outcome:
+        generator = random.Random(f"{self.seed}:{task.id}:{self.agent.policy}")
+        if not self.benchmark.interactive(task):
+            answers = {
+                "random": lambda: self.benchmark.random_answer(task, generator),
+                "empty": lambda: "",
+                "teacher": lambda: self.benchmark.reference_answer(task),
+            }
+            return tool_calling.answered(answers[self.agent.policy]())
+        choosers: dict[str, react.Scripted] = {
+            "random": lambda environment: (None, generator.choice(environment.valid_actions() or [""])),
+            "empty": lambda environment: None,
+            "teacher": lambda environment: environment.expert_action(),
+        }
+        with self.benchmark.environment(task) as environment:
+            return react.play_scripted(environment, choosers[self.agent.policy], max_steps=self.benchmark.max_steps)

@@ -1,0 +1,275 @@
+"""Rollouts: an agent plays its tasks, several at a time, against servers it starts itself or is given."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from dllm_agents import benchmarks, dependencies, prompts
+from dllm_agents.agents.journal import Journal
+from dllm_agents.agents.modules.tool_graph import ToolGraph
+from dllm_agents.agents.play import Player
+from dllm_agents.agents.recording import Replay
+from dllm_agents.agents.served import Served
+from dllm_agents.benchmarks.base import Benchmark, check_tasks
+from dllm_agents.client.client import ServerFault
+from dllm_agents.config import Agent, Config
+from dllm_agents.errors import StageError
+from dllm_agents.models.checkpoints import not_run
+from dllm_agents.progress import track
+from dllm_agents.provenance import git_revision, hardware, versions
+from dllm_agents.records import Header, Outcome, Task, TracedEpisode, Trajectory, iter_jsonl, timeless, write_jsonl
+from dllm_agents.serving.launch import Servers
+
+T = TypeVar("T")
+Play = Callable[[Task], Outcome]
+RESTARTS = 2
+"""Times that the servers a rollout has started itself are started again after a fault, with the episodes in flight played anew."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The tasks of one benchmark, where their episodes go, and the checkpoints trained for them (backbone -> directory)."""
+
+    tasks: Path
+    output: Path
+    models: Mapping[str, Path] = field(default_factory=dict)
+    trajectories: Path | None = None
+    """Accepted trajectories that a selector's tool graph is learnt from."""
+    replay: Path | None = None
+    """Stored episodes whose answers are fed back in place of every backbone."""
+    part: tuple[int, int] = (1, 1)
+    """(k, n): every n-th task, from the k-th on."""
+
+
+def rollout(config: Config, plays: Mapping[str, Sequence[Shard]]) -> None:
+    """Play agents over their benchmarks and write one episode file each, in task order.
+
+    Agents take turns on each benchmark, so that those with the same backbones use the same servers. Finished episodes are journalled
+    beside the output; a second run redoes only what the journal lacks. The journals go when every output of the job stands, because
+    Snakemake deletes the outputs of a job that it runs again.
+    Raises StageError when a server cannot be started or dies for good; what was played until then is kept.
+    """
+    order = list(dict.fromkeys(shard.tasks for shards in plays.values() for shard in shards))
+    turns = sorted(((agent, shard) for agent, shards in plays.items() for shard in shards), key=lambda turn: order.index(turn[1].tasks))
+    with ExitStack() as stack, Servers(config) as servers:
+        journals = [_roll_shard(config, agent, shard, stack, servers) for agent, shard in turns]
+        for journal in journals:
+            if journal is not None:
+                journal.remove()
+
+
+def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, servers: Servers) -> Journal | None:
+    """Play a shard and write its episodes. A role whose checkpoint was not trained leaves a file without episodes: "not run"."""
+    reason = next((found for directory in shard.models.values() if (found := not_run(directory)) is not None), None)
+    if reason is not None:
+        print(f"{shard.output}: not run: {reason}", file=sys.stderr, flush=True)
+        write_jsonl(shard.output, [])
+        return None
+    tasks, journal = play_shard(config, agent_name, shard, stack, servers)
+    episodes = [journal.episodes[task.id] for task in tasks]
+    write_jsonl(shard.output, episodes)
+    if errors := [episode for episode in episodes if episode.ended == "error"]:
+        said = f"{len(errors)} of {len(tasks)} episodes ended in an error and count for nothing; the first: {errors[0].error}"
+        print(f"{shard.output}: {said}", file=sys.stderr, flush=True)
+    if shard.replay is not None:
+        stored = stored_episodes(shard.replay, agent_name)
+        equal = sum(timeless(journal.episodes[task.id]) == timeless(stored[task.id]) for task in tasks)
+        print(f"{shard.output}: {equal} of {len(tasks)} replayed episodes equal the stored ones but for times", file=sys.stderr)
+    return journal
+
+
+def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, servers: Servers) -> tuple[list[Task], Journal]:
+    """Play what the shard's journal lacks of its tasks; returns the tasks played and the journal, open for as long as `stack`."""
+    tasks, benchmark = load_tasks(config, shard.tasks)
+    agent = config.agents[agent_name]
+    backbone = config.backbones.get(agent.policy)
+    tasks = spread(tasks, agent.tasks.get(benchmark.name) or (backbone.tasks.get(benchmark.name) if backbone else None))
+    index, parts = shard.part
+    tasks = tasks[index - 1 :: parts]  # dealt out, so that every part meets every category
+    fingerprint = _fingerprint(config, agent_name, benchmark, shard)
+    journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
+    stack.callback(journal.close)
+    served = [name for name in config.agent_backbones(agent_name, benchmark.name).values() if not config.backbones[name].url]
+    restarts = RESTARTS if served else 0
+    player = _player(config, agent_name, benchmark, shard.trajectories)
+    while left := [task for task in tasks if task.id not in journal.episodes]:
+        try:
+            with _playing(player, shard, servers) as play:
+                describe = partial(episode_of, player)
+                for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
+                    journal.append(episode)
+        except ServerFault as fault:
+            if restarts == 0:
+                raise StageError(f"{fault}; finished episodes are kept, run the same command again to go on") from None
+            restarts -= 1
+            print(f"{agent_name} on {benchmark.name}: {fault}; its servers are started again", file=sys.stderr, flush=True)
+    return tasks, journal
+
+
+def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """A ready-made backbone plays tasks with the benchmark's own workflow; in task order, one failed task as `ended="error"`."""
+    agents = config.agents | {backbone: Agent(policy=backbone)}
+    config = config.model_copy(update={"agents": agents})
+
+    def describe(task: Task, result: Outcome | Exception, seconds: float, started: str) -> tuple[str, Outcome]:
+        return task.id, Outcome(ended="error") if isinstance(result, Exception) else result
+
+    with Servers(config) as servers, _playing(Player(config, backbone, benchmark), Shard(Path(), Path()), servers) as play:
+        waiting: dict[str, Outcome] = {}
+        finished = play_all(tasks, play, describe, config.agents[backbone].concurrency)
+        for task in tasks:
+            while task.id not in waiting:
+                try:
+                    name, played = next(finished)
+                except ServerFault as fault:
+                    raise StageError(f"{fault}; run the same command again") from None
+                waiting[name] = played
+            yield waiting.pop(task.id)
+
+
+def spread(items: Sequence[T], count: int | None) -> list[T]:
+    """`count` items at even distances, so that a short run still meets every category; all of them for None."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def load_tasks(config: Config, path: Path) -> tuple[list[Task], Benchmark]:
+    """The evaluation tasks of a file and their benchmark. Raises StageError for an empty, mixed or repeated list."""
+    tasks = list(iter_jsonl(path, Task))
+    if not tasks:
+        raise StageError(f"{path}: holds no task; run sample-tasks again")
+    seen: set[str] = set()
+    for task in tasks:
+        if task.id in seen:
+            raise StageError(f"{path}: task {task.id} stands twice; run sample-tasks again")
+        seen.add(task.id)
+    benchmark = benchmarks.load(tasks[0].benchmark, config)
+    check_tasks(benchmark, tasks)
+    return tasks, benchmark
+
+
+def play_all(
+    tasks: Sequence[Task], play: Play, describe: Callable[[Task, Outcome | Exception, float, str], T], concurrency: int
+) -> Iterator[T]:
+    """Play tasks, `concurrency` at a time, and yield episodes as they finish.
+
+    One bad episode is recorded as an error and never sinks the run; a server that is gone does (ServerFault), since every further
+    episode would fail the same way.
+    """
+
+    def timed(task: Task) -> tuple[Outcome | Exception, float, str]:
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        try:
+            result: Outcome | Exception = play(task)
+        except (ServerFault, StageError):
+            raise
+        except Exception as error:
+            result = error
+        return result, time.perf_counter() - clock, started
+
+    queue = iter(tasks)
+    running: dict[Future[tuple[Outcome | Exception, float, str]], Task] = {}
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        for task in islice(queue, concurrency):
+            running[pool.submit(timed, task)] = task
+        while running:
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            # Those that ended well come first, so that one that did not takes none of them along.
+            for future in sorted(finished, key=lambda future: future.exception() is not None):
+                task = running.pop(future)
+                result, seconds, started = future.result()
+                following = next(queue, None)
+                if following is not None:
+                    running[pool.submit(timed, following)] = following
+                yield describe(task, result, seconds, started)
+    finally:
+        # Not waited for: whoever stops a run should not have to sit through the episodes in flight, which are lost anyway.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _playing(player: Player, shard: Shard, servers: Servers) -> Iterator[Play]:
+    """The function that plays one task, with the servers it needs running: one for every backbone, whatever its roles."""
+    if player.scripted:
+        yield player.play
+        return
+    roles = player.config.agent_backbones(player.name, player.benchmark.name)
+    if shard.replay is not None:
+        yield partial(_play_again, player, tuple(roles), stored_episodes(shard.replay, player.name))
+        return
+    with servers.clients({name: shard.models.get(name) for name in roles.values()}, player.benchmark.name) as clients:
+        yield partial(player.play, backbones=Served(player.config, player.name, player.benchmark.name, clients))
+
+
+def _player(config: Config, name: str, benchmark: Benchmark, trajectories: Path | None) -> Player:
+    """The agent on the benchmark, with a tool graph learnt from accepted trajectories where its selector has one."""
+    selector = config.agents[name].selector
+    if selector is None or selector.confidence is None or benchmark.workflow != "tool_calling":
+        return Player(config, name, benchmark)
+    if trajectories is None:
+        raise StageError(f"agents.{name}.selector.confidence: give the accepted trajectories to learn from by --trajectories")
+    return Player(config, name, benchmark, ToolGraph.learn(iter_jsonl(trajectories, Trajectory)))
+
+
+def stored_episodes(path: Path, agent: str) -> dict[str, TracedEpisode]:
+    """Task id -> stored episode of an agent. Raises StageError for an episode of another agent."""
+    episodes = {}
+    for episode in iter_jsonl(path, TracedEpisode):
+        if episode.agent != agent:
+            raise StageError(f"{path}: task {episode.task_id} was played by {episode.agent}, not {agent}; pass the episodes of {agent}")
+        episodes[episode.task_id] = episode
+    return episodes
+
+
+def _play_again(player: Player, roles: Sequence[str], stored: Mapping[str, TracedEpisode], task: Task) -> Outcome:
+    """Play a task with the stored answers of its episode. Raises StageError where there is none."""
+    episode = stored.get(task.id)
+    if episode is None or episode.ended == "error":
+        raise StageError(f"task {task.id}: no whole episode is stored to replay; pass the episodes of a run without errors on these tasks")
+    return player.play(task, Replay(episode, roles))
+
+
+def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds: float, started: str) -> TracedEpisode:
+    """The record of a task that was played, or of the error it ended in."""
+    if isinstance(result, Exception):
+        result = Outcome(ended="error", error=f"{type(result).__name__}: {result}"[:500])
+    config, benchmark = player.config, player.benchmark
+    backbones = config.agent_backbones(player.name, task.benchmark)
+    header = Header(
+        task_id=task.id,
+        benchmark=task.benchmark,
+        category=task.category,
+        goal=task.goal,
+        agent=player.name,
+        backbones=backbones,
+        decoding={role: config.decoding(player.name, role, task.benchmark).model_dump(exclude_none=True) for role in backbones},
+        seed=player.seed,
+        max_steps=benchmark.max_steps,
+        prompt_sha256=prompts.style_sha256(player.style) if player.style else "",
+        versions=versions() | {benchmark.name: benchmark.version},
+        git_revision=git_revision(),
+        hardware=hardware(),
+        started=started,
+        seconds=seconds,
+    )
+    return TracedEpisode.model_validate(dict(header) | dict(result))
+
+
+def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:
+    """Everything the episodes of a shard depend on, hashed."""
+    files = {"tasks": shard.tasks, "trajectories": shard.trajectories, "replay": shard.replay}
+    models = {f"models.{name}": path for name, path in shard.models.items()}
+    settings = dependencies.of_episodes(config, agent_name, benchmark.name) | {"part": shard.part}
+    return dependencies.fingerprint(settings, files | models)

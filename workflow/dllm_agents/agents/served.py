@@ -1,0 +1,81 @@
+"""The served backbones of an agent, by role, and what their servers refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from dllm_agents.agents.policy import Message
+from dllm_agents.agents.recording import Answer, StreamedAnswer
+from dllm_agents.agents.search import SEARCH_TOOL
+from dllm_agents.client.client import Client, Completion, SettingsRefused
+from dllm_agents.client.streaming import Partial, stream
+from dllm_agents.config import Config
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.errors import StageError
+
+
+@dataclass(frozen=True)
+class Served:
+    """The served backbones of an agent, by role. A backbone whose server refuses its settings ends the run (StageError, naming the key):
+    every further episode would fare the same."""
+
+    config: Config
+    agent: str
+    benchmark: str
+    clients: Mapping[str, Client]
+    _accepted: set[str] = field(default_factory=set)
+    """Roles whose settings the server has taken."""
+
+    def complete(self, role: str) -> Answer | None:
+        """What answers for a role; None when nothing plays it."""
+        name = self.config.agent_backbones(self.agent, self.benchmark).get(role)
+        if name is None:
+            return None
+        decoding = self.config.decoding(self.agent, role, self.benchmark)
+
+        def ask(messages: Sequence[Message], *, seed: int) -> Completion:
+            with self._settings(role):
+                return self.clients[name].complete(messages, decoding=decoding, seed=seed)
+
+        return ask
+
+    def stream(self, role: str) -> StreamedAnswer:
+        """What answers for a role, as a stream."""
+        name = self.config.agent_backbones(self.agent, self.benchmark)[role]
+        decoding = self.config.decoding(self.agent, role, self.benchmark)
+        # The last turn has to answer, so no tool-call tags are forced on it.
+        last = decoding.model_copy(update={"tool_prefill": None})
+
+        def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | Completion]:
+            with self._settings(role):
+                yield from stream(self.clients[name], messages, decoding=last if final else decoding, seed=seed, tools=[SEARCH_TOOL])
+
+        return ask
+
+    @contextmanager
+    def _settings(self, role: str) -> Iterator[None]:
+        """Tell a refusal of the settings from one of a prompt: settings that have been answered before are not what is refused now."""
+        try:
+            yield
+        except SettingsRefused as refusal:
+            if role in self._accepted and refusal.field != "model":
+                raise
+            name = self.config.agent_backbones(self.agent, self.benchmark)[role]
+            own = role != "policy" and getattr(self.config.agents[self.agent], role) is not None
+            key = setting_key(self.config, name, self.benchmark, refusal.field, "" if own else self.agent)
+            raise StageError(f"{refusal}; change {key}; finished episodes are kept") from None
+        self._accepted.add(role)
+
+
+def setting_key(config: Config, backbone: str, benchmark: str, field: str, agent: str = "") -> str:
+    """The key of the configuration that sets a field of the requests to a backbone, as a server names it; an agent's own settings come
+    before the backbone's."""
+    if field == "model":
+        return f"backbones.{backbone}.served_name"
+    field = "max_new_tokens" if field in ("max_tokens", "max_completion_tokens") else field
+    if agent and field in config.agents[agent].decoding:
+        return f"agents.{agent}.decoding.{field}"
+    section = f"benchmark_decoding.{benchmark}" if benchmark in config.backbones[backbone].benchmark_decoding else "decoding"
+    return f"backbones.{backbone}.{section}" + (f".{field}" if field in Decoding.model_fields else "")
