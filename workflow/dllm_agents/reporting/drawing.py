@@ -68,9 +68,10 @@ def bars(figure: Figure, groups: Sequence[tuple[str, list[Bar], list[Bar]]], lab
     for axis, (title, known, ours) in zip(axes, groups, strict=True):
         gap = 0.7 if known and ours else 0.0
         places = [*range(len(known)), *(len(known) + gap + index for index in range(len(ours)))]
+        empty = all(bar.value is None and bar.note == NOT_RUN for bar in ours)
         for place, bar in zip(places, [*known, *ours], strict=True):
-            _draw_bar(axis, place, bar, looks[bar.model or bar.label], quiet=all(other.value is None for other in ours))
-        if ours and all(bar.value is None for bar in ours):
+            _draw_bar(axis, place, bar, looks[bar.model or bar.label], quiet=empty)
+        if ours and empty:
             middle = (places[len(known)] + places[-1]) / 2
             axis.text(top / 2, middle, NOT_RUN, ha="center", va="center", fontsize=style.FONT, color="#666666", style="italic")
         if gap:
