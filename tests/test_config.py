@@ -1,5 +1,6 @@
 """The configuration is checked before any rule exists; every mistake is one line that names file, key and what is allowed."""
 
+import re
 from pathlib import Path
 
 import jsonschema
@@ -180,6 +181,7 @@ def test_an_agents_decoding_is_merged_as_deeply_as_files_are(tmp_path: Path) -> 
         ("extends: parent.yaml\nadd: {my model: {model: x}}", "add.my model: files and rules are named after it"),
         ("benchmarks: {babyai: {train_seed_start: 5}}", "benchmarks.babyai.train_seed_start: is gone: training seeds count up from 100000"),
         ("benchmarks: {scienceworld: {simplifications: easy}}", "benchmarks.scienceworld.simplifications: is gone: those of AgentBoard"),
+        ("run: {verification: {prompts: [strict]}}", "run.verification.prompts: is gone: both are always replayed"),
         ("run: {probe_concurrency: [0]}", "run.probe_concurrency.0: input should be greater than or equal to 1"),
         ("run: {verification: {agents: [nobody]}}", "run.verification.agents: unknown agent 'nobody'"),
     ],
@@ -259,3 +261,12 @@ def test_p_react_without_settings_is_the_published_one(tmp_path: Path) -> None:
     assert [(item.open, item.close, item.bias) for item in prefills if item] == [(63, 126, 0.5), (63, 126, 1.0)] and prefills[2] is None
     line = mistake(tmp_path, f"backbones: {{m: {{url: 'http://x', paradigm: ar}}}}\n{agents}\n{run}")
     assert "agents.a.acting: p_react decodes the call first, and m from left to right; use tool_first" in line
+
+
+def test_every_option_has_a_user_or_a_test() -> None:
+    shipped = "\n".join(path.read_text() for path in (ROOT / "config").glob("*.yaml"))
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for title, section in schemas.sections():
+        for key in section.model_fields:
+            used = re.search(rf"\b{key}:", shipped) or re.search(rf"\b{key}\b[\"']?\s*[:=]", tests)
+            assert used, f"{title}: {key} is set by no shipped file and by no test; delete it, or test what it does"

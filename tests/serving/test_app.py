@@ -17,6 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dllm_agents.client.client import BadReply
+from dllm_agents.config import Backbone
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.engine.engine import Failed, Finished, Unmasked
 from dllm_agents.serving.app import create_app
@@ -321,6 +322,26 @@ def test_a_trace_tells_the_settings_with_every_default_filled_in(diffusion_check
     answer["choices"][0]["trace"]["decoding"]["strategy"] = "nobody's"
     with pytest.raises(BadReply, match="strategy"):
         completion_of(answer, 0.0)
+
+
+def test_control_tokens_spelled_out_are_text_or_tokens(tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    """`backbones.<name>.control_tokens`: one token each as the papers' code has them, else the letters that were sent."""
+    tokens = {}
+    for control in Backbone.model_validate({"url": "http://x", "control_tokens": "tokens"}).control_tokens, "text":
+        app = create_app(scripted("yes"), tokenizer, "tiny", Decoding(), 512, control=control)
+        said = CHAT | {"messages": [{"role": "user", "content": "<|im_end|>" * 4}]}
+        tokens[control] = TestClient(app).post("/v1/chat/completions", json=said).json()["usage"]["prompt_tokens"]
+    assert tokens["text"] >= tokens["tokens"] + 4
+
+
+def test_an_answer_of_nothing_but_json_is_a_call_where_the_backbone_says_so(tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    """`backbones.<name>.bare_calls`; the template here writes calls in tags."""
+    said = json.dumps({"name": "search", "arguments": {"query": "x"}})
+    for bare in (Backbone.model_validate({"url": "http://x", "bare_calls": True}).bare_calls, None):
+        app = create_app(scripted(said), tokenizer, "tiny", Decoding(max_new_tokens=100), 1024, bare_calls=bare)
+        message = TestClient(app).post("/v1/chat/completions", json=CHAT | {"tools": TOOLS}).json()["choices"][0]["message"]
+        assert [call["function"]["name"] for call in message.get("tool_calls") or []] == (["search"] if bare else [])
+        assert (message["content"] or "") == ("" if bare else said)
 
 
 def test_a_history_that_outgrows_the_context_is_refused(client: Callable[..., TestClient]) -> None:

@@ -20,6 +20,7 @@ FAMILIES = {
     "Fast_dLLM_Qwen": ("diffusion", "fast_dllm_v2"),
     "sdar": ("diffusion", "sdar"),
     "qwen3": ("ar", "ar"),
+    "llama": ("diffusion", "llada"),  # with `dllm` in its config, as trained here
 }
 
 
@@ -34,8 +35,11 @@ def checkpoint(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(random_checkpoints, "STOP", tokenizer.eos_token_id)
 
     def write(family: str) -> Path:
-        make = random_checkpoints.llada if family == "llada" else random_checkpoints.llama_like
-        directory = make(tmp_path / "weights", **({} if family == "llada" else {"model_type": family}))
+        if family == "llada":
+            directory = random_checkpoints.llada(tmp_path / "weights")
+        else:
+            here = {"dllm": {"attention": "full", "mask_token_id": tokenizer.mask_token_id}} if family == "llama" else {}
+            directory = random_checkpoints.llama_like(tmp_path / "weights", family, extra=here)
         tokenizer.save_pretrained(directory)
         return directory
 

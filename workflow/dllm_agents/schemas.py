@@ -9,7 +9,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dllm_agents.config import BENCHMARKS, Agent, Backbone, Benchmarks, Config, Lora, Preference, Reporting, Run, Training
+from dllm_agents.config import (
+    BENCHMARKS,
+    Agent,
+    Backbone,
+    Benchmarks,
+    Config,
+    Editor,
+    Lora,
+    Memory,
+    Preference,
+    Reporting,
+    Resources,
+    Run,
+    Selector,
+    Training,
+    TrainingBudget,
+    Verification,
+    Verifier,
+)
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
 from dllm_agents.records import RECORDS, write_aside
 
@@ -34,7 +52,7 @@ def record_schema(record: type[BaseModel]) -> dict[str, Any]:
 def defaults_table() -> str:
     """Every configuration key with its type, default and meaning, as Markdown."""
     parts = []
-    for title, section in _sections():
+    for title, section in sections():
         parts.append(f"### {title}\n\n| key | type | default | meaning |\n|---|---|---|---|")
         properties = section.model_json_schema()["properties"]
         for key, field in section.model_fields.items():
@@ -65,10 +83,13 @@ def write_all(root: Path) -> Iterator[Path]:
         yield path
 
 
-def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Title and class of every section, as the table of defaults orders them."""
     yield "A scale (top level)", Config
     yield "`run`", Run
+    yield "`run.verification`", Verification
     yield "`report`", Reporting
+    yield "`resources.<stage>`", Resources
     yield "`backbones.<name>` and `add.<name>`", Backbone
     yield "`backbones.<name>.training`", Training
     yield "`backbones.<name>.training.preference`", Preference
@@ -76,8 +97,13 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "`backbones.<name>.decoding`", Decoding
     yield "`backbones.<name>.decoding.tool_prefill`", ToolPrefill
     yield "`agents.<name>`", Agent
+    yield "`agents.<name>.memory`", Memory
+    yield "`agents.<name>.verifier`", Verifier
+    yield "`agents.<name>.selector`", Selector
+    yield "`agents.<name>.editor`", Editor
     for name in BENCHMARKS:
         yield f"`benchmarks.{name}`", type(getattr(Benchmarks(), name))
+    yield "`benchmarks.<name>.training`", TrainingBudget
 
 
 def _kind(schema: dict[str, Any]) -> str:

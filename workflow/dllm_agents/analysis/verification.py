@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from dllm_agents.agents import MODULE_STYLE
 from dllm_agents.agents.modules.early_exit import Strength, Verifier
@@ -48,7 +49,7 @@ def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[s
         serving = running_server(name, config, models.get(name), benchmark=benchmark)
         with serving as server, Client.for_backbone(server, config.backbones[name]) as client:
             ask: Answer = partial(client.complete, decoding=config.role_decoding(name, "verifier", benchmark))
-            asked = [(prompt, episode) for prompt in settings.prompts for episode in stored]
+            asked = [(prompt, episode) for prompt in get_args(Strength) for episode in stored]
             with ThreadPoolExecutor(CONCURRENCY) as pool:
                 rows = pool.map(lambda pair: _verified(ask, name, settings.every, config.seed, *pair), asked)  # noqa: B023 - used up here
                 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -36,9 +36,10 @@ STAGES: dict[str, Resources] = {
 class Verification(Section):
     """The early-exit verifier, replayed on stored episodes (DiffuAgent section 5.1 and Figure 6): every backbone with every prompt."""
 
+    FORMER: ClassVar = {"prompts": "is gone: both are always replayed"}
+
     agents: list[str] = Field(default=[], description="agents whose stored embodied episodes are looked at")
     backbones: list[str] = Field(default=[], description="backbones that play the verifier")
-    prompts: list[Literal["strict", "modest"]] = Field(default=["strict", "modest"])
     every: int = Field(default=5, ge=1, description="steps between two verifications")
     episodes: int | None = Field(default=None, ge=1, description="episodes of each agent, at even distances; null for all")
 
