@@ -24,6 +24,7 @@ from dllm_agents.reporting.rows import (
     published_rows,
     published_values,
     timing_rows,
+    values_of,
 )
 
 SAME_AS = {"relevance": "live_relevance", "multi_turn_standard": "multi_turn_base"}
@@ -64,7 +65,11 @@ def table1(inputs: Inputs) -> Table:
     for agent in agents:
         rows += embodied_rows(inputs, agent, published_values(inputs.config, agent, "diffuagent_table1"))
     timing = [row for agent in agents for name in EMBODIED for row in timing_rows(inputs, agent, name)]
-    return Table(rows, arrange(rows, agent_blocks(inputs, rows, agents), OUTCOMES, "Embodied agent", inputs.errors, with_n=True), timing)
+    return Table(
+        rows,
+        arrange(rows, agent_blocks(inputs, "diffuagent_table1", agents), OUTCOMES, "Embodied agent", inputs.errors, with_n=True),
+        timing,
+    )
 
 
 def table2(inputs: Inputs) -> Table:
@@ -76,7 +81,9 @@ def table2(inputs: Inputs) -> Table:
         rows += error_rows(inputs, agent, "bfcl")
     timing = [row for agent in agents for row in timing_rows(inputs, agent, "bfcl")]
     columns = [(("bfcl", category, "success_rate"), label) for category, label in BFCL_COLUMNS.items()]
-    return Table(rows, arrange(rows, agent_blocks(inputs, rows, agents), columns, "Tool-calling agent", inputs.errors), timing)
+    return Table(
+        rows, arrange(rows, agent_blocks(inputs, "diffuagent_table2", agents), columns, "Tool-calling agent", inputs.errors), timing
+    )
 
 
 def table3(inputs: Inputs) -> Table:
@@ -89,7 +96,9 @@ def table3(inputs: Inputs) -> Table:
         backbones = inputs.config.agents[agent].backbones
         if set(backbones) <= {"policy", "memory"} and ("memory" in backbones or inputs.config.agents[agent].history == "recent"):
             memory = backbones.get("memory", "w/o")
-            own = {(row.benchmark, row.category, row.metric): row for row in embodied_rows(inputs, agent, {})}
+            twin = {"memory": published.backbone_name(inputs.config, backbones["memory"]) if "memory" in backbones else "w/o"}
+            values = values_of("diffuagent_table3", published.published_name(inputs.config, agent), twin)
+            own = {(row.benchmark, row.category, row.metric): row for row in embodied_rows(inputs, agent, values)}
             lines.append(Line(f"{agent} ({backbones['policy']} + {memory})", [own[key] for key in keys]))
             rows += [row.model_copy(update={"category": f"memory={memory}"}) for row in own.values()]
     return Table(rows, Layout("Agent + memory", heads, [*blocks, own_block(lines, len(heads))]))
@@ -159,7 +168,7 @@ def table6(inputs: Inputs) -> Table:
         if agent not in helped and not (inputs.alone(agent) and roles[agent].get("policy") in policies):
             continue
         modules = [f"{role}={roles[agent][role]}" for role in ("selector", "editor") if role in roles[agent]]
-        own = bfcl_rows(inputs, agent, list(MODULE_COLUMNS), {})
+        own = bfcl_rows(inputs, agent, list(MODULE_COLUMNS), _published_modules(inputs, agent, roles[agent]))
         if "selector" in roles[agent]:
             saved = pd.Series(measured(inputs.rows(agent, "bfcl"), "selector_saved_calls")).dropna().tolist()
             own.append(mean_row(agent, "bfcl", "", "selector_saved_calls", saved, inputs.config.seed))
@@ -169,6 +178,12 @@ def table6(inputs: Inputs) -> Table:
         rows += [row.model_copy(update={"category": ";".join(filter(None, [*modules, row.category]))}) for row in own]
     heads = [*MODULE_COLUMNS.values(), ("Selector", "Calls saved")]
     return Table(rows, Layout("Agent + modules", heads, [*blocks, own_block(lines, len(heads))]))
+
+
+def _published_modules(inputs: Inputs, agent: str, roles: Mapping[str, str]) -> dict[Key, float]:
+    """What Table 6 reports of an agent with these modules, and Table 2 of one without."""
+    modules = {role: published.backbone_name(inputs.config, roles[role]) for role in ("selector", "editor") if role in roles}
+    return values_of("diffuagent_table6" if modules else "diffuagent_table2", published.published_name(inputs.config, agent), modules)
 
 
 def embodied_rows(inputs: Inputs, agent: str, twin: Mapping[Key, float]) -> list[TableRow]:

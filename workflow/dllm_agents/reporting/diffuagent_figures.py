@@ -32,6 +32,7 @@ class Plane(NamedTuple):
 
     title: str
     ylabel: str
+    benchmarks: Sequence[str]
     published: Mapping[str, float]
     ours: Mapping[str, TableRow | None]
 
@@ -54,11 +55,17 @@ def figure1(inputs: Inputs, figure: Figure) -> None:
     drawn = []
     for axis, plane in zip(figure.subplots(1, 2), _planes(inputs, speeds), strict=True):
         points = [Point(model, speed, plane.published[model], None, None, True) for model, speed in speeds.items()]
+        strokes: list[float] = []
         for agent, row in plane.ours.items():
-            speed = _speed(inputs, agent)
+            speed = _speed(inputs, agent, plane.benchmarks)
             if speed is not None and row is not None and row.value is not None:
                 points.append(Point(agent, speed, row.value, row.low, row.high, False))
+                if probed := _probed_speed(inputs, agent):
+                    strokes.append(probed)
+                    axis.plot(probed, row.value, "|", markersize=7, color=looks[agent].colour)
         drawing.scatter(axis, points, looks)
+        left, right = axis.get_xlim()
+        axis.set_xlim(min([left, *(0.8 * probed for probed in strokes)]), max([right, *(1.3 * probed for probed in strokes)]))
         axis.set(xlabel="Tokens per second (log scale)", ylabel=plane.ylabel)
         axis.set_title(plane.title, fontsize=style.FONT)
         absent = [agent for agent in plane.ours if agent not in {point.label for point in points}]
@@ -97,19 +104,28 @@ def _planes(inputs: Inputs, models: Iterable[str]) -> tuple[Plane, Plane]:
         Plane(
             f"Embodied agents (ours: {', '.join(map(display_name, played)) or 'none'})",
             "Mean success rate (%)",
+            played,
             embodied,
             {agent: macro_row(inputs, agent, played, "success", "success_rate") for agent in agents if set(played) & set(plays[agent])},
         ),
         Plane(
             "Tool-calling agents (ours: BFCL-v3, sampled)",
             "BFCL overall (%)" if _has_multi_turn(inputs.config) else "BFCL, mean of Non-Live and Live (%)",
+            ("bfcl",),
             {model: float(np.mean([_published_bfcl(model, name) for name in averaged])) for model in models},
             {agent: bfcl_mean(inputs, agent, averaged) for agent in agents if "bfcl" in plays[agent]},
         ),
     )
 
 
-def _speed(inputs: Inputs, agent: str) -> float | None:
+def _speed(inputs: Inputs, agent: str, benchmarks: Sequence[str]) -> float | None:
+    """Kept tokens per second of an agent's model over all its calls on the benchmarks; None where it wrote nothing or was not timed."""
+    scores = [inputs.rows(agent, name) for name in benchmarks]
+    tokens, seconds = (sum(float(part[column].sum()) for part in scores) for column in ("completion_tokens", "model_seconds"))
+    return tokens / seconds if tokens > 0 and seconds > 0 else None
+
+
+def _probed_speed(inputs: Inputs, agent: str) -> float | None:
     """Kept tokens per second of an agent's policy at the lowest probed concurrency."""
     probe = inputs.probes.get(inputs.config.agents[agent].policy)
     levels = [level for level in probe.concurrency if level.get("tokens_per_second")] if probe else []
@@ -227,7 +243,7 @@ def figure7(inputs: Inputs, figure: Figure) -> None:
     helped = {agent: own for agent, own in roles.items() if {"selector", "editor"} & set(own)}
     pairs = list(dict.fromkeys((own["policy"], own.get("selector", own.get("editor", ""))) for own in helped.values()))
     policies = list(dict.fromkeys(policy for policy, _ in pairs))
-    alone = {config.agents[agent].policy: agent for agent in inputs.agents if inputs.alone(agent)}
+    alone = {config.agents[agent].policy: agent for agent in reversed(inputs.agents) if inputs.alone(agent) and agent in roles}
     means = {agent: bfcl_mean(inputs, agent, averaged) for agent in (*helped, *(alone[name] for name in policies if name in alone))}
     groups = []
     for title, module_roles in MODULE_PANELS.items():

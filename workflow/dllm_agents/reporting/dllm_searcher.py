@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dllm_agents.analysis.metrics import Errors
+from dllm_agents.analysis import statistics
 from dllm_agents.benchmarks.search_reply import FORMAT_FAILURES
 from dllm_agents.config import PREFERENCE
 from dllm_agents.records import Episode, TableRow, TracedCall
+from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, mean_row, number, rate_row
+from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, bare, cell, mean_row, number, rate_row, without_value
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Layout, Line, Table, Text, arrange, own_block, plain_heads
-from dllm_agents.reporting.rows import agent_blocks, error_rows, published_rows, success_row
+from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Key, Layout, Line, Table, Text, arrange, own_block, plain_heads
+from dllm_agents.reporting.rows import agent_blocks, error_rows, mean_of_parts, measured, published_rows, success_row, values_of
 
 SEARCH = "multihop_qa"
 SETS = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue"}
@@ -45,23 +46,52 @@ def table1(inputs: Inputs) -> Table:
     agents = inputs.players(SEARCH)
     for agent in agents:
         scores = inputs.rows(agent, SEARCH)
-        for name in (*SETS, "average"):
-            part = scores.iloc[:0] if name == "average" else scores[scores["category"] == name]
-            rows += _accuracies(agent, name, part, inputs.errors(agent, SEARCH, [name]))
-        others = set(inputs.scores(SEARCH)["category"]) - set(titles)
-        rows += _accuracies(agent, "other sets", scores[scores["category"].isin(others)], inputs.errors(agent, SEARCH, others))
+        twin = values_of("searcher_table1", published.searcher_name(inputs.config, agent))
+        for name in SETS:
+            rows += _accuracies(inputs, agent, name, [name], twin)
+        rows += [_average(inputs, agent, metric, twin) for metric in ("acc_r", "acc_l")]
+        rows += _accuracies(inputs, agent, "other sets", set(inputs.scores(SEARCH)["category"]) - set(SETS), {})
         rows += _judges(agent, scores) + error_rows(inputs, agent, SEARCH)
     columns = [((SEARCH, name, metric), (title, metric.upper())) for name, title in titles.items() for metric in ("acc_r", "acc_l")]
-    return Table(rows, arrange(rows, agent_blocks(inputs, rows, agents), columns, "Model", inputs.errors))
+    blocks = agent_blocks(inputs, "searcher_table1", agents)
+    notes = "Rows that repeat a published one have its numbers beside theirs; the CSV has ACC_R by order-free word cover too (acc_r_words)."
+    return Table(rows, arrange(rows, blocks, columns, "Model", inputs.errors), notes=notes)
 
 
-def _accuracies(agent: str, name: str, part: pd.DataFrame, errors: Errors) -> list[TableRow]:
-    parsed = part[part["judge"].isin(["correct", "incorrect"])]
+def _accuracies(inputs: Inputs, agent: str, name: str, sets: Collection[str], twin: Mapping[Key, float]) -> list[TableRow]:
+    """ACC_R and ACC_L of an agent on some question sets, ACC_R by word cover where it was noted."""
+    scores, errors = inputs.rows(agent, SEARCH), inputs.errors(agent, SEARCH, sets)
+    part = scores[scores["category"].isin(sets)]
+    parsed, words = _judged(part), measured(part, "acc_r_words")
+    words = words[np.isfinite(words)]
     judged = errors if len(parsed) or not len(part) else NO_ERRORS  # without a judge it is not for errors that there is no verdict
+    counts = {
+        "acc_r": (int(part["success"].sum()), len(part), errors),
+        "acc_l": (int(parsed.sum()), len(parsed), judged),
+        "acc_r_words": (int(words.sum()), len(words), errors),
+    }
     return [
-        rate_row(agent, SEARCH, name, "acc_r", int(part["success"].sum()), len(part), errors=errors),
-        rate_row(agent, SEARCH, name, "acc_l", int((parsed["judge"] == "correct").sum()), len(parsed), errors=judged),
+        rate_row(agent, SEARCH, name, metric, right, n, twin.get((SEARCH, name, metric)), errors)
+        for metric, (right, n, errors) in counts.items()
+        if n or metric != "acc_r_words"
     ]
+
+
+def _judged(part: pd.DataFrame) -> statistics.Floats:
+    """1 or 0 for every verdict of the judge that could be parsed."""
+    parsed = part[part["judge"].isin(["correct", "incorrect"])]
+    return np.asarray(parsed["judge"] == "correct", dtype=np.float64)
+
+
+def _average(inputs: Inputs, agent: str, metric: str, twin: Mapping[Key, float]) -> TableRow:
+    """The unweighted mean over the published sets; "not run" unless all were."""
+    scores = inputs.rows(agent, SEARCH)
+    sets = [scores[scores["category"] == name] for name in SETS]
+    parts = [_judged(part) if metric == "acc_l" else np.asarray(part["success"], dtype=np.float64) for part in sets]
+    row = TableRow(agent=agent, benchmark=SEARCH, category="average", metric=metric, n=0, published=twin.get((SEARCH, "average", metric)))
+    if not all(map(len, parts)):
+        return without_value(row, inputs.errors(agent, SEARCH, SETS))
+    return mean_of_parts(row, parts, inputs.config.seed)
 
 
 def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
@@ -90,35 +120,49 @@ def table2(inputs: Inputs) -> Table:
     values = {(row.agent, row.category, row.metric): row.published for row in rows}
     trained, ready = training_stages(inputs)
     played = [name for name in inputs.config.run.benchmarks if any(name in stage.benchmarks for stage in trained)] or [SEARCH]
-    blocks = []
+    theirs = []
     for agent in dict.fromkeys(row.agent for row in rows):
         cells = []
         for name, metric in keys:
             value, gain = values.get((agent, name, metric)), values.get((agent, name, f"{metric}_gain"))
             cells.append(NOT_RUN if value is None else number(value) + (f" (+{number(gain)})" if gain is not None else ""))
-        blocks.append(Line(agent, [*cells, *[""] * len(played)]))
+        theirs.append(Line(agent, [*cells, *[""] * len(played)]))
     lines = []
     for stage in [*ready, *trained]:
-        scores = inputs.rows(stage.agent, SEARCH)
-        own = [
-            row
-            for name in SETS
-            for row in _accuracies(stage.agent, name, scores[scores["category"] == name], inputs.errors(stage.agent, SEARCH, [name]))
-        ]
-        outcomes = [_stage_row(inputs, stage, name) for name in played]
+        twin = values_of("searcher_table2", {"DLLM-Searcher": "VRPO"}.get(name := _repeated(inputs, stage.agent), name))
+        own = [row for name in SETS for row in _accuracies(inputs, stage.agent, name, [name], twin)]
+        outcomes = {name: _stage_rows(inputs, stage, name) for name in played}
         rows += [row.model_copy(update={"category": f"{stage.label};{row.category}"}) for row in own]
-        rows += [row.model_copy(update={"category": stage.label}) for row in outcomes]
-        lines.append(Line(f"{stage.agent} ({stage.label})", [*own, *outcomes]))
-    heads = [(SETS[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success or gain") for name in played]
-    notes = "In the last columns a row of VRPO is its gain in success (points) over the row of its SFT model, on the same tasks."
-    return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, blocks), own_block(lines, len(heads))]), notes=notes)
+        rows += [row.model_copy(update={"category": stage.label}) for pair in outcomes.values() for row in pair]
+        shown = [row for row in own if row.metric in ("acc_r", "acc_l")]
+        lines.append(Line(f"{stage.agent} ({stage.label})", [*shown, *(_with_gain(*pair) for pair in outcomes.values())]))
+    heads = [(SETS[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success (gain)") for name in played]
+    notes = "In the last columns a gain is in points over the row of the SFT model, paired on the same tasks."
+    return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, theirs), own_block(lines, len(heads))]), notes=notes)
+
+
+def _repeated(inputs: Inputs, agent: str) -> str:
+    return published.searcher_name(inputs.config, agent) or ""
+
+
+def _with_gain(success: TableRow, gain: TableRow | None = None) -> Cell:
+    """A success rate, and in brackets what it gains over the model it was trained from."""
+    if gain is None or gain.value is None or success.value is None:
+        return success
+    sign = "+" if gain.value >= 0 else ""
+    return Text(f"{bare(success)} ({sign}{cell(gain)})", success)
 
 
 def training_stages(inputs: Inputs) -> tuple[list[Stage], list[Stage]]:
     """The diffusion agents of Table 2: those of backbones with a preference stage, each behind its SFT model; and vanilla ones, search
     agents whose backbone comes ready."""
     config = inputs.config
-    alone = {config.agents[agent].policy: agent for agent in inputs.agents if inputs.alone(agent) and inputs.paradigm(agent) == "diffusion"}
+    alone: dict[str, str] = {}
+    for agent in (agent for agent in inputs.agents if inputs.paradigm(agent) == "diffusion"):
+        # The paper decodes these by P-ReAct; an agent that acts so stands before one that does not.
+        parallel = published.searcher_name(config, agent) is not None and config.agents[agent].acting == "p_react"
+        if inputs.alone(agent) or parallel:
+            alone[config.agents[agent].policy] = agent if parallel else alone.get(config.agents[agent].policy, agent)
     trained: list[Stage] = []
     for backbone, agent in alone.items():
         training = config.backbones[backbone].training
@@ -131,13 +175,14 @@ def training_stages(inputs: Inputs) -> tuple[list[Stage], list[Stage]]:
     return trained, [stage for stage in ready if SEARCH in config.agent_benchmarks(stage.agent)]
 
 
-def _stage_row(inputs: Inputs, stage: Stage, benchmark: str) -> TableRow:
-    """An agent's success rate on a benchmark, or its gain over the agent of its SFT model on the same tasks (points, paired)."""
+def _stage_rows(inputs: Inputs, stage: Stage, benchmark: str) -> list[TableRow]:
+    """An agent's success rate on a benchmark, and its gain over the agent of its SFT model on the same tasks (points, paired)."""
+    success = success_row(inputs, stage.agent, benchmark)
     if not stage.base:
-        return success_row(inputs, stage.agent, benchmark)
+        return [success]
     missing = inputs.missing([stage.agent, stage.base], [benchmark])
     nothing = TableRow(agent=stage.agent, benchmark=benchmark, metric="success_difference", n=0, missing=missing)
-    return compare(inputs, [stage.agent], [stage.base], benchmark).get("success_difference", nothing)
+    return [success, compare(inputs, [stage.agent], [stage.base], benchmark).get("success_difference", nothing)]
 
 
 def table3(inputs: Inputs) -> Table:
@@ -151,7 +196,11 @@ def table3(inputs: Inputs) -> Table:
     ours = []
     for agent in inputs.agents:
         if SEARCH in inputs.config.agent_benchmarks(agent) and inputs.config.agents[agent].workflow is None:
-            own_rows = _format_failures(inputs, agent)
+            theirs = by_kind.get(_repeated(inputs, agent), {})
+            own_rows = [
+                row.model_copy(update={"published": theirs[row.category].published}) if row.category in theirs else row
+                for row in _format_failures(inputs, agent)
+            ]
             rows += own_rows
             ours.append(Line(agent, [Text(str(own_rows[0].n or 0), own_rows[0]), *own_rows]))
     heads = plain_heads("n", *kinds)

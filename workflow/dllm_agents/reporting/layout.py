@@ -100,8 +100,7 @@ def arrange(
         for key, row in own.items():
             if key in counted:
                 cells.append(count(row, errors(agent, key[0])))
-            # The published number of a model must not stand in for a run of ours that is missing.
-            cells.append(NOT_RUN if row is None else row.missing if row.value is None and not published else row)
+            cells.append(_placed(row, published))
         return Line(agent, cells)
 
     heads: list[tuple[str, str]] = [] if with_n else [("", "n")]
@@ -109,6 +108,13 @@ def arrange(
         heads += [(label[0], "n"), label] if key in counted else [label]
     laid = [Block(title, [line(agent, title == PUBLISHED_BLOCK) for agent in agents]) for title, agents in blocks]
     return Layout(corner, heads, [block for block in laid if block.lines])
+
+
+def _placed(row: TableRow | None, published: bool) -> Cell:
+    """A row as it stands among published or own ones: what a paper leaves out reads "/", as it prints."""
+    if published:
+        return "" if row is None else "/" if row.published is None else row
+    return NOT_RUN if row is None else row.missing if row.value is None else row
 
 
 def count(row: TableRow | None, errors: Errors) -> Text:

@@ -7,7 +7,7 @@ import csv
 from functools import cache
 from typing import NamedTuple
 
-from dllm_agents.config import Config
+from dllm_agents.config import PREFERENCE, Config
 from dllm_agents.errors import StageError
 from dllm_agents.layout import PUBLISHED
 
@@ -37,11 +37,14 @@ class Value(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A published model: its name in the tables, the hub id of its checkpoint, `ar` or `diffusion`."""
+    """A published model: its name in the tables, the hub id of its checkpoint or of what its training starts from, `ar` or `diffusion`,
+    its stage (`ready`, `sft`, `preference`), and the paper."""
 
     agent: str
     hub_id: str
     paradigm: str
+    stage: str
+    paper: str
     note: str
 
 
@@ -67,6 +70,11 @@ def values(name: str) -> tuple[Value, ...]:
 @cache
 def models() -> tuple[Model, ...]:
     """The six backbones of DiffuAgent, in the paper's order."""
+    return tuple(model for model in _models() if model.paper == "DiffuAgent")
+
+
+@cache
+def _models() -> tuple[Model, ...]:
     return tuple(Model(**row) for row in _rows("models"))
 
 
@@ -77,9 +85,32 @@ def oddities() -> tuple[dict[str, str], ...]:
 
 
 def published_name(config: Config, agent: str) -> str | None:
-    """The published model that an agent's policy is, by the hub id of its backbone; None for any other."""
-    backbone = config.backbones.get(config.agents[agent].policy)
-    return next((model.agent for model in models() if backbone is not None and backbone.model == model.hub_id), None)
+    """The model of DiffuAgent that an agent's policy is, by the hub id of its backbone; None for any other."""
+    return backbone_name(config, config.agents[agent].policy)
+
+
+def backbone_name(config: Config, backbone: str | None) -> str | None:
+    """The model of DiffuAgent that a backbone is."""
+    entry = config.backbones.get(backbone or "")
+    return next((model.agent for model in models() if entry is not None and entry.model == model.hub_id), None)
+
+
+def searcher_name(config: Config, agent: str) -> str | None:
+    """The row of DLLM-Searcher that an agent repeats: a ready backbone that acts by ReAct, or one trained from the same checkpoint that
+    acts by P-ReAct, as the paper decodes it; None for any other."""
+    entry = config.agents[agent]
+    backbone = config.backbones.get(entry.policy)
+    if backbone is None or set(entry.backbones) != {"policy"} or entry.workflow is not None:
+        return None
+    stage = "ready" if backbone.training is None else "preference" if backbone.training.objective in PREFERENCE else "sft"
+    root = backbone.model
+    while backbone is not None and backbone.training is not None:
+        root = backbone.training.base
+        backbone = config.backbones.get(root or "")
+    if entry.acting != ("react" if stage == "ready" else "p_react"):
+        return None
+    own = (model for model in _models() if model.paper == "DLLM-Searcher")
+    return next((model.agent for model in own if (model.hub_id, model.stage) == (root, stage)), None)
 
 
 def _rows(name: str) -> list[dict[str, str]]:

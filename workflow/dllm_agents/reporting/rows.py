@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,11 +26,15 @@ def published_rows(name: str) -> list[TableRow]:
 
 def published_values(config: Config, agent: str, name: str) -> dict[Key, float]:
     """What the paper reports for the published model that an agent's policy is; empty for any other agent."""
-    twin = published.published_name(config, agent)
+    return values_of(name, published.published_name(config, agent))
+
+
+def values_of(name: str, agent: str | None, modules: Mapping[str, str | None] | None = None) -> dict[Key, float]:
+    """What a published table reports for one of its agents, with exactly these modules."""
     return {
-        (item.benchmark, item.category, item.metric): item.value
+        (item.benchmark, item.part, item.metric): item.value
         for item in published.values(name)
-        if item.agent == twin and item.value is not None
+        if item.agent == agent and item.value is not None and item.modules == (modules or {})
     }
 
 
@@ -54,8 +58,13 @@ def macro_row(
     if not parts or not all(len(part) for part in parts):
         worst = max((inputs.errors(agent, benchmark) for benchmark in benchmarks), key=lambda errors: errors.too_many, default=NO_ERRORS)
         return without_value(row, worst) if worst.too_many else row
+    return mean_of_parts(row, parts, inputs.config.seed)
+
+
+def mean_of_parts(row: TableRow, parts: Sequence[statistics.Floats], seed: int) -> TableRow:
+    """A row with the unweighted mean of shares, with an interval from independent draws of each part."""
     n = sum(map(len, parts))
-    draws = [statistics.bootstrap_means(part, seed=inputs.config.seed + index) for index, part in enumerate(parts)]
+    draws = [statistics.bootstrap_means(part, seed=seed + index) for index, part in enumerate(parts)]
     low, high = statistics.share_interval(np.mean(draws, axis=0), n)
     value = 100 * float(np.mean([part.mean() for part in parts]))
     return row.model_copy(update={"n": n, "value": value, "low": 100 * low, "high": 100 * high})
@@ -75,11 +84,10 @@ def timing_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     return rows
 
 
-def agent_blocks(inputs: Inputs, rows: Iterable[TableRow], agents: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """The blocks of a table of agents: those with published rows alone, the scripted ones, the others of the run."""
-    only_published = dict.fromkeys(row.agent for row in rows if row.value is None and row.published is not None)
+def agent_blocks(inputs: Inputs, name: str, agents: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The blocks of a table of agents: the published ones, the scripted ones, the others of the run."""
     return [
-        (PUBLISHED_BLOCK, [agent for agent in only_published if agent not in inputs.config.agents]),
+        (PUBLISHED_BLOCK, list(dict.fromkeys(value.agent for value in published.values(name)))),
         (BASELINE_BLOCK, inputs.baselines),
         (OURS_BLOCK, [agent for agent in agents if agent not in inputs.baselines]),
     ]
