@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 
 import pytest
-from dllm_agents.agents.runner import Shard, rollout
 
 from dllm_agents import benchmarks, preflight
+from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.stage import score_file
 from dllm_agents.config import load
 from dllm_agents.records import Episode, read_jsonl, write_jsonl

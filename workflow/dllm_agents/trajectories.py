@@ -57,17 +57,19 @@ def _collect_from_backbone(config: Config, benchmark: Benchmark, tasks: list[Tas
     from dllm_agents.agents.rollout import play_with_backbone
 
     teacher = benchmark.options.teacher
-    for task, played in zip(tasks, play_with_backbone(config, teacher, benchmark, tasks), strict=True):
-        success = played.success if benchmark.interactive(task) else benchmark.judge(task, played.answer or "").valid
+    for task, outcome in zip(tasks, play_with_backbone(config, teacher, benchmark, tasks), strict=True):
+        success = outcome.success
+        if not benchmark.interactive(task):
+            success = outcome.answer is not None and benchmark.judge(task, outcome.answer).valid
         yield Trajectory(
             task=task,
             teacher=teacher,
             seed=config.seed,
-            initial_observation=played.initial_observation,
-            steps=[step.model_copy(update={"call": None}) for step in played.steps],
+            initial_observation=outcome.initial_observation,
+            steps=[step.model_copy(update={"call": None}) for step in outcome.steps],
             success=success,
-            progress=played.steps[-1].progress if played.steps else float(success),
-            rejected=None if played.ended != "error" else "simulator",
+            progress=outcome.steps[-1].progress if outcome.steps else float(success),
+            rejected=None if outcome.ended != "error" else "simulator",
             versions=versions(),
         )
 

@@ -55,39 +55,39 @@ def play(
     """Play a question. `environment` must bear searches from several threads at once. Every step is labelled with its stage: plan,
     search or write. A first reply without a readable plan ends the episode; a later one ends the planning."""
     noted = PlannerMeasures()
-    played = Outcome(initial_observation=environment.reset(), planner=noted)
+    outcome = Outcome(initial_observation=environment.reset(), planner=noted)
     findings: list[Finding] = []
     ended: Ending | None = None
     try:
         for number in range(max_rounds):
-            plan = _plan(task, roles.planner, style, findings, played, call_seed(seed, task, number, 0))
+            plan = _plan(task, roles.planner, style, findings, outcome, call_seed(seed, task, number, 0))
             if isinstance(plan, str) or not plan:
                 noted.failure = plan if isinstance(plan, str) and not noted.plans else None
                 break
             noted.plans.append(plan)
-            latest = _carry_out(environment, task, plan, roles.seeker, style, seeker_turns, seekers, played, seed + 1000 * (number + 1))
+            latest = _carry_out(environment, task, plan, roles.seeker, style, seeker_turns, seekers, outcome, seed + 1000 * (number + 1))
             noted.asked.append([finding.question for finding in latest])
             findings += latest
-            noted.coverage.append(played.steps[-1].progress)
+            noted.coverage.append(outcome.steps[-1].progress)
         if noted.failure is None:
-            _write(environment, task, roles.writer, style, findings, played, call_seed(seed, task, max_rounds, 0))
+            _write(environment, task, roles.writer, style, findings, outcome, call_seed(seed, task, max_rounds, 0))
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
-    played.success, played.native_score = environment.success, environment.native_score
-    played.ended = ended or ("success" if environment.success else "answered" if played.answer is not None else "no_action")
-    return played
+    outcome.success, outcome.native_score = environment.success, environment.native_score
+    outcome.ended = ended or ("success" if environment.success else "answered" if outcome.answer is not None else "no_action")
+    return outcome
 
 
-def _plan(task: Task, planner: Complete, style: str, findings: Sequence[Finding], played: Outcome, seed: int) -> list[str] | str:
+def _plan(task: Task, planner: Complete, style: str, findings: Sequence[Finding], outcome: Outcome, seed: int) -> list[str] | str:
     """The next plan, or the name of the reply's failure."""
     completion = planner(prompts.team_messages(style, "planner", task.goal, findings), seed=seed)
     read = parse_plan(completion.text)
-    step = _step("plan", completion, progress=_progress(played))
+    step = _step("plan", completion, progress=_progress(outcome))
     if isinstance(read, str):
-        played.steps.append(_numbered(played, step, valid=False, error=read))
+        outcome.steps.append(_numbered(outcome, step, valid=False, error=read))
         return read
     thought, plan = read
-    played.steps.append(_numbered(played, step, thought=thought, action=plan_text(plan)))
+    outcome.steps.append(_numbered(outcome, step, thought=thought, action=plan_text(plan)))
     return plan
 
 
@@ -99,7 +99,7 @@ def _carry_out(
     style: str,
     turns: int,
     seekers: int,
-    played: Outcome,
+    outcome: Outcome,
     seed: int,
 ) -> list[Finding]:
     """Search for every step of a plan, level by level, the steps of a level side by side; findings in the plan's order.
@@ -122,7 +122,7 @@ def _carry_out(
             for index in level:
                 answers[index] = searches[index].answer if index in searches else None
                 findings[index] = Finding(filled[index] or plan[index], answers[index])
-                _record_search(played, searches.get(index), progress)
+                _record_search(outcome, searches.get(index), progress)
     return [finding for finding in findings if finding is not None]
 
 
@@ -150,39 +150,39 @@ def _seek(environment: Environment, task: Task, question: str, seeker: Complete,
     return search
 
 
-def _record_search(played: Outcome, search: _Search | None, progress: float) -> None:
-    progress = max(progress, _progress(played))
+def _record_search(outcome: Outcome, search: _Search | None, progress: float) -> None:
+    progress = max(progress, _progress(outcome))
     if search is None:
         skipped = EpisodeStep(index=0, stage="search", progress=progress, valid=False, error="a step it needs found nothing")
-        played.steps.append(_numbered(played, skipped))
+        outcome.steps.append(_numbered(outcome, skipped))
         return
     for step in search.steps:
-        played.steps.append(_numbered(played, step, progress=progress))
+        outcome.steps.append(_numbered(outcome, step, progress=progress))
 
 
 def _write(
-    environment: Environment, task: Task, writer: Complete, style: str, findings: Sequence[Finding], played: Outcome, seed: int
+    environment: Environment, task: Task, writer: Complete, style: str, findings: Sequence[Finding], outcome: Outcome, seed: int
 ) -> None:
     """The answer from the findings, given to the environment."""
     completion = writer(prompts.team_messages(style, "writer", task.goal, findings), seed=seed)
     reply = parse_reply(completion.text)
-    step = _step("write", completion, progress=_progress(played))
+    step = _step("write", completion, progress=_progress(outcome))
     if not isinstance(reply, Reply) or reply.answer is None:
-        played.steps.append(_numbered(played, step, valid=False, error=reply if isinstance(reply, str) else "no answer"))
+        outcome.steps.append(_numbered(outcome, step, valid=False, error=reply if isinstance(reply, str) else "no answer"))
         return
     observation, progress, done, valid = environment.step(reply.action)
-    played.answer = reply.answer
-    outcome = {"observation": observation, "progress": max(progress, step.progress), "done": done, "valid": valid}
-    played.steps.append(_numbered(played, step, thought=reply.thought, action=reply.action, **outcome))
+    outcome.answer = reply.answer
+    answered = {"observation": observation, "progress": max(progress, step.progress), "done": done, "valid": valid}
+    outcome.steps.append(_numbered(outcome, step, thought=reply.thought, action=reply.action, **answered))
 
 
 def _step(stage: str, completion: Call, progress: float = 0.0) -> EpisodeStep:
     return EpisodeStep(index=0, stage=stage, call=completion.key, progress=progress)
 
 
-def _numbered(played: Outcome, step: EpisodeStep, **update: object) -> EpisodeStep:
-    return step.model_copy(update={"index": len(played.steps), **update})
+def _numbered(outcome: Outcome, step: EpisodeStep, **update: object) -> EpisodeStep:
+    return step.model_copy(update={"index": len(outcome.steps), **update})
 
 
-def _progress(played: Outcome) -> float:
-    return played.steps[-1].progress if played.steps else 0.0
+def _progress(outcome: Outcome) -> float:
+    return outcome.steps[-1].progress if outcome.steps else 0.0

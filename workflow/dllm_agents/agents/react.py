@@ -37,18 +37,18 @@ def play(
     agent's rule); an unparsable step still costs a step. A prompt that does not fit the context loses its oldest
     interactions, whole ones, until it does.
     """
-    played = Outcome(initial_observation=environment.reset())
+    outcome = Outcome(initial_observation=environment.reset())
     dropped = 0
     ended: Ending | None = None
     try:
         for index in range(max_steps):
             if memory is not None:
-                memory.update(task, played.initial_observation, played.steps, call_seed(seed, task, index, 0))
+                memory.update(task, outcome.initial_observation, outcome.steps, call_seed(seed, task, index, 0))
             actions = environment.valid_actions() if list_actions else ()
             parsed = None
             for attempt in range(1, attempts + 1):
                 completion, dropped = _ask(
-                    complete, played, task, style, history, actions, memory, dropped, call_seed(seed, task, index, attempt)
+                    complete, outcome, task, style, history, actions, memory, dropped, call_seed(seed, task, index, attempt)
                 )
                 parsed = prompts.parse_react(completion.text)
                 if parsed is not None:
@@ -56,7 +56,7 @@ def play(
             thought, action = parsed or (None, None)
             started = time.perf_counter()
             observation, progress, done, valid = environment.step(action or "")
-            played.steps.append(
+            outcome.steps.append(
                 EpisodeStep(
                     index=index,
                     call=completion.key,
@@ -77,44 +77,44 @@ def play(
             if (
                 verifier is not None
                 and not last
-                and verifier.exits(task.benchmark, task.goal, played.initial_observation, played.steps, call_seed(seed, task, index, -1))
+                and verifier.exits(task.benchmark, task.goal, outcome.initial_observation, outcome.steps, call_seed(seed, task, index, -1))
             ):
                 ended = "early_exit"
                 break
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
-    close(environment, played)
+    close(environment, outcome)
     if ended is not None:
-        played.ended = ended
-    return played
+        outcome.ended = ended
+    return outcome
 
 
 def play_scripted(environment: Environment, choose: Scripted, *, max_steps: int) -> Outcome:
     """Play a task with a scripted policy: `choose(environment)` gives (thought, action), or None for no action."""
-    played = Outcome(initial_observation=environment.reset())
+    outcome = Outcome(initial_observation=environment.reset())
     for index in range(max_steps):
         thought, action = choose(environment) or (None, None)
         observation, progress, done, valid = environment.step(action or "")
-        played.steps.append(
+        outcome.steps.append(
             EpisodeStep(index=index, thought=thought, action=action, observation=observation, progress=progress, valid=valid, done=done)
         )
         if done:
             break
-    return close(environment, played)
+    return close(environment, outcome)
 
 
-def close(environment: Environment, played: Outcome) -> Outcome:
+def close(environment: Environment, outcome: Outcome) -> Outcome:
     """Read the outcome off the environment."""
-    played.success = environment.success
-    played.native_score = environment.native_score
-    played.answer = environment.answer
+    outcome.success = environment.success
+    outcome.native_score = environment.native_score
+    outcome.answer = environment.answer
     if environment.success:
-        played.ended = "success"
-    elif played.steps and played.steps[-1].done:
-        played.ended = "done"
+        outcome.ended = "success"
+    elif outcome.steps and outcome.steps[-1].done:
+        outcome.ended = "done"
     else:
-        played.ended = "step_limit"
-    return played
+        outcome.ended = "step_limit"
+    return outcome
 
 
 def call_seed(seed: int, task: Task, index: int, attempt: int) -> int:
@@ -124,7 +124,7 @@ def call_seed(seed: int, task: Task, index: int, attempt: int) -> int:
 
 def _ask(
     complete: Complete,
-    played: Outcome,
+    outcome: Outcome,
     task: Task,
     style: str,
     history: prompts.History,
@@ -139,17 +139,17 @@ def _ask(
             style,
             task.benchmark,
             task.goal,
-            played.initial_observation,
-            played.steps[dropped:],
+            outcome.initial_observation,
+            outcome.steps[dropped:],
             actions,
-            history=memory.window(len(played.steps)) if memory is not None and memory.text else history,
+            history=memory.window(len(outcome.steps)) if memory is not None and memory.text else history,
             memory=memory.text if memory is not None else "",
-            observation=played.steps[-1].observation if played.steps else None,
+            observation=outcome.steps[-1].observation if outcome.steps else None,
         )
         try:
             return complete(messages, seed=seed), dropped
         except PromptTooLong:
-            if dropped < len(played.steps):
+            if dropped < len(outcome.steps):
                 dropped += 1
             elif actions:
                 # ScienceWorld lists over a thousand actions at times; a prompt without the list is better than no prompt.

@@ -70,7 +70,7 @@ def rollout(config: Config, plays: Mapping[str, Sequence[Shard]]) -> None:
 
 def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, servers: Servers) -> Journal | None:
     """Play a shard and write its episodes. A role whose checkpoint was not trained leaves a file without episodes: "not run"."""
-    reason = next((found for directory in shard.models.values() if (found := not_run(directory)) is not None), None)
+    reason = next(filter(None, map(not_run, shard.models.values())), None)
     if reason is not None:
         print(f"{shard.output}: not run: {reason}", file=sys.stderr, flush=True)
         write_jsonl(shard.output, [])
@@ -79,8 +79,8 @@ def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack,
     episodes = [journal.episodes[task.id] for task in tasks]
     write_jsonl(shard.output, episodes)
     if errors := [episode for episode in episodes if episode.ended == "error"]:
-        said = f"{len(errors)} of {len(tasks)} episodes ended in an error and count for nothing; the first: {errors[0].error}"
-        print(f"{shard.output}: {said}", file=sys.stderr, flush=True)
+        message = f"{len(errors)} of {len(tasks)} episodes ended in an error and are left out of n; the first: {errors[0].error}"
+        print(f"{shard.output}: {message}", file=sys.stderr, flush=True)
     if shard.replay is not None:
         stored = stored_episodes(shard.replay, agent_name)
         equal = sum(timeless(journal.episodes[task.id]) == timeless(stored[task.id]) for task in tasks)
@@ -130,10 +130,10 @@ def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, task
         for task in tasks:
             while task.id not in waiting:
                 try:
-                    name, played = next(finished)
+                    name, outcome = next(finished)
                 except ServerFault as fault:
                     raise StageError(f"{fault}; run the same command again") from None
-                waiting[name] = played
+                waiting[name] = outcome
             yield waiting.pop(task.id)
 
 

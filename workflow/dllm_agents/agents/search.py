@@ -87,7 +87,7 @@ def play(
     """Play a question. An episode ends with its answer, after `max_steps` turns, or with a reply that no call or answer can be read
     from after `attempts` completions in all (the published agent stops at the first). A prompt that does not fit the context
     loses its oldest turns, whole ones, until it does."""
-    played = Outcome(initial_observation=environment.reset())
+    outcome = Outcome(initial_observation=environment.reset())
     turns: list[Turn] = []
     dropped = 0
 
@@ -95,12 +95,12 @@ def play(
         """One turn, dropping the oldest turns until the prompt fits; returns it and how many are dropped now."""
         key = call_seed(seed, task, index, attempt)
         while True:
-            messages = prompts.search_messages(style, task.goal, played.steps[dropped:], max_steps, acting == "tool_first")
+            messages = prompts.search_messages(style, task.goal, outcome.steps[dropped:], max_steps, acting == "tool_first")
             try:
                 parts = backbone(messages, seed=key, final=index == max_steps - 1)
                 return _take_turn(environment, parts, pool, early=acting != "react"), dropped
             except PromptTooLong:
-                if dropped >= len(played.steps):
+                if dropped >= len(outcome.steps):
                     raise
                 dropped += 1
 
@@ -113,14 +113,14 @@ def play(
                     if isinstance(turn.reply, Reply):
                         break
                 turns.append(turn)
-                played.steps.append(_record(index, attempt, turn))
+                outcome.steps.append(_record(index, attempt, turn))
                 if turn.step.done or isinstance(turn.reply, str):
                     break
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
-    _finish(environment, played, turns)
-    played.ended = ended or played.ended
-    return played
+    _finish(environment, outcome, turns)
+    outcome.ended = ended or outcome.ended
+    return outcome
 
 
 def _take_turn(environment: Environment, parts: Iterator[Partial | Call], pool: ThreadPoolExecutor, early: bool) -> Turn:
@@ -179,18 +179,18 @@ def _record(index: int, attempts: int, turn: Turn) -> EpisodeStep:
     )
 
 
-def _finish(environment: Environment, played: Outcome, turns: Sequence[Turn]) -> None:
+def _finish(environment: Environment, outcome: Outcome, turns: Sequence[Turn]) -> None:
     """Read the outcome off the environment, and where the time went off the turns."""
     last = turns[-1].reply if turns else None
     answer = last.answer if isinstance(last, Reply) else None
-    played.success, played.answer = environment.success, answer
-    played.native_score = environment.native_score
+    outcome.success, outcome.answer = environment.success, answer
+    outcome.native_score = environment.native_score
     if answer is not None:
-        played.ended = "success" if environment.success else "answered"
+        outcome.ended = "success" if environment.success else "answered"
     elif isinstance(last, str):
-        played.ended = "no_action"
+        outcome.ended = "no_action"
     calls = [turn for turn in turns if isinstance(turn.reply, Reply) and turn.reply.queries]
-    played.search = SearchMeasures(
+    outcome.search = SearchMeasures(
         format_failure=last if isinstance(last, str) else None,
         tool_calls=len(calls),
         calls_before_thought=sum(turn.call_first for turn in calls),

@@ -38,12 +38,12 @@ def answer(
     text = completion.text
     if editor is not None:
         text = editor.edit(text, functions, call_seed(seed, task, 0, 2))
-    played = answered(text)
-    played.steps[0].call = completion.key
+    outcome = answered(text)
+    outcome.steps[0].call = completion.key
     if selector is not None:
         names = [str(function["name"]) for function in functions]
-        played.tools = ToolMeasures(selected_tools=[names], selector_saved_calls=selector.saved_calls)
-    return played
+        outcome.tools = ToolMeasures(selected_tools=[names], selector_saved_calls=selector.saved_calls)
+    return outcome
 
 
 def converse(
@@ -60,18 +60,18 @@ def converse(
 
     The selector chooses at the start of every turn, from all tools and the turn's own request, which tools the system prompt lists
     during it (equation 6); the editor mends every reply before it is run (equation 7)."""
-    played = Outcome(initial_observation=conversation.reset())
+    outcome = Outcome(initial_observation=conversation.reset())
     turn, offered, chosen = 0, conversation.offered, conversation.offered
     selected: list[list[str]] = []
     ended: Ending | None = None
     done = False
     try:
         while not done:
-            index = len(played.steps)
+            index = len(outcome.steps)
             if selector is not None and len(conversation.turns) != turn:
                 turn, offered = len(conversation.turns), conversation.offered
                 names = {function["name"] for function in offered}
-                before = [name for step in played.steps for name in called_names(step.action or "", names)]
+                before = [name for step in outcome.steps for name in called_names(step.action or "", names)]
                 key = call_seed(seed, task, index, 0)
                 chosen = [dict(function) for function in selector.select(conversation.request, offered, key, (before or [""])[-1])]
                 selected.append([function["name"] for function in chosen])
@@ -82,7 +82,7 @@ def converse(
                 text = editor.edit(text, chosen, call_seed(seed, task, index, 2))[:MAX_ANSWER]
             started = time.perf_counter()
             observation, progress, done, valid = conversation.step(text)
-            played.steps.append(
+            outcome.steps.append(
                 EpisodeStep(
                     index=index,
                     call=completion.key,
@@ -96,12 +96,12 @@ def converse(
             )
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
-    played.tools = ToolMeasures(error_type=conversation.verdict.error_type if conversation.verdict is not None else None)
+    outcome.tools = ToolMeasures(error_type=conversation.verdict.error_type if conversation.verdict is not None else None)
     if selector is not None:
-        played.tools.selected_tools, played.tools.selector_saved_calls = selected, selector.saved_calls
-    close(conversation, played)
-    played.ended = ended or played.ended
-    return played
+        outcome.tools.selected_tools, outcome.tools.selector_saved_calls = selected, selector.saved_calls
+    close(conversation, outcome)
+    outcome.ended = ended or outcome.ended
+    return outcome
 
 
 def answered(text: str) -> Outcome:
