@@ -14,8 +14,8 @@ from dataclasses import dataclass
 SHORT = 64
 # Short calls run when this share of all running requests can take part in them ...
 QUORUM = 0.75
-# ... or when one of them has waited for so many steps.
-PATIENCE = 8
+# ... or when one of them has waited for so many steps, or for as many as there are requests.
+PATIENCE = 24
 # A waiting request is passed over by smaller ones this often, then they wait behind it.
 PASSED_OVER = 16
 
@@ -39,7 +39,8 @@ def plan(pending: Sequence[Pending], budget: int) -> list[tuple[int, int]]:
     call, as far as `budget` rows reach. Something always runs."""
     short = [number for number, call in enumerate(pending) if call.rows <= SHORT]
     long = [number for number, call in enumerate(pending) if call.rows > SHORT]
-    together = not long or len(short) >= QUORUM * len(pending) or any(pending[number].waited >= PATIENCE for number in short)
+    patience = min(PATIENCE, len(pending))
+    together = not long or len(short) >= QUORUM * len(pending) or any(pending[number].waited >= patience for number in short)
     steps = [(number, pending[number].stop) for number in short] if together else []
     room = budget
     for number in long:
