@@ -298,7 +298,7 @@ def decode(bench: Bench, name: str, model: Any, decoding: Decoding, counts: tupl
     prompt, new, _ = bench.sizes
     plain = model.layers.project, model.layers.finish
     positions = max(counts) * (prompt + new + 64)
-    engine = Engine(model, positions=positions, share_prefixes=False, batch_tokens=64 if bench.tiny else 2048, compiled=bench.compiled)
+    engine = Engine(model, positions=positions, share_prefixes=False, batch_tokens=64 if bench.tiny else None, compiled=bench.compiled)
     try:
         for count in counts:
             answers(engine, bench, decoding, count)  # graphs are captured and layers compiled the first time
@@ -326,17 +326,22 @@ def answers(engine: Engine, bench: Bench, decoding: Decoding, count: int) -> tup
     events: queue.Queue[Any] = queue.Queue()
     started = time.perf_counter()
     begun: dict[int, float] = {}
+
+    def listen(event: Any, number: int) -> None:
+        """As the server does for answers that are not streamed: nobody is woken before the end."""
+        begun.setdefault(number, time.perf_counter() - started)
+        if isinstance(event, Failed | Finished):
+            events.put(event)
+
     for number in range(count):
         ids = draw_prompt(bench.sizes[0], engine.model.vocab_size, number)
-        engine.submit(ids, decoding, lambda event, number=number: events.put((number, event, time.perf_counter() - started)))
+        engine.submit(ids, decoding, lambda event, number=number: listen(event, number))
     generations: list[Any] = []
     while len(generations) < count:
-        number, event, at = events.get(timeout=300)
+        event = events.get(timeout=300)
         if isinstance(event, Failed):
             raise RuntimeError(event.message)
-        begun.setdefault(number, at)
-        if isinstance(event, Finished):
-            generations.append(event.generation)
+        generations.append(event.generation)
     return generations, max(begun.values())
 
 

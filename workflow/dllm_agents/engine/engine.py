@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_RUNNING = 64
-# Rows of long calls in one step.
-BATCH_TOKENS = 1024
+# Rows of long calls in one step, on a CPU and on a GPU.
+BATCH_TOKENS = (1024, 4096)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ class Engine:
     """Decodes requests of one model together. `max_waiting` bounds the queue; `submit` raises Busy beyond it.
 
     The pool of keys takes `utilisation` of the memory that is free after the weights, or `positions`; what running requests leave of it
-    holds the keys of finished ones, for prompts that extend theirs (`share_prefixes`). Raises StageError when no request would fit.
+    holds the keys of finished ones, for prompts that extend theirs (`share_prefixes`). `compiled` fuses small operations, by default where
+    there is a GPU. Raises StageError when no request would fit.
     """
 
     def __init__(
@@ -149,20 +150,21 @@ class Engine:
         model: Model,
         max_waiting: int = 256,
         max_running: int = MAX_RUNNING,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         *,
         utilisation: float = 0.9,
         positions: int | None = None,
         share_prefixes: bool = True,
-        compiled: bool = False,
+        compiled: bool | None = None,
     ) -> None:
         self.model = model
-        self._max_waiting, self._max_running, self._batch_tokens = max_waiting, max_running, batch_tokens
+        self._max_waiting, self._max_running = max_waiting, max_running
+        self._batch_tokens = batch_tokens or BATCH_TOKENS[model.device.type == "cuda"]
         positions = pool_positions(model, utilisation) if positions is None else positions
         if positions < 1:
             raise StageError(f"utilisation {utilisation}: no memory is left for keys and values; free some, or take a smaller model")
         self._memory, self._share = Memory(positions), share_prefixes and model.attention != "full"
-        self._runner = Runner(model, positions, compiled=compiled)
+        self._runner = Runner(model, positions, compiled=model.layers.fused if compiled is None else compiled)
         self._waiting: deque[_Waiting] = deque()
         self._running: deque[_Running] = deque()
         self._errands: deque[tuple[Sequence[Segment], Future[list[Tensor]]]] = deque()
