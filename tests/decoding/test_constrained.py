@@ -120,9 +120,9 @@ def is_valid(text, schema):
         return False
 
 
-def random_runs(backbone, label, runs, rule="mask"):
+def random_runs(backbone, label, runs, rule="mask", seed=""):
     """(valid, all) of random answers under random schemas, budgets from the exact minimum on."""
-    rng = random.Random(label)
+    rng = random.Random(label + seed)
     valid = 0
     for _ in range(runs):
         schema = SCHEMAS[rng.choice(list(SCHEMAS))]

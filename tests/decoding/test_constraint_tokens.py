@@ -68,6 +68,8 @@ def test_tags_may_be_special_tokens_or_plain_ones(special):
     ids = tokenizer.encode('Hm.<tool_call>\n{"name": "f", "arguments": {"x": true}}\n</tool_call>').ids
     assert automaton.accepts(ids) and automaton.accepts([*ids, tokenizer.token_to_id("<|end|>")])
     assert not automaton.accepts(ids[:-1])
+    for letter in "\xf8\xf9":
+        assert not automaton.class_of[tokenizer.token_to_id(letter)]  # bytes of no text are no tags either
     inside = tokenizer.encode("<tool_call>").ids[0]
     assert not automaton.accepts([*ids[:-1], inside, ids[-1]])
 

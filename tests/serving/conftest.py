@@ -72,6 +72,12 @@ def save_checkpoint(folder: Path, tokenizer: Any, diffusion: bool, seed: int = 0
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tokenizer: Any) -> Callable[[Path, bool], Path]:
+    """`checkpoint(folder, diffusion)`: a random one, written there."""
+    return lambda folder, diffusion: save_checkpoint(folder, tokenizer, diffusion)
+
+
+@pytest.fixture(scope="session")
 def ar_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("ar") / "tiny-ar", tokenizer, diffusion=False)
 

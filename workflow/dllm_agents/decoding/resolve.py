@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dllm_agents.decoding import tool_prefill
-from dllm_agents.decoding.constraints import CACHE, TokenAutomaton
+from dllm_agents.decoding.constraints import CACHE, ConstraintError, TokenAutomaton
 from dllm_agents.decoding.settings import Decoding, DecodingError, ToolPrefill
 from dllm_agents.decoding.strategies import Strategy, strategy_of
 
@@ -58,9 +58,8 @@ def automaton(decoding: Decoding, model: Model) -> TokenAutomaton:
 
 def _check_room(language: TokenAutomaton, decoding: Decoding) -> None:
     if language.shortest > decoding.max_new_tokens:
-        raise DecodingError(
-            f"max_new_tokens: {decoding.max_new_tokens} are too few; the shortest answer that matches has {language.shortest} tokens"
-        )
+        reason = f"{decoding.max_new_tokens} are too few; the shortest answer that matches has {language.shortest} tokens"
+        raise ConstraintError("max_tokens_too_small", "", reason, "max_new_tokens")
     prefill = decoding.tool_prefill
     if prefill is None or prefill.open_id is None or prefill.close_id is None:
         return
@@ -69,9 +68,11 @@ def _check_room(language: TokenAutomaton, decoding: Decoding) -> None:
     ends = language.backward(language.within(0), language.kind(prefill.close_id, padded=False))
     needed = next((length for length in range(language.states) if language.spanned(states, length) & ends), None)
     if needed is None:
-        raise DecodingError("constraint: no answer that matches has these tags; with tool_prefill it must be a list of tools")
+        reason = "no answer that matches has these tags; with tool_prefill it must be a list of tools"
+        raise ConstraintError("tool_prefill_with_constraint", "", reason, "tool_prefill")
     if needed > room:
-        raise DecodingError(f"tool_prefill: {room} places between the tags are too few; the shortest call has {needed} tokens")
+        reason = f"{room} places between the tags are too few; the shortest call has {needed} tokens"
+        raise ConstraintError("tool_prefill_too_short", "", reason, "tool_prefill")
 
 
 class Weights(Protocol):

@@ -35,7 +35,7 @@ class Generation:
     `nfe` counts the forwards; `reveal_step` is the 0-based index of the forward that unmasked a token, `confidence` the probability the
     model gave it then (1.0 for pre-filled tags). `published_nfe` is what the published loop would have counted: more where stores were
     merged or the request ended early; None where only running it would tell. `repaired` are the tokens, by number, that the model would not
-    have put there but for the constraint.
+    have put there but for the constraint, `deferred` counts those that waited for a later forward because of one.
     """
 
     token_ids: list[int]
@@ -45,6 +45,7 @@ class Generation:
     finish_reason: str
     published_nfe: int | None = None
     repaired: tuple[int, ...] = ()
+    deferred: int = 0
     decoding: Decoding | None = None
     """The settings it was decoded with, every default filled in."""
 
@@ -124,6 +125,7 @@ class Session:
             confidence=canvas.confidence[kept].tolist(),
             finish_reason="stop" if stopped or complete or canvas.stop_after_block else "length",
             published_nfe=canvas.published_nfe,
+            deferred=0 if constraint is None else constraint.deferred,
             repaired=() if constraint is None else tuple(i for i, place in enumerate(kept) if place in constraint.repaired),
             decoding=self.decoding,
         )

@@ -116,6 +116,8 @@ class Stats:
     busy_seconds: float = 0.0
     forward_seconds: float = 0.0
     selection_seconds: float = 0.0
+    repaired_tokens: int = 0
+    deferred_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -366,6 +368,8 @@ class Engine:
             stats.prompt_tokens += len(handle.prompt_ids)
             stats.completion_tokens += len(event.generation.token_ids)
             stats.forwards += event.generation.nfe
+            stats.repaired_tokens += len(event.generation.repaired)
+            stats.deferred_tokens += event.generation.deferred
         else:
             stats.failed += 1
         handle.tell(event)

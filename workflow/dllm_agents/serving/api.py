@@ -180,6 +180,40 @@ class TextFormat(_Open):
     type: Literal["text"]
 
 
+class JsonObjectFormat(_Open):
+    type: Literal["json_object"]
+
+
+class JsonSchema(_Open):
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | bool | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Open):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class StructuredOutputs(_Open):
+    """vLLM's way to say what an answer must match; one of them."""
+
+    json_: dict[str, Any] | str | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    json_object: bool | None = None
+
+
+class FunctionName(_Open):
+    name: str
+
+
+class NamedTool(_Open):
+    type: Literal["function"]
+    function: FunctionName
+
+
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
@@ -188,6 +222,13 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=0, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = Field(
+        default=None, description="json_object or json_schema: the whole answer is JSON that satisfies the schema"
+    )
+    structured_outputs: StructuredOutputs | None = Field(default=None, description="vLLM's spelling: json, regex, choice or json_object")
+    guided_json: dict[str, Any] | str | None = Field(default=None, description="same as structured_outputs.json")
+    guided_regex: str | None = Field(default=None, description="same as structured_outputs.regex")
+    guided_choice: list[str] | None = Field(default=None, description="same as structured_outputs.choice")
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
         default=None, description="answers to each prompt, with seeds that follow each other"
@@ -229,10 +270,9 @@ class ChatRequest(_Request):
     max_completion_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
     max_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
     tools: list[Tool] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = Field(default=None, description="false: the answer ends behind its first call")
     tools_in_prompt: bool | None = Field(default=None, description="the messages describe the tools already; calls are read all the same")
-    response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = None
     verbosity: Literal["medium"] | None = None
     reasoning_effort: str | None = Field(

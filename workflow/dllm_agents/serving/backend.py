@@ -22,6 +22,7 @@ from dllm_agents.serving.api import BadRequest, ChatRequest, CompletionRequest
 from dllm_agents.serving.forms import Choice, Form, TokenScore, error_body, event
 from dllm_agents.serving.metrics import Metrics
 from dllm_agents.serving.reply import Reply
+from dllm_agents.serving.structured import constrained
 from dllm_agents.serving.templates import TemplateError, chat_prompt, writes_bare_calls
 from dllm_agents.serving.text import Decode, Splitter
 from dllm_agents.tool_calls import CLOSE, KEPT, OPEN, Piece
@@ -142,7 +143,7 @@ class Backend:
                 raise BadRequest(f"a token id is outside the vocabulary of {self.vocabulary}", field)
         if request.seed is None and decoding.temperature > 0:
             decoding = decoding.model_copy(update={"seed": secrets.randbits(63)})
-        return decoding
+        return constrained(request, decoding, lambda settings: settings.resolved(self.engine.model))
 
     def _laid_out_whole(self, decoding: Decoding) -> bool:
         return (decoding.strategy or getattr(self.engine.model, "strategy", "ar")) in LAID_OUT_WHOLE
@@ -226,7 +227,7 @@ class Backend:
         prompts = await asyncio.to_thread(self.encode, request)
         if len(prompts) * (request.n or 1) > MAX_ANSWERS:
             raise BadRequest(f"{len(prompts)} prompts with {request.n} answers each are more than {MAX_ANSWERS}", "n")
-        choices = self._choices(request, prompts)
+        choices = await asyncio.to_thread(self._choices, request, prompts)  # a constraint may take a second to compile
         options = request.stream_options
         form = Form(
             self.name,

@@ -165,7 +165,8 @@ class Form:
             "tokens": [reply.decode([token]) for token in reply.token_ids],
         }
         confidence = [round(value, 3) if math.isfinite(value) else 0.0 for value in reply.confidence]
-        trace |= {"confidence": confidence} if confidence else {}
+        repaired = list(getattr(reply.generation, "repaired", ()))
+        trace |= {name: values for name, values in (("confidence", confidence), ("repaired", repaired)) if values}
         if (decoding := getattr(reply.generation, "decoding", None)) is not None:
             trace["decoding"] = decoding.model_dump(mode="json", exclude_none=True)
         return {"trace": trace}

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dllm_agents.decoding.constraints import CACHE
 from dllm_agents.engine.engine import Engine, Stats
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -24,6 +25,11 @@ _COUNTERS: dict[str, tuple[str, Callable[[Stats], float]]] = {
     "prompt_tokens": ("Prompt tokens of answered requests", lambda stats: stats.prompt_tokens),
     "completion_tokens": ("Kept completion tokens of answered requests", lambda stats: stats.completion_tokens),
     "forwards": ("Forward evaluations (NFE) of answered requests", lambda stats: stats.forwards),
+    "repaired_tokens": ("Tokens that stand where a constraint ruled the model's own out", lambda stats: stats.repaired_tokens),
+    "deferred_tokens": ("Times a token waited for a later forward because of a constraint", lambda stats: stats.deferred_tokens),
+    "constraint_compile_seconds": ("Processor seconds spent compiling constraints", lambda _: CACHE.seconds),
+    "constraint_compilations": ("Constraints compiled", lambda _: CACHE.misses),
+    "constraint_cache_hits": ("Constraints that were compiled already", lambda _: CACHE.hits),
     "busy_seconds": ("Seconds the engine was decoding", lambda stats: stats.busy_seconds),
 }
 

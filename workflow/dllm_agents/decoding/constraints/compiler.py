@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -26,7 +27,7 @@ JSON_OBJECT_DEPTH = 4
 
 def language(constraint: Any) -> Expression:
     """The texts a constraint allows: a JSON Schema, {"regex": text}, {"choice": [text, ...]}, or a turn that may call tools,
-    {"tools": [{name, parameters}, ...], "required": false, "several": true}.
+    {"tools": [{name, parameters}, ...], "required": false, "several": true}; with "answer" (a constraint) one without a call matches that.
 
     Raises ConstraintError.
     """
@@ -40,9 +41,19 @@ def language(constraint: Any) -> Expression:
         case {"tools": [*tools]}:
             if not tools or not all(isinstance(tool, Mapping) and isinstance(tool.get("name"), str) for tool in tools):
                 raise ConstraintError("unsupported_schema", "tools", "a list of at least one tool with a name is wanted")
-            call = json_text(call_schema(tools), barred=CLOSE.encode())
-            return tool_turn(call, bool(constraint.get("required")), bool(constraint.get("several", True)))
+            return _turn(constraint, tools)
     return json_text(constraint, JSON_OBJECT_DEPTH if constraint == JSON_OBJECT else ANY_DEPTH)
+
+
+def _turn(constraint: Mapping[str, Any], tools: list[Any]) -> Expression:
+    try:
+        call = json_text(call_schema(tools), barred=CLOSE.encode())
+    except ConstraintError as error:
+        where = re.sub(r"^#/anyOf/(\d+)/properties/arguments", r"#/tools/\1/parameters", error.where)
+        raise ConstraintError(error.code, where, str(error).partition(f"{error.where}: ")[2]) from None
+    answer = constraint.get("answer")
+    turn = tool_turn(call, bool(constraint.get("required")) or answer is not None, bool(constraint.get("several", True)))
+    return turn if answer is None else alt(language(answer), turn)
 
 
 class Cache:

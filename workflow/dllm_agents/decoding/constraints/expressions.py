@@ -30,11 +30,12 @@ LAST_CODE_POINT = 0x10FFFF
 
 
 class ConstraintError(DecodingError):
-    """A constraint that cannot be carried out. `code` says how, `where` (a JSON pointer, or a part of it) at what place."""
+    """A constraint that cannot be carried out. `code` says how, `where` (a JSON pointer, or a part of the constraint) at what place;
+    `field` is the setting to change."""
 
-    def __init__(self, code: str, where: str, message: str) -> None:
-        super().__init__(f"constraint: {where}: {message}")
-        self.code, self.where = code, where
+    def __init__(self, code: str, where: str, message: str, field: str = "constraint") -> None:
+        super().__init__(f"{field}: {where}: {message}" if where else f"{field}: {message}")
+        self.code, self.where, self.field = code, where, field
 
 
 def lit(text: str | bytes) -> Expression:

@@ -77,7 +77,7 @@ class TokenAutomaton:
         bounds = bounds or Bounds()
         stop_ids = list(stop_ids)
         if not stop_ids:
-            raise ConstraintError("no_stop_id", "stop_ids", "no stop id is known, so that an answer could not end before its budget")
+            raise ConstraintError("no_stop_id", "", "no stop id is known, so an answer could not end before its budget", "stop_ids")
         d = _after_a_blank(d) if vocabulary.strips else d
         columns, class_of = lift(d, vocabulary, bounds)
         classes, states = columns.shape

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from dllm_agents.decoding.constraints.expressions import Expression, alt, both, byte_set, cat, lit, rep, without
 from dllm_agents.decoding.constraints.json_schema import BLANK
 from dllm_agents.decoding.constraints.vocabulary import TAGS
+from dllm_agents.tool_calls import CLOSE, MARKS, OPEN
 
-OPEN, CLOSE = TAGS
 ANY_ARGUMENTS = {"type": "object"}
 
 
@@ -44,8 +45,9 @@ def _moved(schema: Any, place: str) -> Any:
 
 
 def tool_turn(call: Expression, required: bool, several: bool) -> Expression:
-    """Free text and calls in tags; `required` at least one call, `several` more than one. `call` must not hold the closing tag."""
-    text = both(without(OPEN.encode()), without(CLOSE.encode()))
+    """Free text without any mark of a call, and calls in tags: `required` at least one, `several` more than one. `call` must not hold the
+    closing tag."""
+    text = reduce(both, (without(mark.encode()) for mark in (*MARKS, CLOSE)))
     one = cat(_tag(OPEN), BLANK, call, BLANK, _tag(CLOSE), text)
     return cat(text, rep(one, int(required), None if several else 1))
 

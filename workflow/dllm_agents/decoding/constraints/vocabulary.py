@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dllm_agents.decoding.constraints.expressions import ConstraintError
+from dllm_agents.tool_calls import CLOSE, OPEN
 
 # Bytes that are in no UTF-8 text stand for tags that a tokenizer holds as special tokens: decoding leaves such tokens out.
-TAGS = {"<tool_call>": 0xF8, "</tool_call>": 0xF9}
+PRIVATE = 0xF8
+TAGS = {OPEN: PRIVATE, CLOSE: PRIVATE + 1}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def token_bytes(tokenizer: Any, size: int) -> list[bytes | None]:
         if index >= size:
             continue
         if index not in added:
-            tokens[index] = value(piece)
+            written = value(piece)
+            tokens[index] = written if max(written, default=0) < PRIVATE else None
         elif not added[index]["special"]:
             tokens[index] = piece.encode()
         elif piece in TAGS:
