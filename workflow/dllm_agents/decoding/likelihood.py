@@ -8,7 +8,7 @@ so the shares add up to the estimate. Block diffusion is scored block by block, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +45,14 @@ def likelihood(
         scores = _bound(model, ids, segment, first, run, top, draws, generator)
         return [(None, {})] * first + scores
     return _by_blocks(model, ids, run, top, draws, generator, context)
+
+
+def token_scores(logits: Tensor, positions: Sequence[int], chosen: Mapping[int, int], top: int) -> dict[int, Score]:
+    """Position -> score of the `chosen` tokens (by position) under the logits [k, vocabulary] that predict `positions` [k]."""
+    rows = [row for row, position in enumerate(positions) if position in chosen]
+    logprobs = logits[rows].float().log_softmax(-1).cpu() if rows else ()
+    tokens = [(positions[row], chosen[positions[row]]) for row in rows]
+    return {place: (float(row[token]), _top(row, token, top)) for row, (place, token) in zip(logprobs, tokens, strict=True)}
 
 
 def _autoregressive(model: Model, ids: Tensor, run: Run, top: int, context: int) -> list[Score]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dllm_agents.decoding.canvas import Prediction
+from dllm_agents.decoding.canvas import Call, Prediction
+from dllm_agents.decoding.likelihood import Score, token_scores
 from dllm_agents.decoding.predicting import predictions
 from dllm_agents.decoding.session import Generation, Session
 from dllm_agents.decoding.settings import Decoding, DecodingError
@@ -51,9 +52,11 @@ class Unmasked:
 
 @dataclass(frozen=True)
 class Finished:
-    """The whole answer: what `dllm_agents.decoding.generate` gives for the same request."""
+    """The whole answer: what `dllm_agents.decoding.generate` gives for the same request. `scores` are the tokens' log-probabilities, as
+    `dllm_agents.decoding.likelihood` gives them, where they were asked for."""
 
     generation: Generation
+    scores: list[Score] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Handle:
     prompt_ids: list[int]
     decoding: Decoding
     listener: Listener
+    top: int | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
@@ -130,6 +134,7 @@ class _Running:
     slot: Slot
     done: int = 0
     waited: int = 0
+    scores: dict[int, Score] = field(default_factory=dict)
 
     @property
     def pending(self) -> Pending:
@@ -176,9 +181,10 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, prompt_ids: Sequence[int], decoding: Decoding, listener: Listener) -> Handle:
-        """Queue a request. `listener` is called from the engine's thread with Unmasked events, then one Finished or Failed."""
-        handle = Handle(list(prompt_ids), decoding, listener)
+    def submit(self, prompt_ids: Sequence[int], decoding: Decoding, listener: Listener, top: int | None = None) -> Handle:
+        """Queue a request. `listener` is called from the engine's thread with Unmasked events, then one Finished or Failed, with the
+        log-probability of every token at the forward that unmasked it and of the `top` likeliest ones in its place, if `top` is given."""
+        handle = Handle(list(prompt_ids), decoding, listener, top)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -268,12 +274,13 @@ class Engine:
         self._stats.forward_seconds += computed - started
         for running, stop in batch:
             running.done = stop
-        for (running, _), prediction in zip(through, predicted, strict=True):
-            self._advance(running, prediction)
+        shares = logits.split([len(call.positions) for _, call in through])
+        for (running, call), prediction, share in zip(through, predicted, shares, strict=True):
+            self._advance(running, prediction, (call, share))
         self._stats.selection_seconds += time.perf_counter() - computed
 
-    def _advance(self, running: _Running, prediction: Prediction | StageError) -> None:
-        """Hand a request what its call predicts, and pass on what it unmasked."""
+    def _advance(self, running: _Running, prediction: Prediction | StageError, seen: tuple[Call, Tensor] | None = None) -> None:
+        """Hand a request what its call predicts, and pass on what it unmasked. `seen` are the call and its logits."""
         running.done = 0
         try:
             if isinstance(prediction, StageError):
@@ -282,6 +289,10 @@ class Engine:
         except Exception as error:
             self._fail(running, error)
             return
+        if seen is not None and running.handle.top is not None:
+            first = running.session.canvas.prompt_length
+            chosen = {first + position: token for position, token in zip(positions, token_ids, strict=True)}
+            running.scores |= token_scores(seen[1], seen[0].positions.tolist(), chosen, running.handle.top)
         if positions:
             running.handle.tell(Unmasked(positions, token_ids, running.session.canvas.nfe - 1))
         self._after(running)
@@ -294,7 +305,9 @@ class Engine:
             self._memory.offer(running.holder, session.canvas.tokens[: session.clean].copy())
         if ended:
             self._leave(running, session.clean if self._share else 0)
-            self._end(running.handle, Finished(session.generation()))
+            generation = session.generation()
+            scores = None if running.handle.top is None else _in_order(running, generation)
+            self._end(running.handle, Finished(generation, scores))
 
     def _leave(self, running: _Running, keep: int = 0) -> None:
         self._running.remove(running)
@@ -391,3 +404,11 @@ def _failure(error: Exception) -> Failed:
         return Failed(str(error))
     log.warning("request failed", exc_info=error)
     return Failed(f"{type(error).__name__}: {error}")
+
+
+def _in_order(running: _Running, generation: Generation) -> list[Score]:
+    """The scores of an answer's tokens; a token that no forward predicted (a pre-filled tag) is certain."""
+    session = running.session
+    canvas = session.canvas
+    positions = (place for place in range(canvas.prompt_length, canvas.length) if not canvas.is_padding(place, session.stop_ids))
+    return [running.scores.get(place, (0.0, {token: 0.0})) for place, token in zip(positions, generation.token_ids, strict=False)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import secrets
 import threading
 import time
@@ -191,7 +190,7 @@ class Backend:
         handles = {}
         try:
             for choice, decoding in choices:
-                handles[choice.index] = self._submit(choice, decoding, listener(choice))
+                handles[choice.index] = self._submit(choice, decoding, listener(choice), top)
             while handles:
                 choice, event = await events.get()
                 if choice.index not in handles:
@@ -199,6 +198,8 @@ class Backend:
                 if isinstance(event, Failed):
                     raise HTTPException(400 if event.settings else 503 if self.closing else 500, event.message)
                 reply = choice.reply
+                if isinstance(event, Finished):
+                    choice.logprobs = event.scores
                 yield choice, reply.finish(event.generation) if isinstance(event, Finished) else reply.settle(event)
                 if reply.done and (top is None or isinstance(event, Finished)):
                     handles.pop(choice.index).cancel()
@@ -207,9 +208,10 @@ class Backend:
                 handle.cancel()
             self.metrics.observe(time.perf_counter() - started)
 
-    def _submit(self, choice: Choice, decoding: Decoding, listen: Callable[[Event], None]) -> Any:
+    def _submit(self, choice: Choice, decoding: Decoding, listen: Callable[[Event], None], top: int | None) -> Any:
+        scored = {} if top is None else {"top": top}
         try:
-            return self.engine.submit(choice.prompt_ids, decoding, listen)
+            return self.engine.submit(choice.prompt_ids, decoding, listen, **scored)
         except Busy as error:
             raise HTTPException(429, str(error), {"Retry-After": "1"}) from None
         except RuntimeError as error:
@@ -299,9 +301,8 @@ class Backend:
     def _answer_scores(self, choice: Choice) -> list[TokenScore]:
         """The tokens of an answer with the probability of each at the forward that settled it."""
         reply = choice.reply
-        kept = getattr(reply.generation, "logprobs", None) or [(_log(value), {}) for value in reply.confidence]
-        scores = [self._score(token, *score) for token, score in zip(reply.token_ids, kept, strict=False)]
-        if choice.scores and not scores and reply.generation is not None:
+        scores = [self._score(token, *score) for token, score in zip(reply.token_ids, choice.logprobs or [], strict=False)]
+        if choice.scores and not scores and choice.logprobs is not None:
             # An answer that ends at once has its end as a token, as clients count on that score the prompt before it.
             scores = [TokenScore(str(self.tokenizer.eos_token or ""), None)]
         return scores
@@ -313,10 +314,6 @@ class Backend:
         """A token's text; half a character is shown by the tokenizer's own spelling."""
         text = str(self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
         return str(self.tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
-
-
-def _log(probability: float) -> float:
-    return math.log(probability) if probability > 0 else -9999.0
 
 
 async def _first(pieces: AsyncIterator[tuple[Choice, list[Piece]]]) -> list[tuple[Choice, list[Piece]]]:

@@ -60,7 +60,7 @@ class TokenScore:
 
 @dataclass
 class Choice:
-    """One answer of a request: its prompt, and what has come of it. `scores` are those of an echoed prompt."""
+    """One answer of a request: its prompt, and what has come of it. `scores` are those of an echoed prompt, `logprobs` the answer's own."""
 
     index: int
     prompt_ids: list[int]
@@ -69,6 +69,7 @@ class Choice:
     scores: Sequence[TokenScore] = ()
     pieces: list[Piece] = field(default_factory=list)
     calls: int = 0
+    logprobs: Sequence[tuple[float | None, Mapping[int, float]]] | None = None
 
 
 @dataclass
