@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from dllm_agents.agents.journal import Journal
+from dllm_agents.files import write_jsonl
 from dllm_agents.provenance import hardware
-from dllm_agents.records import EpisodeStep, TracedCall, TracedEpisode, write_jsonl
+from dllm_agents.records import EpisodeStep, TracedCall, TracedEpisode
 
 STEPS = 8
 TEXT = "you see a red ball two steps ahead and a grey door to your left; nothing is carried. "

@@ -25,8 +25,9 @@ from dllm_agents.agents.recording import Answer, StreamedAnswer
 from dllm_agents.client.client import Completion
 from dllm_agents.config import Config
 from dllm_agents.config import load as load_config
+from dllm_agents.files import read_jsonl, write_jsonl
 from dllm_agents.provenance import hardware
-from dllm_agents.records import Episode, read_jsonl, write_jsonl
+from dllm_agents.records import Episode
 
 ACTIONS = ["move forward", "turn left", "go to red ball 1", "toggle", "turn right", "pickup red ball 1"]
 EASY_LEVELS = load_config([Path(__file__).parents[1] / "config" / "demo.yaml"]).benchmarks.babyai.levels

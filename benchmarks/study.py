@@ -23,8 +23,9 @@ import yaml
 
 from dllm_agents.analysis.statistics import bootstrap_interval, mcnemar, wilson_interval
 from dllm_agents.benchmarks.qa_accuracy import contains_answer
+from dllm_agents.files import read_jsonl
 from dllm_agents.provenance import hardware, versions
-from dllm_agents.records import Task, read_jsonl
+from dllm_agents.records import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results/study")

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "workflow" / "dllm_agents"
 # A room may import the rooms on the lines before its own, and those of its own line that make no circle.
 ROOMS = [
     ["errors", "__init__", "layout", "tool_calls"],
-    ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "models.families", "frames"],
+    ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "models.families", "frames", "files"],
     ["config"],
     ["benchmarks"],
     ["prompts"],

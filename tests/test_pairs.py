@@ -8,7 +8,8 @@ import pytest
 from dllm_agents import benchmarks, pairs
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, EpisodeStep, Pair, Task, read_jsonl, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode, EpisodeStep, Pair, Task
 from dllm_agents.training import data
 from dllm_agents.training.stage import train
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dllm_agents.errors import StageError
-from dllm_agents.records import EpisodeStep, Task, Trajectory, read_jsonl, write_aside, write_jsonl
+from dllm_agents.files import read_jsonl, write_aside, write_jsonl
+from dllm_agents.records import EpisodeStep, Task, Trajectory
 
 TASK = Task(id="babyai/GoToObj/1", benchmark="babyai", split="test", category="GoToObj", seed=1, version="v", goal="go to the red ball")
 

@@ -11,8 +11,9 @@ from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.failures import classify
 from dllm_agents.analysis.stage import score_file
 from dllm_agents.config import Config
+from dllm_agents.files import read_jsonl, write_jsonl
 from dllm_agents.frames import read_frame
-from dllm_agents.records import Episode, Score, read_jsonl, write_jsonl
+from dllm_agents.records import Episode, Score
 
 OPTIONS = {
     "babyai": {"levels": ["GoToRedBallNoDists"], "seeds": [1234], "max_steps": 4},

@@ -9,7 +9,8 @@ from dllm_agents.agents.merge import merge
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, read_jsonl, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode
 
 WALL_CLOCK = {"started", "seconds"}
 

@@ -18,8 +18,9 @@ from dllm_agents.benchmarks.base import Environment
 from dllm_agents.client.client import Client
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import read_jsonl, write_jsonl
 from dllm_agents.frames import read_frame
-from dllm_agents.records import Episode, Score, Task, read_jsonl, write_jsonl
+from dllm_agents.records import Episode, Score, Task
 from dllm_agents.reporting.claims import Claim
 from dllm_agents.reporting.figures import plot
 from dllm_agents.reporting.inputs import Inputs

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
+from dllm_agents.agents.recording import timeless
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, read_jsonl, timeless, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode
 
 OPTIONS = {
     "babyai": {"levels": ["GoToRedBallNoDists"], "seeds": [1234, 1235, 1236], "max_steps": 8},

@@ -10,7 +10,8 @@ from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.client.client import ServerFault
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, read_jsonl, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode
 
 TASKS = 6
 

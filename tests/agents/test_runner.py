@@ -10,7 +10,8 @@ from dllm_agents.agents.play import Player
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, Outcome, Task, read_jsonl, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode, Outcome, Task
 
 # Starts a stand-in for a server, as the fixture said_by_prompt describes, and gives its URL.
 Start = Callable[[Callable[[str], str | int]], str]

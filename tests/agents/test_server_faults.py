@@ -12,7 +12,8 @@ from dllm_agents.agents.rollout import RESTARTS, Shard, rollout
 from dllm_agents.client.client import Client
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, Task, read_jsonl, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode, Task
 from dllm_agents.serving import launch
 
 # Answers until its `lives` file says so, then writes why and is gone in the middle of a request.

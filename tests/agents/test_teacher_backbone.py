@@ -13,7 +13,7 @@ from dllm_agents import benchmarks, trajectories
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.stage import score_file
 from dllm_agents.config import Config
-from dllm_agents.records import write_jsonl
+from dllm_agents.files import write_jsonl
 
 
 @pytest.fixture

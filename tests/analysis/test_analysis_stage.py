@@ -8,8 +8,9 @@ from dllm_agents import benchmarks
 from dllm_agents.analysis.stage import classify_file, offered_tools, score_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import iter_jsonl, write_jsonl
 from dllm_agents.frames import read_frame, write_frame
-from dllm_agents.records import Call, Episode, EpisodeStep, Failure, Task, ToolMeasures, TracedCall, TracedEpisode, iter_jsonl, write_jsonl
+from dllm_agents.records import Call, Episode, EpisodeStep, Failure, Task, ToolMeasures, TracedCall, TracedEpisode
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pytest
 from dllm_agents.analysis.verification import replay_verifiers
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_jsonl
 from dllm_agents.frames import read_frame
-from dllm_agents.records import Episode, EpisodeStep, Exit, write_jsonl
+from dllm_agents.records import Episode, EpisodeStep, Exit
 
 PROGRESS = {"rises": [0.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0], "stuck": [0.0] * 12, "short": [0.5, 1.0]}
 

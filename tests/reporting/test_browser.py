@@ -9,8 +9,9 @@ import pytest
 from synthetic_run import configuration, failure, score
 
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_jsonl
 from dllm_agents.frames import write_frame
-from dllm_agents.records import EpisodeStep, Failure, Score, TracedCall, TracedEpisode, write_jsonl
+from dllm_agents.records import EpisodeStep, Failure, Score, TracedCall, TracedEpisode
 from dllm_agents.reporting import browser
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028"

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_json
 from dllm_agents.frames import write_frame
-from dllm_agents.records import Failure, Score, TrainingReport, write_json
+from dllm_agents.records import Failure, Score, TrainingReport
 from dllm_agents.reporting.dllm_agent import masking, masking_pairs
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.run import training_curves

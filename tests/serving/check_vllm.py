@@ -13,7 +13,8 @@ import pytest
 from dllm_agents import benchmarks
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
-from dllm_agents.records import Episode, read_jsonl, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode
 from dllm_agents.serving.probe import probe
 
 # On a CPU vLLM takes its KV cache from main memory: GiB.

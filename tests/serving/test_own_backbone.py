@@ -11,7 +11,8 @@ from dllm_agents import benchmarks, preflight
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.stage import score_file
 from dllm_agents.config import load
-from dllm_agents.records import Episode, read_jsonl, write_jsonl
+from dllm_agents.files import read_jsonl, write_jsonl
+from dllm_agents.records import Episode
 from dllm_agents.reporting.tables import tabulate
 
 FAMILIES = {

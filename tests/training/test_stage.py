@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from dllm_agents.config import Config, Training
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_jsonl
 from dllm_agents.models import adapters
-from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory, write_jsonl
+from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory
 from dllm_agents.training import data
 from dllm_agents.training.stage import train
 

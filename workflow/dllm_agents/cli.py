@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def sample_tasks(args: argparse.Namespace) -> None:
     from dllm_agents import benchmarks
-    from dllm_agents.records import write_jsonl
+    from dllm_agents.files import write_jsonl
 
     count = write_jsonl(args.output, benchmarks.load(args.benchmark, _config(args)).tasks(args.split))
     if count == 0 and args.split == "test":
@@ -34,8 +34,9 @@ def sample_tasks(args: argparse.Namespace) -> None:
 
 
 def collect_trajectories(args: argparse.Namespace) -> None:
+    from dllm_agents.files import read_jsonl, write_jsonl
     from dllm_agents.progress import track
-    from dllm_agents.records import Task, read_jsonl, write_jsonl
+    from dllm_agents.records import Task
     from dllm_agents.trajectories import collect
 
     tasks = read_jsonl(args.tasks, Task)
@@ -46,7 +47,8 @@ def collect_trajectories(args: argparse.Namespace) -> None:
 
 def filter_trajectories(args: argparse.Namespace) -> None:
     from dllm_agents import benchmarks
-    from dllm_agents.records import Trajectory, iter_jsonl, write_jsonl
+    from dllm_agents.files import iter_jsonl, write_jsonl
+    from dllm_agents.records import Trajectory
     from dllm_agents.trajectories import split_accepted
 
     benchmark = benchmarks.load(args.benchmark, _config(args))
@@ -97,7 +99,7 @@ def download(args: argparse.Namespace) -> None:
 
 
 def probe(args: argparse.Namespace) -> None:
-    from dllm_agents.records import write_json
+    from dllm_agents.files import write_json
     from dllm_agents.serving.probe import probe as run
 
     found = run(_config(args), args.backbone, args.model)

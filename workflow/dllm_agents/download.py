@@ -12,8 +12,8 @@ from typing import Any, Literal
 from dllm_agents.benchmarks.qa_files import HUB_ADDRESS, local_file
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_aside, write_json
 from dllm_agents.models.checkpoints import HUB_FILES, from_hub, is_hub_name
-from dllm_agents.records import write_aside, write_json
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dllm_agents.errors import StageError
-from dllm_agents.records import Record, write_aside
+from dllm_agents.files import write_aside
+from dllm_agents.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,8 @@ from dllm_agents.agents.rollout import Shard, play_shard
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.config import PREFERENCE, Agent, Config, Training
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, Pair, Task, Trajectory, write_jsonl
+from dllm_agents.files import write_jsonl
+from dllm_agents.records import Episode, Pair, Task, Trajectory
 from dllm_agents.serving.launch import Servers
 
 REJECTIONS = {

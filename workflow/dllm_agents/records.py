@@ -1,23 +1,16 @@
 """The types that cross rooms: what one stage writes and the next reads.
 
 Every record is a line of JSON Lines (or a row of Parquet) with a JSON Schema under `workflow/schemas/`, generated from these
-classes. Files are read through `read_jsonl`, which names the file and line of the first record that does not fit, and written
-through `write_jsonl`, which never leaves a half-written file under its final name.
+classes; `files` reads and writes them.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from dllm_agents.errors import StageError
 from dllm_agents.tool_calls import call_text
 
 SpanKind = Literal["context", "thought", "action", "observation"]
@@ -447,94 +440,3 @@ class TableRow(Record):
         default="not run",
         description="what stands in the column `value` where there is none: not run, or how many of the episodes ended in an error",
     )
-
-
-RECORDS: tuple[type[Record], ...] = (
-    Task,
-    Trajectory,
-    TracedEpisode,
-    Score,
-    Exit,
-    Attention,
-    Failure,
-    Probe,
-    Pair,
-    TrainingReport,
-    TableRow,
-)
-
-R = TypeVar("R", bound=Record)
-
-
-def timeless(value: Any) -> Any:
-    """A record or plain data without its wall-clock values: `started`, and all whose name ends in `seconds`."""
-    if isinstance(value, Record):
-        return timeless(value.model_dump(mode="json", exclude_none=True))
-    if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key != "started" and not key.endswith("seconds")}
-    return [timeless(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def read_jsonl(path: str | Path, record: type[R]) -> list[R]:
-    """All records of a JSON Lines file. Raises StageError naming file and line of the first bad one."""
-    return list(iter_jsonl(path, record))
-
-
-def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
-    """The records of a JSON Lines file, one at a time. Raises StageError naming file and line of the first bad one."""
-    try:
-        handle = open(path, "rb")  # noqa: SIM115 - opened apart so that only opening is guarded
-    except OSError as error:
-        raise StageError(f"{path}: {error.strerror}; run the stage that writes it, or pass another file") from None
-    with handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                yield record.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"]) or "line"
-                what = "truncated or not JSON in UTF-8" if first["type"] == "json_invalid" else first["msg"]
-                problem = f"not a {record.__name__} record ({where}: {what})"
-                raise StageError(f"{path}:{number}: {problem}; delete the file to make it again") from None
-
-
-@contextmanager
-def write_aside(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A handle on a temporary file beside `path` that is renamed to it when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except OSError as error:
-        raise StageError(f"{path}: cannot be written ({error.strerror}); free space or choose another results folder") from None
-    finally:
-        if os.path.exists(name):
-            os.unlink(name)
-
-
-def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
-    """Write records as JSON Lines, aside and then renamed; returns how many."""
-    count = 0
-    with write_aside(path) as handle:
-        for record in records:
-            handle.write(record.model_dump_json(exclude_none=True) + "\n")
-            count += 1
-    return count
-
-
-def write_json(path: str | Path, value: Record | dict[str, Any]) -> None:
-    """Write one record or mapping as indented JSON, aside and then renamed."""
-    data = value.model_dump(mode="json") if isinstance(value, Record) else value
-    with write_aside(path) as handle:
-        json.dump(data, handle, indent=1, ensure_ascii=False)
-        handle.write("\n")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dllm_agents.errors import StageError
-from dllm_agents.records import Task, TracedEpisode, iter_jsonl, write_jsonl
+from dllm_agents.files import iter_jsonl, write_jsonl
+from dllm_agents.records import Task, TracedEpisode
 
 
 def merge(tasks: Path, parts: Sequence[Path], output: Path) -> int:

@@ -18,7 +18,7 @@ from dllm_agents.agents.search import early_call
 from dllm_agents.client.client import Completion, PromptTooLong
 from dllm_agents.client.streaming import Partial
 from dllm_agents.errors import StageError
-from dllm_agents.records import TracedCall, TracedEpisode
+from dllm_agents.records import Record, TracedCall, TracedEpisode
 
 MAX_REPLY_CHARACTERS = 64_000
 ANSWER_FIELDS = (
@@ -172,3 +172,12 @@ class Replay:
         if call.refused is not None:
             raise EpisodeLimit("time_limit" if call.refused == "time_limit" else "token_limit")
         return Completion(**{name: getattr(call, name) for name in ANSWER_FIELDS})
+
+
+def timeless(value: Any) -> Any:
+    """A record or plain data as a replay gives it again: without `started` and all whose name ends in `seconds`."""
+    if isinstance(value, Record):
+        return timeless(value.model_dump(mode="json", exclude_none=True))
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "started" and not key.endswith("seconds")}
+    return [timeless(item) for item in value] if isinstance(value, list | tuple) else value

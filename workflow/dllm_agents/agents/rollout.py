@@ -18,16 +18,17 @@ from dllm_agents import benchmarks, dependencies, prompts
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.modules.tool_graph import ToolGraph
 from dllm_agents.agents.play import Player
-from dllm_agents.agents.recording import Replay
+from dllm_agents.agents.recording import Replay, timeless
 from dllm_agents.agents.served import Served
 from dllm_agents.benchmarks.base import Benchmark, check_tasks
 from dllm_agents.client.client import ServerFault
 from dllm_agents.config import Agent, Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import iter_jsonl, write_jsonl
 from dllm_agents.models.checkpoints import not_run
 from dllm_agents.progress import track
 from dllm_agents.provenance import git_revision, hardware, versions
-from dllm_agents.records import Header, Outcome, Task, TracedEpisode, Trajectory, iter_jsonl, timeless, write_jsonl
+from dllm_agents.records import Header, Outcome, Task, TracedEpisode, Trajectory
 from dllm_agents.serving.launch import Servers
 
 T = TypeVar("T")

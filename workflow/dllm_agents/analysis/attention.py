@@ -24,10 +24,11 @@ from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.client.client import Completion
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import read_jsonl
 from dllm_agents.frames import write_frame
 from dllm_agents.models.attention import attention_weights
 from dllm_agents.models.loading import Model, load
-from dllm_agents.records import Attention, Episode, Task, TracedEpisode, read_jsonl
+from dllm_agents.records import Attention, Episode, Task, TracedEpisode
 
 STAGES = ("plan", "search", "write")
 SPANS = ("question", "plan", "results", "format")

@@ -13,8 +13,9 @@ from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.client.judge import judges
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import iter_jsonl, read_jsonl
 from dllm_agents.frames import read_frame, write_frame
-from dllm_agents.records import Episode, Failure, Score, Task, iter_jsonl, read_jsonl
+from dllm_agents.records import Episode, Failure, Score, Task
 
 
 def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Path) -> int:

@@ -23,10 +23,11 @@ from dllm_agents.agents.served import setting_key
 from dllm_agents.client.client import Client, PromptTooLong, ServerFault, SettingsRefused
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import read_jsonl
 from dllm_agents.frames import write_frame
 from dllm_agents.models.checkpoints import not_run
 from dllm_agents.progress import track
-from dllm_agents.records import Call, Episode, Exit, RoleUsage, read_jsonl, usage_of
+from dllm_agents.records import Call, Episode, Exit, RoleUsage, usage_of
 from dllm_agents.serving.launch import running_server
 
 CONCURRENCY = 8

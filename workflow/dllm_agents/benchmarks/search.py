@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dllm_agents.errors import StageError
-from dllm_agents.records import write_aside
+from dllm_agents.files import write_aside
 
 MAX_QUERY_TERMS = 64
 RRF_CONSTANT = 60

@@ -18,8 +18,8 @@ from dllm_agents import lifeline, preflight
 from dllm_agents.config import Config, load
 from dllm_agents.dag.resources import estimate
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_aside
 from dllm_agents.layout import Results, default_config
-from dllm_agents.records import write_aside
 
 CLOCK_SLACK = 60.0  # seconds by which the clock of a file server may be ahead
 NAMED_DIFFERENCES = 5

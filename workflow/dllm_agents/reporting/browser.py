@@ -16,7 +16,8 @@ from typing import Any
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import TracedEpisode, write_aside
+from dllm_agents.files import write_aside
+from dllm_agents.records import TracedEpisode
 from dllm_agents.reporting.inputs import Inputs
 
 PAGE_EPISODES = 5000

@@ -21,9 +21,9 @@ from dllm_agents import __version__
 from dllm_agents.config import Config
 from dllm_agents.dag import resources
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_json
 from dllm_agents.layout import DATA, SNAKEFILE, WORKFLOW
 from dllm_agents.provenance import git_revision, hardware
-from dllm_agents.records import write_json
 
 NAME, CRATE = "provenance.json", "ro-crate-metadata.json"
 # Not what a run computed: logs, timings, the copies of its configuration, and these files themselves.

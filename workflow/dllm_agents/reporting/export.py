@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import Call, Episode, EpisodeStep, TracedCall, write_aside
+from dllm_agents.files import write_aside
+from dllm_agents.records import Call, Episode, EpisodeStep, TracedCall
 from dllm_agents.reporting.captions import benchmark_note
 from dllm_agents.reporting.inputs import Inputs
 

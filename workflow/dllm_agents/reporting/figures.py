@@ -7,7 +7,7 @@ from pathlib import Path
 from dllm_agents.catalogue import FIGURES, unnamed
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import write_aside
+from dllm_agents.files import write_aside
 from dllm_agents.reporting import published, style
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.tables import function

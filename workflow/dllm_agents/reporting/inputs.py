@@ -18,9 +18,10 @@ from dllm_agents.analysis.failures import BESIDE_CHECKER
 from dllm_agents.analysis.metrics import Errors
 from dllm_agents.config import SCRIPTED, Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import iter_jsonl
 from dllm_agents.frames import read_frame
 from dllm_agents.layout import Results
-from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, Task, TracedEpisode, TrainingReport, iter_jsonl
+from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, Task, TracedEpisode, TrainingReport
 from dllm_agents.reporting.cells import NOT_RUN
 
 E = TypeVar("E", bound=Episode)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_aside
 from dllm_agents.layout import MANUSCRIPT, Results
-from dllm_agents.records import write_aside
 
 
 def build(config: Config, results_dir: str | Path, output: str | Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from dllm_agents.catalogue import TABLES, Entry, unnamed
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.records import write_aside
+from dllm_agents.files import write_aside
 from dllm_agents.reporting.captions import caption
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Table, to_csv, to_html, to_latex, to_markdown

@@ -17,9 +17,10 @@ from dllm_agents import benchmarks, dependencies, models
 from dllm_agents.config import MIXTURE, PREFERENCE, Backbone, Config, Training, TrainingBudget
 from dllm_agents.config.backbones import ATTENTION
 from dllm_agents.errors import StageError
+from dllm_agents.files import iter_jsonl
 from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.provenance import hardware, sha256, versions
-from dllm_agents.records import Pair, TrainingReport, Trajectory, iter_jsonl
+from dllm_agents.records import Pair, TrainingReport, Trajectory
 from dllm_agents.training import checkpoint, data, lora, objectives, preference
 from dllm_agents.training.loop import Run, Scalars, fit
 from dllm_agents.training.objectives import Batch, Example, Row

@@ -1,0 +1,84 @@
+"""Records as files: read with the line of the first that does not fit, written aside and then renamed, so that nothing half-written ever
+stands under its final name."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from pydantic import ValidationError
+
+from dllm_agents.errors import StageError
+from dllm_agents.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def read_jsonl(path: str | Path, record: type[R]) -> list[R]:
+    """All records of a JSON Lines file. Raises StageError naming file and line of the first bad one."""
+    return list(iter_jsonl(path, record))
+
+
+def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
+    """The records of a JSON Lines file, one at a time. Raises StageError naming file and line of the first bad one."""
+    try:
+        handle = open(path, "rb")  # noqa: SIM115 - opened apart so that only opening is guarded
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror}; run the stage that writes it, or pass another file") from None
+    with handle:
+        for number, line in enumerate(handle, 1):
+            if not line.strip():
+                continue
+            try:
+                yield record.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"]) or "line"
+                what = "truncated or not JSON in UTF-8" if first["type"] == "json_invalid" else first["msg"]
+                problem = f"not a {record.__name__} record ({where}: {what})"
+                raise StageError(f"{path}:{number}: {problem}; delete the file to make it again") from None
+
+
+@contextmanager
+def write_aside(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A handle on a temporary file beside `path` that is renamed to it when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        raise StageError(f"{path}: cannot be written ({error.strerror}); free space or choose another results folder") from None
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
+    """Write records as JSON Lines, aside and then renamed; returns how many."""
+    count = 0
+    with write_aside(path) as handle:
+        for record in records:
+            handle.write(record.model_dump_json(exclude_none=True) + "\n")
+            count += 1
+    return count
+
+
+def write_json(path: str | Path, value: Record | dict[str, Any]) -> None:
+    """Write one record or mapping as indented JSON, aside and then renamed."""
+    data = value.model_dump(mode="json") if isinstance(value, Record) else value
+    with write_aside(path) as handle:
+        json.dump(data, handle, indent=1, ensure_ascii=False)
+        handle.write("\n")
