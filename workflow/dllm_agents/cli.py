@@ -258,7 +258,7 @@ def show(args: argparse.Namespace) -> None:
     if args.where:
         print(config.results)
     else:
-        run(config)
+        run(config, every=args.all)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -405,7 +405,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR")
 
-    sub = command(show, "print the tables of a run and where its report lies")
+    sub = command(show, "print what a run says at first sight, and where its tables and its report lie")
+    sub.add_argument("--all", action="store_true", help="print every table in full")
     sub.add_argument("--where", action="store_true", help="print the results folder instead")
 
     sub = command(schema, "write the JSON Schemas and the table of configuration defaults", config=False)

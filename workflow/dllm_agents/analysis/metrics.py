@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dllm_agents.analysis.planning import planner_metrics
 from dllm_agents.benchmarks.base import Verdict
+from dllm_agents.benchmarks.qa_accuracy import contains_words
 from dllm_agents.errors import StageError
 from dllm_agents.records import Episode, RoleUsage, Score, Task
 
@@ -87,6 +88,8 @@ def measures(episode: Episode, usage: Mapping[str, RoleUsage], task: Task | None
     metrics: dict[str, float] = {}
     if episode.search is not None:
         metrics |= episode.search.model_dump(exclude={"format_failure"})
+    if task is not None and "answers" in task.data:
+        metrics["acc_r_words"] = contains_words(episode.answer or "", task.data["answers"])
     if episode.planner is not None and task is not None:
         metrics |= planner_metrics(episode, task)
     if episode.tools is not None and episode.tools.selector_saved_calls is not None:

@@ -1,22 +1,55 @@
-"""Prints a run's tables and where its report lies."""
+"""Prints what a run says at first sight, and where the rest lies."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+from dllm_agents.catalogue import TABLES
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.layout import Results
+from dllm_agents.reporting.claims import load_claims
+
+FIRST = "scoreboard"
 
 
-def show(config: Config) -> None:
-    """Print the Markdown form of every table of the run. Raises StageError naming the first that is missing."""
+def show(config: Config, *, every: bool = False) -> None:
+    """Print the scoreboard and the claims that the run decides, then the other tables by title, or all of them in full (`every`). Raises
+    StageError naming the first table that is missing."""
     results = Results(Path(config.results))
-    for name in config.report.tables:
-        path = results.table(name, "md")
-        if not path.is_file():
-            raise StageError(f"{path}: not there yet; run `make report`")
-        print(path.read_text(encoding="utf-8"), end="\n\n")
-    report = results.report
-    place = report if report.is_file() else "run `make report`"
+    texts = {name: _text(results.table(name, "md")) for name in config.report.tables}
+    print(f"Scale {config.scale}, seed {config.seed}: {len(config.run.agents)} agents on {', '.join(config.run.benchmarks)}\n")
+    first = [FIRST] if FIRST in texts else []
+    for name in texts if every else first:
+        print(texts[name], end="\n\n")
+    if "claims" in texts:
+        _claims(results)
+    if not every:
+        print("Tables (`dllm-agents show --all` prints them):")
+        for name in texts:
+            print(f"  {name:<24} {TABLES[name].title.strip()}")
+    place = results.report if results.report.is_file() else "run `make report`"
     print(f"Tables: {results.table('x').parent}   Figures: {results.figure('x').parent}   Report: {place}")
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise StageError(f"{path}: not there yet; run `make report`")
+    return path.read_text(encoding="utf-8")
+
+
+def _claims(results: Results) -> None:
+    """The claims that hold and that do not, and how many others there are."""
+    statements = {name: claim.statement for name, claim in load_claims().items()}
+    verdicts: dict[str, str] = {}
+    for path in (results.table("claims"), results.table("claims_timing")):
+        if path.is_file():
+            with open(path, encoding="utf-8", newline="") as handle:
+                verdicts |= {row["agent"]: row["metric"] for row in csv.DictReader(handle) if not row["benchmark"] and row["value"] == "1"}
+    told = {"holds": "holds", "does_not_hold": "does not hold"}
+    for verdict, text in told.items():
+        for name in (name for name, given in verdicts.items() if given == verdict):
+            print(f"{text:<14} {statements.get(name, name)}")
+    others = sum(verdict not in told for verdict in verdicts.values())
+    print(f"{others} of {len(verdicts)} claims cannot be told from this run; {results.table('claims', 'md')} says why\n")
