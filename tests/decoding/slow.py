@@ -100,18 +100,23 @@ def accept(found: list[tuple[float, int, int]], threshold: float | None, factor:
 
 
 def fast_dllm(
-    slow: Slow, length: int, cache: str, threshold: float | None = None, factor: float | None = None, steps: int | None = None
-) -> None:
-    """NVlabs/Fast-dLLM v1 on LLaDA: a block's first call runs over everything; prefix and dual caches after it."""
+    slow: Slow, length: int, cache: str, threshold: float | None = None, factor: float | None = None, steps: int | None = None,
+    refresh: int = 1,
+) -> None:  # fmt: skip
+    """NVlabs/Fast-dLLM v1 on LLaDA: a block's first call runs over everything; prefix and dual caches after it. With `refresh` only every
+    so many blocks' first call runs over the prompt too; in between its keys are those of the last one that did."""
     count = (len(slow.tokens) - slow.start) // length
-    for first in range(slow.start, len(slow.tokens), length):
+    keys: KeysValues = []
+    for number, first in enumerate(range(slow.start, len(slow.tokens), length)):
         last = first + length
         quotas = iter(split(length, (steps or length * count) // count))
-        keys: KeysValues | None = None
+        fresh = False
         while slow.masks(first, last):
-            if cache == "none" or keys is None:
+            if cache == "none" or (not fresh and number % refresh == 0):
                 rows, keys = slow.all_keys()
-                offset = 0
+                offset, fresh = 0, True
+            elif not fresh:
+                rows, offset, fresh = slow.window(slow.start, len(slow.tokens), keys), slow.start, True
             else:
                 rows, offset = slow.window(first, last if cache == "dual" else len(slow.tokens), keys), first
             found = [(*guess(rows[p - offset], torch.float64), p) for p in slow.masks(first, last)]

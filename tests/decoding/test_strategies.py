@@ -62,6 +62,16 @@ def test_fast_dllm_accepts_by_threshold_factor_or_schedule(pair: Any, prompt: An
     same(models.model, ids, Decoding(strategy="fast_dllm", max_new_tokens=NEW, block_length=16, cache=cache, **rule), reference)
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_prompt_may_be_refreshed_in_some_blocks_only(pair: Any, prompt: Any, cache: Any, every: int) -> None:
+    models, ids = pair("llada"), prompt(19)
+    reference = slow.begin(models.plain, ids, NEW, MASK)
+    slow.fast_dllm(reference, 8, cache, threshold=0.2, refresh=every)
+    base = Decoding(strategy="fast_dllm", max_new_tokens=NEW, block_length=8, cache=cache, threshold=0.2, refresh_prompt=every)
+    same(models.model, ids, base, reference)
+
+
 def test_a_full_call_that_decides_the_whole_block_is_its_only_one(pair: Any, prompt: Any) -> None:
     decoding = Decoding(strategy="fast_dllm", max_new_tokens=NEW, block_length=16, cache="dual", threshold=0.0)
     assert generate(pair("llada").model, prompt(5), decoding).nfe == 2
@@ -268,6 +278,7 @@ def test_what_settles_is_heard_once_and_adds_up(pair: Any, prompt: Any) -> None:
         ("llada", {"strategy": "llada", "order": "entropy"}, "order"),
         ("llada", {"strategy": "llada", "remasking": "low_confidence_static"}, "remasking"),
         ("llada", {"strategy": "llada", "mask_id": 9999}, "mask_id"),
+        ("llada", {"strategy": "fast_dllm", "cache": "none", "refresh_prompt": 2}, "refresh_prompt"),
         ("llada", {"strategy": "llada", "tool_prefill": {"open_id": 1, "close_id": 2}, "block_length": 32}, "tool_prefill"),
     ],
 )

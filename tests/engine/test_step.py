@@ -136,3 +136,27 @@ def test_live_requests_share_their_prompt(tmp_path: Path) -> None:
     assert event.generation.token_ids == generate(model, [*system, 7, 8], decoding).token_ids
     assert engine.stats().reused_tokens >= 96 and engine.stats().finished == 1
     engine.close()
+
+
+def test_a_server_gives_keys_the_backbones_share_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from dllm_agents.config import Backbone
+    from dllm_agents.engine import engine as module
+    from dllm_agents.engine.pool import pool_positions
+    from dllm_agents.serving.server import serve
+
+    class Seen(Exception):
+        pass
+
+    def engine(model: Any, utilisation: float) -> Any:
+        raise Seen(utilisation, pool_positions(model, utilisation))
+
+    any_attention(tmp_path, "causal")
+    monkeypatch.setattr(module, "Engine", engine)
+    monkeypatch.setattr("dllm_agents.engine.pool._available_bytes", lambda: 1 << 30)
+    for share in (0.5, 0.25):
+        config: Any = SimpleNamespace(backbones={"m": Backbone(model=str(tmp_path), memory_share=share)})
+        with pytest.raises(Seen) as seen:
+            serve(config, "m", None, port=0)
+        assert seen.value.args == (share, int((1 << 28) * share) // 512)

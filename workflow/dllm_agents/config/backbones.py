@@ -80,6 +80,13 @@ class Backbone(Section):
     gpus: int = Field(
         default=0, ge=0, description="GPUs its server takes, as tensor parallelism where the engine has it", json_schema_extra=NOTHING
     )
+    memory_share: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="share of the memory left by its weights that keys and values take (native engine; a quarter of it on a CPU)",
+        json_schema_extra=NOTHING,
+    )
     training_gpus: int = Field(default=0, ge=0, description="GPUs its training takes", json_schema_extra=NOTHING)
     prompt: str = Field(default="react", description="prompt style: the name of one in the package or under config/prompts, or a path")
     benchmarks: list[str] | None = Field(

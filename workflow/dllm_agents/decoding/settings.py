@@ -62,6 +62,11 @@ class Decoding(BaseModel):
         default=None, description="Dream's orders"
     )
     cache: Literal["none", "prefix", "dual"] | None = Field(default=None, description="approximate caches of Fast-dLLM")
+    refresh_prompt: int | None = Field(
+        default=None,
+        ge=1,
+        description="approximate, with a prefix or dual cache: run the prompt again in every n-th block only; the tokens may change",
+    )
     stop_early: bool = Field(
         default=True, description="end a request once everything before a stop token is decided; the published full-attention loops run on"
     )

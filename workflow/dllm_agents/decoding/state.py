@@ -47,6 +47,12 @@ class State:
         """A call over the whole sequence."""
         return self.call(0, self.canvas.length, self.canvas.length, positions)
 
+    def refresh(self, positions: Positions, block: int) -> Call:
+        """The first call in block number `block`: over the whole sequence, or, with `refresh_prompt`, mostly without the prompt."""
+        every = self.decoding.refresh_prompt or 1
+        start = 0 if block % every == 0 else self.canvas.prompt_length
+        return self.call(start, self.canvas.length, self.canvas.length, positions)
+
     def inside(self, start: int, stop: int, positions: Positions) -> Call:
         """The cheap call inside a block: from there to the sequence's end with a prefix cache, the block alone with a dual one."""
         if self.decoding.cache not in ("prefix", "dual"):

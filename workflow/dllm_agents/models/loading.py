@@ -6,6 +6,7 @@ No remote code is run and no pickle is opened. What is wrong with a directory is
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -128,8 +129,14 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
 
 
 def load_model(directory: Path, dtype: str | None) -> Model:
-    """The checkpoint in `directory`, on the first GPU where there is one. Raises StageError as `load` does."""
-    return load(directory, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
+    """The checkpoint in `directory`, on the first GPU where there is one, and there by default in bfloat16. Raises StageError as `load`
+    does."""
+    if not torch.cuda.is_available():
+        return load(directory, dtype, "cpu")
+    if dtype != "float32" and not torch.cuda.is_bf16_supported():
+        print("dllm-agents: this GPU has no bfloat16; the model runs in float32", file=sys.stderr, flush=True)
+        dtype = "float32"
+    return load(directory, dtype or "bfloat16", "cuda")
 
 
 def _dtype(asked: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:

@@ -44,7 +44,7 @@ def serve(
     loaded = models.load_model(directory, dtype or (settings.dtype if backbone else None))
     context = min(settings.context, loaded.context_length)
     app = create_app(
-        Engine(loaded),
+        Engine(loaded, utilisation=settings.memory_share),
         loaded.tokenizer,
         _names(name, settings, directory),
         settings.decoding,

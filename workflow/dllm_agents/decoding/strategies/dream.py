@@ -89,9 +89,9 @@ def decode_cached(state: State) -> Steps:
     the block follow the threshold, or the noise schedule in entropy order."""
     canvas, decoding = state.canvas, state.decoding
     times = noise_schedule(state.steps_per_block)
-    for start, stop in blocks(canvas.prompt_length, canvas.length, state.block_length):
+    for number, (start, stop) in enumerate(blocks(canvas.prompt_length, canvas.length, state.block_length)):
         yield from state.place_tool_tags(start, stop, state.whole)
-        yield from state.unmask(state.whole(canvas.masked(start, start + 1)), Rule())
+        yield from state.unmask(state.refresh(canvas.masked(start, start + 1), number), Rule())
         step = 1
         while len(positions := canvas.masked(start, stop)):
             if state.ended_early:

@@ -25,7 +25,7 @@ def decode_blocks(state: State, rule: Callable[[int], Rule], precise: bool = Fal
         schedule = transfer_counts(masks, min(state.steps_per_block, masks)) if masks else []
         step = 0
         while len(positions := canvas.masked(start, stop)):
-            call = state.inside(start, stop, positions) if step else state.whole(positions)
+            call = state.inside(start, stop, positions) if step else state.refresh(positions, number)
             count = schedule[step] if step < len(schedule) else 1
             yield from state.unmask(call, rule(count), untempered=True, shuffled=int(decoding.remasking == "random"), precise=precise)
             step += 1
