@@ -67,7 +67,7 @@ def test_every_episode_is_indexed_and_found_in_its_chunk(tmp_path, monkeypatch):
     write_episodes(tmp_path)
     (page,) = browser.build(configuration(), tmp_path, tmp_path / "episodes.html")
     index = unpack(page, "index")
-    assert len(index["episodes"]) == 12
+    assert len(index["episodes"]) == 12 and index["diffusion"] == ["tiny-block", "tiny-full"]
     for row in index["episodes"]:
         entry = dict(zip(index["columns"], row, strict=True))
         shown = unpack(page, f"chunk{entry['chunk']}")[entry["offset"]]

@@ -3,21 +3,24 @@
 Needs: scores, failures, serving probes and trajectory counts. Gives: tables/<name>.{csv,md,tex,html} and figures/<name>.{png,pdf}.
 """
 
+from dllm_agents.catalogue import FIGURES, TABLES
+
 
 rule table:
     """One table, from what it reads and nothing more."""
     input:
         lambda wildcards: FILES.result_inputs(wildcards.name),
     output:
-        csv=report(
-            RESULTS.table("{name}", "csv"),
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{name}", "form": "CSV"},
-        ),
+        csv=RESULTS.table("{name}", "csv"),
         md=RESULTS.table("{name}", "md"),
         tex=RESULTS.table("{name}", "tex"),
-        html=RESULTS.table("{name}", "html"),
+        html=report(
+            RESULTS.table("{name}", "html"),
+            caption="../report/table.rst",
+            category="Tables",
+            subcategory=lambda wildcards: TABLES[wildcards.name].paper or "This run",
+            labels=lambda wildcards: {"table": TABLES[wildcards.name].title},
+        ),
     log:
         RESULTS.log("table", "{name}"),
     conda:
@@ -45,7 +48,11 @@ rule figure:
             RESULTS.figure("{name}", "png"),
             caption="../report/figure.rst",
             category="Figures",
-            labels={"figure": "{name}", "form": "PNG"},
+            subcategory=lambda wildcards: FIGURES[wildcards.name].paper or "This run",
+            labels=lambda wildcards: {
+                "figure": wildcards.name,
+                "shows": FIGURES[wildcards.name].title,
+            },
         ),
         pdf=RESULTS.figure("{name}", "pdf"),
     log:

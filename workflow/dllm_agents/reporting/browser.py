@@ -59,6 +59,7 @@ def build(config: Config, results_dir: str | Path, output: str | Path) -> list[P
     for name, (rows, chunks) in zip(names, pages, strict=True):
         about = f"{len(rows)} episodes, scale {config.scale}"
         index = {"title": "Episodes", "about": about, "here": name if links else "", "pages": links, "columns": COLUMNS, "episodes": rows}
+        index["diffusion"] = [agent for agent in inputs.agents if inputs.paradigm(agent) == "diffusion"]
         body = "\n".join(f'<script type="text/plain" id="chunk{number}">{chunk}</script>' for number, chunk in enumerate(chunks))
         with write_aside(output.with_name(name)) as handle:
             handle.write(template.replace("@INDEX@", _pack(index)).replace("@CHUNKS@", body))

@@ -27,10 +27,18 @@ def display_name(benchmark: str) -> str:
 
 def caption(entry: Entry, config: Config) -> str:
     """The caption of a table or figure: title, tasks and step cap of every benchmark it reads, deviations from the papers, seed."""
+    return " ".join(filter(None, (own_caption(entry), setting(entry, config))))
+
+
+def own_caption(entry: Entry) -> str:
+    """What a result shows: the part of its caption that no other has."""
+    return " ".join([entry.title, *([_PUBLISHED] if entry.paper in ("DiffuAgent", "DLLM-Searcher") else [])])
+
+
+def setting(entry: Entry, config: Config) -> str:
+    """On which tasks, with which intervals and seed: the part of a caption that results of the same benchmarks share."""
     groups = set(entry.needs.values())
-    parts = [entry.title]
-    if entry.paper in ("DiffuAgent", "DLLM-Searcher"):
-        parts.append(_PUBLISHED)
+    parts = []
     if not set(entry.needs) <= {"serving", "models"}:
         parts += [benchmark_note(name, config, levels=entry.name == "diffuagent_table1") for name in _benchmarks(groups, config)]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")

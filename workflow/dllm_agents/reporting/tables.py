@@ -11,7 +11,7 @@ from dllm_agents.catalogue import TABLES, Entry, unnamed
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
-from dllm_agents.reporting.captions import caption
+from dllm_agents.reporting.captions import own_caption, setting
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Table, to_csv, to_html, to_latex, to_markdown
 
@@ -37,11 +37,12 @@ def tabulate(name: str, config: Config, results_dir: str | Path, output_base: st
     """Write a table from a run's results as `<output_base>.csv`, `.md`, `.tex` and `.html`, and `<output_base>_timing.csv` where it has
     wall-clock metrics; returns the paths. Missing scores make exactly the cells "not run". Raises StageError for an unknown table."""
     table = make(name, Inputs(config, Path(results_dir)))
-    text = f"{caption(TABLES[name], config)} {table.notes}".strip()
+    own, shared = f"{own_caption(TABLES[name])} {table.notes}".strip(), setting(TABLES[name], config)
+    text = f"{own} {shared}".strip()
     base = Path(output_base)
     texts = {
         f"{base}.csv": to_csv(table.rows),
-        f"{base}.md": to_markdown(table.layout, text),
+        f"{base}.md": to_markdown(table.layout, "\n\n".join(filter(None, (own, shared)))),
         f"{base}.tex": to_latex(table.layout, text, name),
         f"{base}.html": to_html(table.layout, text, name, config.run.agents),
     }
