@@ -67,3 +67,16 @@ def test_an_answer_with_one_call_ends_behind_it() -> None:
     for size in (1, 7, 1000):
         pieces = split(f"I search. {CALL} And {CALL}", size, tools=True, single=True)
         assert content(pieces) == "I search. " and len([piece for piece in pieces if isinstance(piece, dict)]) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 80), stop=st.sampled_from(["red", "search", "}", "Then", "\n", "never"]))
+def test_stop_strings_outside_calls_leave_the_calls_whole(size: int, stop: str) -> None:
+    text = f"I find. {CALL}\nThen a red one. {CALL}x"
+    pieces = split(text, size, stop=[stop], tools=True, whole_calls=True)
+    front, middle, back = "I find. ", "\nThen a red one. ", "x"
+    wanted, calls = front.partition(stop)[0], 1
+    if stop not in front:
+        wanted, calls = wanted + middle.partition(stop)[0], 1 if stop in middle else 2
+        wanted += "" if stop in middle else back.partition(stop)[0]
+    assert content(pieces) == wanted and len([piece for piece in pieces if isinstance(piece, dict)]) == calls

@@ -154,7 +154,8 @@ class Backend:
         if isinstance(request, ChatRequest) and tools:
             schemas = {tool.function.name: tool.function.parameters or {} for tool in request.tools or []}
             single = request.parallel_tool_calls is False
-        splitter = Splitter(stop, tools, schemas, self._bare, single)
+        whole_calls = isinstance(decoding.constraint, dict) and "tools" in decoding.constraint
+        splitter = Splitter(stop, tools, schemas, self._bare, single, whole_calls)
         stop_ids = decoding.stop_ids if decoding.stop_ids is not None else self.engine.model.stop_ids
         tags = self._tags(decoding.tool_prefill) if decoding.tool_prefill else None
         return Reply(self.decoder([*stop, *(KEPT if tools else ())]), splitter, frozenset(stop_ids), tags)

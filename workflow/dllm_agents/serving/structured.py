@@ -30,7 +30,7 @@ def constrained(request: ChatRequest | CompletionRequest, decoding: Decoding, re
         param, constraint = "tool_choice" if tools["required"] else "tools", tools
     if constraint is None:
         return decoding
-    if request.stop_strings():
+    if request.stop_strings() and param not in ("tool_choice", "tools"):  # beside calls only the text around them is searched
         raise BadRequest(
             "a stop string could cut an answer that must match as a whole; leave one of them out", "stop", "stop_with_constraint"
         )

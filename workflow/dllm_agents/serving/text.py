@@ -29,11 +29,34 @@ class TokenText:
         return text[len(before) :]
 
 
+class Cutter:
+    """Cuts growing text at the first stop string."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stopped = False
+        self._stop = tuple(stop)
+        self._pending = ""
+
+    def push(self, text: str) -> str:
+        """The text that is certain to stand before any stop string."""
+        text = self._pending + text
+        cuts = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        self.stopped = self.stopped or bool(cuts)
+        certain = min(cuts) if cuts else len(text) - held_back(text, self._stop)
+        self._pending = "" if cuts else text[certain:]
+        return text[:certain]
+
+    def finish(self) -> str:
+        """What is still held back, once no more text comes."""
+        text, self._pending = self._pending, ""
+        return text
+
+
 class Splitter:
     """Cuts growing text at the first stop string and, with `tools`, takes the tool calls out of what is left.
 
     `push` and `finish` return pieces in order: str for content, dict for a complete tool call. `schemas` and `bare` as `CallReader`
-    takes them. With `single` the answer ends behind its first call.
+    takes them. With `single` the answer ends behind its first call; with `whole_calls` stop strings are looked for outside calls alone.
     """
 
     def __init__(
@@ -43,39 +66,31 @@ class Splitter:
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
         bare: bool = False,
         single: bool = False,
+        whole_calls: bool = False,
     ) -> None:
         self.stopped = False
-        self._stop = tuple(stop)
-        self._reader = CallReader(schemas, bare) if tools else None
-        self._single = single
-        self._pending = ""
-
-    @property
-    def early(self) -> bool:
+        self.early = tools and not stop and not single
         """Whether a call may be given out before the text in front of it is there: nothing in that text can undo it."""
-        return self._reader is not None and not self._stop and not self._single
+        self._cutter = Cutter(stop)
+        self._reader = CallReader(schemas, bare) if tools else None
+        self._single, self._whole_calls = single, whole_calls
 
     def push(self, text: str) -> list[Piece]:
         """The pieces that are certain with this text."""
         if self.stopped:
             return []
-        self._pending += text
-        cuts = [at for at in (self._pending.find(stop) for stop in self._stop) if at >= 0]
-        if cuts:
-            self._pending = self._pending[: min(cuts)]
-            pieces = self.finish()
-            self.stopped = True
-            return pieces
-        certain = len(self._pending) - held_back(self._pending, self._stop)
-        text, self._pending = self._pending[:certain], self._pending[certain:]
-        return self._pieces([text] if self._reader is None else self._reader.push(text))
+        pieces: list[Piece]
+        if self._reader is None:
+            pieces = [self._cutter.push(text)]
+        elif self._whole_calls:
+            pieces = self._outside(self._reader.push(text))
+        else:
+            pieces = self._reader.push(self._cutter.push(text)) + (self._reader.finish() if self._cutter.stopped else [])
+        return self._given(pieces)
 
     def finish(self) -> list[Piece]:
         """What is still held back, once no more text comes, or none that belongs to it."""
-        if self.stopped:
-            return []
-        text, self._pending = self._pending, ""
-        return self._pieces([text] if self._reader is None else self._reader.push(text) + self._reader.finish())
+        return [] if self.stopped else self._given(self._rest())
 
     def calls_between_tags(self, text: str) -> list[Call]:
         """The calls of a text that stood between two tags, when it is nothing else."""
@@ -85,9 +100,26 @@ class Splitter:
 
     def give(self, calls: Sequence[Call]) -> list[Piece]:
         """Calls that stand behind the text so far, which ends there."""
-        return self.finish() + ([] if self.stopped else self._pieces(list(calls)))
+        return self.finish() + ([] if self.stopped else self._given(list(calls)))
 
-    def _pieces(self, pieces: list[Piece]) -> list[Piece]:
+    def _rest(self) -> list[Piece]:
+        if self._reader is None:
+            return [self._cutter.finish()]
+        if self._whole_calls:
+            return [*self._outside(self._reader.finish()), self._cutter.finish()]
+        return self._reader.push(self._cutter.finish()) + self._reader.finish()
+
+    def _outside(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Pieces with their text cut at the first stop string; a call ends the text in front of it."""
+        kept: list[Piece] = []
+        for piece in pieces:
+            if self._cutter.stopped:
+                break
+            kept += [self._cutter.push(piece)] if isinstance(piece, str) else [self._cutter.finish(), piece]
+        return kept
+
+    def _given(self, pieces: Sequence[Piece]) -> list[Piece]:
+        self.stopped = self._cutter.stopped
         pieces = [piece for piece in pieces if piece]
         first = next((at for at, piece in enumerate(pieces) if isinstance(piece, dict)), None)
         if self._single and first is not None:
