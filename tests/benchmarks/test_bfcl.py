@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from dllm_agents.benchmarks import bfcl_data, load
+from dllm_agents.benchmarks import bfcl_answers, bfcl_data, load
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.benchmarks.bfcl import BFCL
 from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, BFCLOptions
@@ -83,6 +83,27 @@ def test_training_tasks_follow_the_seed():
 
     assert len(ids(1)) == 50
     assert ids(1) == ids(1) != ids(2)
+
+
+def test_generated_calls_pass_bfcls_own_checker_and_share_no_name_with_it(bfcl):
+    benchmark = BFCL(BFCLOptions(train_tasks=0, generated_calls=600))
+    tasks = benchmark.tasks("train")
+    assert len(tasks) == 600 and tasks == BFCL(BFCLOptions(train_tasks=0, generated_calls=600)).tasks("train")
+    assert {task.category.removeprefix("generated_") for task in tasks} == {
+        "simple", "multiple", "parallel", "parallel_multiple", "irrelevance"
+    }  # fmt: skip
+    published = {
+        function["name"] for category in BFCL_SINGLE_TURN for line in bfcl_data.lines(category) for function in json.loads(line)["function"]
+    }
+    assert not published & {function["name"] for task in tasks for function in task.data["functions"]}
+    assert all(verdict.valid for verdict in bfcl.judge_many([(task, bfcl.reference_answer(task)) for task in tasks]))
+    calls = [task for task in tasks if task.data["truth"]]
+    refusals = [task for task in tasks if not task.data["truth"]]
+    assert 0.15 < len(refusals) / len(tasks) < 0.25
+    wrong = [bfcl.reference_answer(task).replace("=", "=1 and ", 1) for task in calls]
+    assert not any(verdict.valid for verdict in bfcl.judge_many(list(zip(calls, wrong, strict=True))))
+    called = [bfcl_answers.random_call(task.data["functions"], "Python", random.Random(1)) for task in refusals]
+    assert not any(verdict.valid for verdict in bfcl.judge_many(list(zip(refusals, called, strict=True))))
 
 
 def test_nothing_left_to_train_on_says_so():

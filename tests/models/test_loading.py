@@ -27,11 +27,15 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return forward(model, [Segment(tokens, 0, n, model.attention, model.block_length, torch.arange(n))])[0]
 
 
-@pytest.mark.parametrize("model_type", ["llada", "Dream", "Fast_dLLM_Qwen", "sdar", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llada", "Dream", "Fast_dLLM_Qwen", "sdar", "PanguEmbedded", "llama", "qwen2", "qwen3"])
 def test_logits_equal_the_plain_reference(tmp_path: Path, model_type: str) -> None:
     model, plain = load(write(tmp_path, model_type)), Plain.load(tmp_path)
     tokens = torch.randint(0, VOCABULARY, (41,), generator=torch.Generator().manual_seed(0))
-    expected = plain.full(tokens) if model.attention == "full" else plain.block_causal(tokens, model.block_length or 1)
+    expected = (
+        plain.full(tokens)
+        if model.attention == "full"
+        else plain.block_causal(tokens, (model.attention == "block_causal" and model.block_length) or 1)
+    )
     torch.testing.assert_close(logits(model, tokens), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -42,6 +46,7 @@ def test_logits_equal_the_plain_reference(tmp_path: Path, model_type: str) -> No
         ("Dream", ("full", True, MASK, None, "dream")),
         ("Fast_dLLM_Qwen", ("block_causal", True, MASK, 32, "fast_dllm_v2")),
         ("sdar", ("block_causal", False, MASK, 4, "sdar")),
+        ("PanguEmbedded", ("context_causal", True, MASK, 32, "context_causal")),
         ("qwen3", ("causal", True, None, None, "ar")),
     ],
 )
@@ -54,6 +59,7 @@ def test_the_table_says_what_each_family_is(tmp_path: Path, model_type: str, fac
 def test_published_ids_stand_in_where_the_files_are_silent() -> None:
     from dllm_agents.models.families import FAMILIES
 
+    assert (FAMILIES["panguembedded"].mask_id, FAMILIES["panguembedded"].stop_ids) == (45830, (45892,))
     assert (FAMILIES["llada"].mask_id, FAMILIES["llada"].stop_ids) == (126336, (126081, 126348))
     assert (FAMILIES["dream"].mask_id, FAMILIES["fast_dllm_qwen"].mask_id, FAMILIES["sdar"].mask_id) == (151666, 151665, 151669)
 
@@ -81,7 +87,8 @@ def test_checkpoints_trained_here_say_what_they_are(tmp_path: Path, own: dict[st
     )
     tokens = torch.arange(20)
     plain = Plain.load(tmp_path)
-    expected = plain.full(tokens) if attention == "full" else plain.block_causal(tokens, own["block_length"] or 1)
+    block = model.block_length if model.attention == "block_causal" else 1
+    expected = plain.full(tokens) if model.attention == "full" else plain.block_causal(tokens, block)
     torch.testing.assert_close(logits(model, tokens), expected, rtol=1e-4, atol=1e-4)
 
 

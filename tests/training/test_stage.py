@@ -11,8 +11,10 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import write_jsonl
 from dllm_agents.models import adapters
 from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory
-from dllm_agents.training import data
+from dllm_agents.training import data, objectives
+from dllm_agents.training.objectives import Example
 from dllm_agents.training.stage import train
+from dllm_agents.training.start import build_tokenizer, new_model
 
 SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "validation_share": 0.1}
 OBJECTIVES = {"ar": "causal", "full_diffusion": "full", "block_diffusion": "block_causal", "context_causal": "context_causal"}
@@ -226,6 +228,38 @@ def test_training_ends_in_time_with_its_schedule(accepted, tmp_path):
     config.benchmarks.babyai.training.supervised_tokens = 10_000_000
     report = train(config, "ar", "babyai", accepted, tmp_path / "m")
     assert 0 < report.supervised_tokens < 10_000_000 and (tmp_path / "m/model.safetensors").is_file()
+
+
+def test_what_is_learnt_is_measured_on_a_world_of_its_own(tmp_path):
+    """Facts of the held-out world stand in no example that is trained on, and the report says whether they are read all the same."""
+    records = []
+    for number in range(80):
+        record = trajectory(number)
+        records.append(record.model_copy(update={"task": record.task.model_copy(update={"data": {"world": number // 4}})}))
+    write_jsonl(tmp_path / "worlds.jsonl", records)
+    config = configuration()
+    config.benchmarks.babyai.training.learnt = 1.0
+    report = train(config, "ar", "babyai", tmp_path / "worlds.jsonl", tmp_path / "m")
+    assert report.examples == 2 * (80 - 2 * 4), "two worlds of twenty are held out, whole"
+    assert report.learnt is False and 0 <= report.held_out_accuracy < 1
+    assert train(configuration(), "ar", "babyai", tmp_path / "worlds.jsonl", tmp_path / "m").learnt is None
+
+
+def test_rare_tokens_weigh_more():
+    examples = [Example.exchange([5], [6, 7, number, 1]) for number in range(10, 30)]
+    rare = objectives.rare_tokens(examples, 40)
+    assert rare.nonzero().flatten().tolist() == [token for token in range(40) if token not in (1, 6, 7)]
+    row = objectives.weighted_rare(objectives.next_token(examples[0]), rare, 6)
+    assert row.weights.tolist() == [1, 1, 6, 1]
+
+
+def test_a_copying_start_looks_for_its_like_and_hands_it_on():
+    words = build_tokenizer([data.Exchange("t", [{"role": "user", "content": "a b"}], "c", ())], 400)
+    settings = Training.model_validate({"objective": "ar", "hidden_size": 32, "layers": 1, "heads": 2})
+    attention = new_model(settings, words, "copying").model.layers[0].self_attn
+    assert torch.equal(attention.q_proj.weight, attention.k_proj.weight)
+    handed = attention.o_proj.weight @ attention.v_proj.weight
+    assert torch.allclose(handed, 0.6 * torch.eye(32), atol=1e-5)
 
 
 def test_the_model_card_says_what_it_was_made_of(accepted, tmp_path):

@@ -398,6 +398,8 @@ class TrainingReport(Record):
     final_loss: float
     validation_loss: float | None = None
     best_validation_loss: float | None = None
+    held_out_accuracy: float | None = Field(default=None, description="share of rare tokens predicted right in held-out replies")
+    learnt: bool | None = Field(default=None, description="whether that reached `learnt` of the budget; None where nothing was asked for")
     loss_curve: list[tuple[int, float]] = Field(default_factory=list)
     validation_curve: list[tuple[int, float]] = Field(default_factory=list)
     seed: int

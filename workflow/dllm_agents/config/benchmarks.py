@@ -38,6 +38,22 @@ class TrainingBudget(Section):
     max_vocabulary: int = Field(default=1024, ge=320, description="most tokens of the tokenizer made from the training texts")
     max_prompt_tokens: int = Field(default=192, ge=16, description="examples with longer prompts are left out, counted and named")
     response_tokens: int = Field(default=20, ge=4, description="longest response; full diffusion pads every response to it")
+    start: Literal["random", "copying"] = Field(
+        default="random", description="weights of a new model; copying: attention that finds equal tokens and hands them on from the start"
+    )
+    rate_factor: float = Field(default=1.0, gt=0, description="times the backbone's learning rates")
+    rare_weight: float = Field(
+        default=1.0,
+        gt=0,
+        description="weight in the loss of tokens that stand in under a tenth of the replies, such as names",
+    )
+    learnt: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of rare tokens predicted right in held-out replies (of a held-out world, where there are worlds) from which on "
+        "a training has learnt: the rates fall from there, and it ends before its budget; null trains the whole budget",
+    )
 
 
 class BenchmarkOptions(Section):

@@ -18,6 +18,8 @@ from dllm_agents.training.tokenizer import CONTROL_TOKENS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+FEWEST_GROUPS = 20  # of tasks or worlds, of which some are held out
+
 
 class Exchange(NamedTuple):
     """One reply of the teacher as text. `said` are the strings of the environment and the teacher alone, without the prompt around them;
@@ -145,10 +147,10 @@ def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange])
 
 
 def split(count: int, share: float, groups: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
-    """(training, validation) indices; the examples of one group (task) stay on one side. Nothing is held out of fewer than 20 groups."""
+    """(training, validation) indices; the examples of one group (task, world) stay on one side. Nothing is held out of few groups."""
     names = sorted(set(groups))
     random.Random(seed).shuffle(names)
-    held = set(names[: round(share * len(names))]) if len(names) >= 20 else set()
+    held = set(names[: max(1, round(share * len(names)))]) if share and len(names) >= FEWEST_GROUPS else set()
     return [i for i in range(count) if groups[i] not in held], [i for i in range(count) if groups[i] in held]
 
 

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from dllm_agents.errors import StageError
 from dllm_agents.training.checkpoint import directory_aside
 from dllm_agents.training.objectives import Batch
-from dllm_agents.training.optimiser import make_optimisers, rate_fraction
+from dllm_agents.training.optimiser import held_rate, make_optimisers, rate_fraction
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LINE_EVERY = 20.0
 CURVE_POINTS = 50
 SAVE_EVERY = 50  # steps between saved states
+DECAY = 0.25  # of the tokens that it took to learn: over so many more the rates fall
 LOOK_EVERY = 20  # steps between two looks at the loss where each would make a GPU wait
 WAITING_BATCHES = 4  # that each process which makes batches keeps ready
 STATE_FILE = "state.safetensors"
@@ -52,6 +53,9 @@ class Run:
     input_tokens: int = 0
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
+    accuracy_curve: list[tuple[int, float]] = field(default_factory=list)
+    learnt_at: int | None = None
+    """Supervised tokens at which `measure` first reached `learnt`."""
     recent: list[float] = field(default_factory=list)
     seconds: float = 0.0
     data_seconds: float = 0.0
@@ -83,7 +87,8 @@ class Loop:
     `batch_at(i)` is the i-th batch, the same whenever it is asked for; `workers` processes make them ahead. `checks` are the batches of
     the validation loss; with `keep` best the weights of its lowest value are left in the model. A `state` left by a run of the same
     `fingerprint` is continued; the folder is removed at the end. `scalars` is told what a curve is drawn from, `describe` names what a
-    batch holds.
+    batch holds. With `learnt` the rates stay high until `measure`, of held-out examples, has reached it; training ends a quarter of these
+    tokens later, or at the budget.
     """
 
     model: LlamaForCausalLM
@@ -99,6 +104,8 @@ class Loop:
     max_seconds: float | None = None
     workers: int = 0
     checks: Sequence[Batch] = ()
+    measure: Callable[[], float] | None = None
+    learnt: float | None = None
     keep: Literal["last", "best"] = "last"
     state: Path | None = None
     fingerprint: str = ""
@@ -127,7 +134,19 @@ class Loop:
     @property
     def progress(self) -> float:
         """The share of the tokens, or of the seconds if that is further, that is spent."""
-        return max(self.run.supervised_tokens / self.budget, self.run.seconds / self.max_seconds if self.max_seconds else 0.0)
+        return max(self.run.supervised_tokens / self.end, self.run.seconds / self.max_seconds if self.max_seconds else 0.0)
+
+    @property
+    def end(self) -> int:
+        """Supervised tokens at which training ends."""
+        return self.budget if self.run.learnt_at is None else min(self.budget, round(self.run.learnt_at * (1 + DECAY)))
+
+    def _rate(self, spent: float) -> float:
+        """The share of the full rates."""
+        if self.learnt is None:
+            return rate_fraction(spent, self.warmup)
+        decay = self.budget / (1 + DECAY) if self.run.learnt_at is None else self.run.learnt_at
+        return held_rate(self.run.supervised_tokens, decay, self.end, self.warmup * self.budget)
 
     def go(self) -> Run:
         """All steps, and the weights that are to be kept in the model."""
@@ -156,13 +175,13 @@ class Loop:
     def _step(self, batches: list[Batch], spent: float) -> dict[str, float]:
         """One optimiser step; returns what is logged of it, nothing where a GPU would have to be waited for."""
         run = self.run
-        counts = _keep(batches, self.budget - run.supervised_tokens)
+        counts = _keep(batches, self.end - run.supervised_tokens)
         self.losses.append(_backward(self.accelerator, self.scorer, batches))
-        due = self.accelerator.device.type != "cuda" or run.steps % LOOK_EVERY == 0 or run.supervised_tokens + counts >= self.budget
+        due = self.accelerator.device.type != "cuda" or run.steps % LOOK_EVERY == 0 or run.supervised_tokens + counts >= self.end
         if due:
             self._look(len(batches))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
-        fraction = rate_fraction(spent, self.warmup)
+        fraction = self._rate(spent)
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             optimiser.param_groups[0]["lr"] = rate * fraction
             optimiser.step()
@@ -215,6 +234,12 @@ class Loop:
             run.recent.clear()
         elif not last:
             return
+        if self.measure is not None and (last or len(run.loss_curve) % 2 == 0):
+            self.model.eval()
+            run.accuracy_curve.append((run.steps, round(self.measure(), 6)))
+            self.model.train()
+            if run.learnt_at is None and self.learnt is not None and run.accuracy_curve[-1][1] >= self.learnt:
+                run.learnt_at = run.supervised_tokens
         if self.checks and (last or len(run.loss_curve) % (CURVE_POINTS // 5) == 0):
             lowest = min((loss for _, loss in run.validation_curve), default=math.inf)
             run.validation_curve.append((run.steps, round(mean_loss(self.scorer, self.checks, self.accelerator.device), 6)))
@@ -337,7 +362,7 @@ def _resume(
                 _, place, key = rest.split(".")
                 values["state"].setdefault(int(place), {})[key] = tensor
         optimiser.load_state_dict(values)
-    saved |= {name: [(step, value) for step, value in saved[name]] for name in ("loss_curve", "validation_curve")}
+    saved |= {name: [(step, value) for step, value in saved[name]] for name in ("loss_curve", "validation_curve", "accuracy_curve")}
     return Run(**saved)
 
 

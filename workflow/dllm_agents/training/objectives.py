@@ -9,8 +9,10 @@ generated tokens are supervised in all of them, so a budget of supervised tokens
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
@@ -347,6 +349,31 @@ def weighted_calls(row: Row, example: Example, weight: float, ahead: int) -> Row
     call = torch.tensor(example.calls)[at.clamp(max=len(example.ids) - 1)] & (at < len(example.ids))
     targets = row.targets.masked_fill(call, IGNORE) if weight == 0 else row.targets
     return row._replace(targets=targets, weights=torch.where(call, weight * row.weights, row.weights))
+
+
+def rare_tokens(examples: Sequence[Example], vocabulary: int, share: float = 0.1) -> Tensor:
+    """Which tokens [vocabulary] stand in fewer than `share` of the generated texts: names and values, not the words around them."""
+    found = Counter(token for example in examples for token in set(compress(example.ids, example.generated)))
+    return torch.tensor([found[token] < share * len(examples) for token in range(vocabulary)])
+
+
+def weighted_rare(row: Row, rare: Tensor, weight: float) -> Row:
+    """The row with the loss of `rare` tokens [vocabulary] times `weight`."""
+    chosen = (row.targets != IGNORE) & rare[row.targets.clamp(min=0)]
+    return row._replace(weights=torch.where(chosen, weight * row.weights, row.weights))
+
+
+@torch.no_grad()
+def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) -> float:
+    """The share of `rare` targets [vocabulary] that the model predicts right, everything else of the batches given; 0 without any."""
+    right = asked = 0
+    for batch in batches:
+        moved = batch.to(model.device)
+        targets = moved.targets.flatten()[moved.supervised_places()]
+        chosen = rare.to(model.device)[targets]
+        right += int((logits_of(model, moved).argmax(-1) == targets)[chosen].sum())
+        asked += int(chosen.sum())
+    return right / max(1, asked)
 
 
 def shifted(row: Row) -> Row:

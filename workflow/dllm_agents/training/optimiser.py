@@ -68,3 +68,10 @@ def rate_fraction(progress: float, warmup: float) -> float:
     if progress < warmup:
         return (progress + 0.01) / (warmup + 0.01)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+def held_rate(tokens: float, decay: float, end: float, warm: float) -> float:
+    """Linear warm-up over `warm` tokens, then the full rate, and from `decay` on a cosine to zero at `end`."""
+    if tokens < decay:
+        return min(1.0, (tokens + 0.1 * warm) / (1.1 * warm)) if warm else 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (tokens - decay) / max(1.0, end - decay))))

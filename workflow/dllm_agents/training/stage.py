@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LIMITS = ("max_prompt_tokens", "response_tokens")
 VALIDATION_BATCHES = 4
+MEASURED = 64  # held-out examples on which it is looked whether a training has learnt
 Objective = Callable[..., Batch]
 
 
@@ -124,6 +125,7 @@ class Request(NamedTuple):
         checks: Sequence[Batch] = (),
         describe: Callable[[int], str] | None = None,
         mask: int | None = None,
+        measure: Callable[[], float] | None = None,
     ) -> tuple[dict[str, Tensor], Run]:
         """The loop with this request's settings; returns its adapters, merged into the model. `budget` counts what `Batch.supervised`
         counts."""
@@ -135,8 +137,8 @@ class Request(NamedTuple):
                 model,
                 batch_at,
                 budget,
-                learning_rate=settings.learning_rate,
-                muon_learning_rate=settings.muon_learning_rate,
+                learning_rate=self.budget.rate_factor * settings.learning_rate,
+                muon_learning_rate=self.budget.rate_factor * settings.muon_learning_rate if settings.muon_learning_rate else None,
                 warmup=settings.warmup,
                 clip=settings.clip,
                 accumulate=settings.accumulate,
@@ -144,6 +146,8 @@ class Request(NamedTuple):
                 workers=settings.data_workers,
                 precision="bf16" if self.dtype == "bfloat16" and settings.lora is None else "no",
                 checks=checks,
+                measure=measure,
+                learnt=self.budget.learnt,
                 keep=settings.keep,
                 state=self.output.with_name(f".{self.output.name}.state"),
                 fingerprint=_fingerprint(self),
@@ -166,6 +170,7 @@ class Request(NamedTuple):
     ) -> TrainingReport:
         """Write the checkpoint directory with its report; in a training of many processes the first one does."""
         attention: objectives.Attention = ATTENTION.get(self.settings.objective, "block_causal")
+        accuracy = run.accuracy_curve[-1][1] if run.accuracy_curve else None
         report = TrainingReport(
             backbone=self.backbone,
             benchmark=self.benchmark,
@@ -177,6 +182,8 @@ class Request(NamedTuple):
             final_loss=run.loss_curve[-1][1],
             validation_loss=run.validation_curve[-1][1] if run.validation_curve else None,
             best_validation_loss=min((loss for _, loss in run.validation_curve), default=None),
+            held_out_accuracy=accuracy,
+            learnt=None if accuracy is None or self.budget.learnt is None else accuracy >= self.budget.learnt,
             loss_curve=run.loss_curve,
             validation_curve=run.validation_curve,
             seed=self.seed,
@@ -211,7 +218,8 @@ class Request(NamedTuple):
 def _trajectories(request: Request) -> TrainingReport:
     """Supervised fine-tuning."""
     settings, budget, seed = request.settings, request.budget, request.seed
-    found = [_exchanges(request, name, source) for name, source in zip(request.benchmarks, request.sources, strict=True)]
+    worlds: dict[str, str] = {}
+    found = [_exchanges(request, name, source, worlds) for name, source in zip(request.benchmarks, request.sources, strict=True)]
     started = request.start()
     words = started[1] if started else build_tokenizer([exchange for part in found for exchange in part], budget.max_vocabulary)
     if settings.layout == "trajectory":
@@ -220,17 +228,21 @@ def _trajectories(request: Request) -> TrainingReport:
         limits = [request.config.benchmark_options(name).training for name in request.benchmarks]
         parts = zip(found, limits, request.sources, strict=True)
         fitting = [pair for part, limit, source in parts for pair in _fitting(data.encode(words, part), part, limit, source)]
-    kept, held = data.split(len(fitting), settings.validation_share, [task for task, _ in fitting], seed)
+    # A world that is held out as a whole tells whether facts are read, or known by heart.
+    groups = [worlds[task] for task, _ in fitting] if len(set(worlds.values())) >= data.FEWEST_GROUPS else [task for task, _ in fitting]
+    kept, held = data.split(len(fitting), settings.validation_share, groups, seed)
     examples, validation = [fitting[i][1] for i in kept], [fitting[i][1] for i in held]
     torch.manual_seed(seed)
-    model = started[0] if started else new_model(settings, words)
-    objective = objective_of(settings, budget, words)
+    model = started[0] if started else new_model(settings, words, budget.start)
+    rare = objectives.rare_tokens(examples, len(words))
+    objective = objective_of(settings, budget, words, rare)
     checks = _validation_batches(validation, objective, budget.batch_size, seed)
+    measure = _measure(model, validation, objective, budget, rare, seed)
     order = data.Batches([len(example.ids) for example in examples], budget.batch_size, seed)
     tokens = round(settings.budget_factor * budget.supervised_tokens)
     names = _named(order, [fitting[i][0] for i in kept])
     mask = int(words.mask_token_id) if settings.objective != "ar" else None
-    adapters, run = request.fit(model, _batch_at(examples, objective, order, seed), tokens, checks, names, mask)
+    adapters, run = request.fit(model, _batch_at(examples, objective, order, seed), tokens, checks, names, mask, measure)
     block_length = settings.block_length if settings.objective in ("block_diffusion", "context_causal") else None
     more = {"budget": budget.model_dump(mode="json")}
     return request.finish(model, words, block_length, run, len(examples), run.supervised_tokens, adapters, **more)
@@ -293,8 +305,9 @@ def _preferences(request: Request) -> TrainingReport | None:
     return request.finish(model, words, block_length, run, len(learnt), tokens)
 
 
-def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTokenizerFast) -> Objective:
-    """The configured objective, as a function from examples and a source of noise to a batch."""
+def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTokenizerFast, rare: Tensor | None = None) -> Objective:
+    """The configured objective, as a function from examples and a source of noise to a batch; the loss of `rare` tokens [vocabulary]
+    has the budget's weight."""
     pad, mask, end = int(words.pad_token_id), int(words.mask_token_id), int(words.eos_token_id)
     # The published rules are unbiased only over all generated tokens; the weights of the others sum to what they score.
     estimates = settings.noise in ("independent", "middle", "end_masked", "fixed_count") and settings.objective != "ar"
@@ -320,6 +333,8 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
 
     def batch(examples: Sequence[Example], generator: torch.Generator) -> Batch:
         found = [row for example in examples for row in weighted(example, generator)]
+        if rare is not None and budget.rare_weight != 1:
+            found = [objectives.weighted_rare(row, rare, budget.rare_weight) for row in found]
         tokens = sum(sum(example.generated) for example in examples) if estimates else None
         return objectives.collate(found, ATTENTION[settings.objective], pad, settings.packed_length, multiple).normalised(tokens)
 
@@ -334,15 +349,19 @@ def _settings(config: Config, backbone: str) -> Training:
     return entry.training
 
 
-def _exchanges(request: Request, name: str, source: Path) -> list[data.Exchange]:
-    """What the accepted trajectories of a benchmark teach."""
+def _exchanges(request: Request, name: str, source: Path, worlds: dict[str, str]) -> list[data.Exchange]:
+    """What the accepted trajectories of a benchmark teach; notes in `worlds` what each task shares its facts with."""
     benchmark = benchmarks.load(name, request.config)
     style = request.config.backbones[request.backbone].prompt
     # A planner's and a writer's replies stand outside of the conversation that a trajectory is.
     team = request.settings.layout == "exchange" and request.config.plays_in_teams(name)
     kinds = (data.exchanges, data.team_exchanges) if team else (data.exchanges,)
     accepted = iter_jsonl(source, Trajectory)
-    found = [exchange for trajectory in accepted for kind in kinds for exchange in kind(benchmark, trajectory, style)]
+    found = []
+    for trajectory in accepted:
+        world = trajectory.task.data.get("world")
+        worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
+        found += [exchange for kind in kinds for exchange in kind(benchmark, trajectory, style)]
     if not found:
         raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
     return found
@@ -394,6 +413,18 @@ def _fingerprint(request: Request) -> str:
 def _batch_at(examples: Sequence[Any], objective: Objective, order: data.Batches, seed: int) -> Callable[[int], Batch]:
     # A seed of its own for every batch: the i-th is the same in a resumed run and on every process.
     return lambda index: objective([examples[i] for i in order[index]], generator=torch.Generator().manual_seed(seed * 1_000_003 + index))
+
+
+def _measure(
+    model: Network, held: Sequence[Example], objective: Objective, budget: TrainingBudget, rare: Tensor, seed: int
+) -> Callable[[], float] | None:
+    """What says how much is learnt: the accuracy on rare tokens of held-out replies, at most MEASURED of them, always the same."""
+    if budget.learnt is None or not held:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    spread = held[:: max(1, len(held) // MEASURED)]
+    batches = [objective(spread[start : start + 16], generator=generator) for start in range(0, len(spread), 16)]
+    return lambda: objectives.accuracy(model, batches, rare)
 
 
 def _named(order: data.Batches, tasks: Sequence[str]) -> Callable[[int], str]:
