@@ -115,7 +115,7 @@ def model_share(seconds: float, concurrency: int) -> tuple[float, float, float]:
         tasks, output = Path(folder) / "tasks.jsonl", Path(folder) / "episodes.jsonl"
         write_jsonl(tasks, benchmarks.load("babyai", config).tasks("test"))
         started = time.perf_counter()
-        rollout.rollout(config, {"agent": [rollout.Shard(tasks, output)]})
+        rollout.rollout(config, "agent", rollout.Shard(tasks, output))
         spent = time.perf_counter() - started
         episodes = read_jsonl(output, Episode)
     server.terminate()

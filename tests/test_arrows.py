@@ -1,6 +1,8 @@
 """Imports go one way: a room imports those before it, and no file imports itself by a detour."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "workflow" / "dllm_agents"
 # A room may import the rooms on the lines before its own, and those of its own line that make no circle.
 ROOMS = [
-    ["errors", "__init__", "layout", "tool_calls"],
+    ["errors", "__init__", "layout", "commands", "tool_calls"],
     ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "models.families", "frames", "files"],
     ["config"],
     ["benchmarks"],
@@ -79,3 +81,19 @@ def test_no_file_imports_itself_by_a_detour():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize(
+    "arguments, absent",
+    [(["--help"], ["torch", "pandas", "pydantic"]), (["tabulate", "--help"], ["torch"]), (["score", "--help"], ["torch"])],
+)
+def test_a_command_imports_its_own_stage_alone(arguments, absent):
+    """`tabulate` never loads torch, and the list of commands no stage at all."""
+    stage = arguments[0] if len(arguments) > 1 else ""
+    program = f"""import sys, dllm_agents.cli
+try:
+    dllm_agents.cli.parser({stage!r}).parse_args()
+except SystemExit:
+    print([name for name in {absent} if name in sys.modules], file=sys.stderr)"""
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"

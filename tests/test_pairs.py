@@ -157,7 +157,7 @@ def test_too_few_pairs_leave_a_reason_that_later_stages_read_as_not_run(base: Pa
     found = probe(config, "vrpo", model)
     assert not found.healthy and found.error == "4 preference pairs on babyai, 5 are needed"
     write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load("babyai", config).tasks("test"))
-    rollout(config, {"vrpo": [Shard(tmp_path / "tasks.jsonl", tmp_path / "episodes.jsonl", {"vrpo": model})]})
+    rollout(config, "vrpo", Shard(tmp_path / "tasks.jsonl", tmp_path / "episodes.jsonl", {"vrpo": model}))
     assert (tmp_path / "episodes.jsonl").read_bytes() == b""
     assert score_file(config, tmp_path / "episodes.jsonl", tmp_path / "tasks.jsonl", tmp_path / "scores.parquet") == 0
     files = [tmp_path / name for name in ("episodes.jsonl", "scores.parquet", "tasks.jsonl", "failures.parquet")]

@@ -41,7 +41,7 @@ def test_a_bad_reply_is_a_classified_failure(tmp_path: Path, said_by_prompt: Cal
     )
     loaded = benchmarks.load(benchmark, config)
     write_jsonl(tmp_path / "tasks.jsonl", loaded.tasks("test"))
-    rollout(config, {"a": [Shard(tmp_path / "tasks.jsonl", tmp_path / "e.jsonl")]})
+    rollout(config, "a", Shard(tmp_path / "tasks.jsonl", tmp_path / "e.jsonl"))
     score_file(config, tmp_path / "e.jsonl", tmp_path / "tasks.jsonl", tmp_path / "s.parquet")
     errors = read_frame(tmp_path / "s.parquet", Score).set_index("task_id")["error_type"].to_dict()
     for episode in read_jsonl(tmp_path / "e.jsonl", Episode):
@@ -69,7 +69,7 @@ def test_an_injection_in_an_observation_stays_in_it(tmp_path: Path, said_by_prom
     options = {"multihop_qa": {"sets": {"mine": str(questions)}, "train_tasks": 0}}
     config = Config.model_validate({"benchmarks": options, "backbones": {"m": {"url": url}}, "agents": {"a": {"policy": "m"}}})
     write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load("multihop_qa", config).tasks("test"))
-    rollout(config, {"a": [Shard(tmp_path / "tasks.jsonl", tmp_path / "e.jsonl")]})
+    rollout(config, "a", Shard(tmp_path / "tasks.jsonl", tmp_path / "e.jsonl"))
     (episode,) = read_jsonl(tmp_path / "e.jsonl", Episode)
     assert episode.success and episode.answer == "Zora"
     told = seen[1]

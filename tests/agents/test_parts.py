@@ -32,10 +32,10 @@ def comparable(path: Path) -> list[dict[str, object]]:
 def test_parts_merge_to_what_one_job_gives(config: Config, tmp_path: Path) -> None:
     tasks, whole, merged = tmp_path / "tasks.jsonl", tmp_path / "whole.jsonl", tmp_path / "merged.jsonl"
     write_jsonl(tasks, benchmarks.load("babyai", config).tasks("test"))
-    rollout(config, {"random": [Shard(tasks, whole)]})
+    rollout(config, "random", Shard(tasks, whole))
     parts = [tmp_path / f"{index}.jsonl" for index in range(1, 5)]
     for index, part in enumerate(parts, 1):
-        rollout(config, {"random": [Shard(tasks, part, part=(index, 4))]})
+        rollout(config, "random", Shard(tasks, part, part=(index, 4)))
     assert [len(read_jsonl(part, Episode)) for part in parts] == [2, 2, 1, 1]
     assert merge(tasks, reversed(parts), merged) == 6
     assert comparable(merged) == comparable(whole)

@@ -65,7 +65,7 @@ class Run:
 
     def play(self, agent: str, benchmark: str) -> list[Episode]:
         episodes = self.path("episodes", benchmark, agent)
-        rollout(self.config, {agent: [Shard(self.path("tasks", benchmark), episodes)]})
+        rollout(self.config, agent, Shard(self.path("tasks", benchmark), episodes))
         scores, failures = (self.path(kind, benchmark, agent, "parquet") for kind in ("scores", "failures"))
         score_file(self.config, episodes, self.path("tasks", benchmark), scores)
         classify_file(self.config, episodes, scores, self.path("tasks", benchmark), failures)

@@ -72,9 +72,9 @@ def test_stored_answers_give_the_same_episodes(tmp_path: Path, said_by_prompt: C
         }
     )
     write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load(benchmark, config).tasks("test"))
-    rollout(config, {"a": [Shard(tmp_path / "tasks.jsonl", tmp_path / "one.jsonl")]})
+    rollout(config, "a", Shard(tmp_path / "tasks.jsonl", tmp_path / "one.jsonl"))
     answered = len(asked)
-    rollout(config, {"a": [Shard(tmp_path / "tasks.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")]})
+    rollout(config, "a", Shard(tmp_path / "tasks.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl"))
     first, second = (read_jsonl(tmp_path / part, Episode) for part in ("one.jsonl", "two.jsonl"))
     assert len(asked) == answered and all(item.calls and item.ended != "error" for item in first)
     assert [json.dumps(timeless(item)) for item in first] == [json.dumps(timeless(item)) for item in second]
@@ -90,12 +90,12 @@ def test_a_replay_of_other_tasks_or_another_agent_is_refused(tmp_path: Path, sai
     tasks = benchmarks.load("babyai", config).tasks("test")
     write_jsonl(tmp_path / "tasks.jsonl", tasks)
     write_jsonl(tmp_path / "fewer.jsonl", tasks[:1])
-    rollout(config, {"a": [Shard(tmp_path / "fewer.jsonl", tmp_path / "one.jsonl")]})
+    rollout(config, "a", Shard(tmp_path / "fewer.jsonl", tmp_path / "one.jsonl"))
     with pytest.raises(StageError, match="no whole episode is stored"):
-        rollout(config, {"a": [Shard(tmp_path / "tasks.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")]})
+        rollout(config, "a", Shard(tmp_path / "tasks.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl"))
     with pytest.raises(StageError, match="was played by a, not b"):
-        rollout(config, {"b": [Shard(tmp_path / "fewer.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")]})
+        rollout(config, "b", Shard(tmp_path / "fewer.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl"))
     one = read_jsonl(tmp_path / "one.jsonl", Episode)[0]
     write_jsonl(tmp_path / "one.jsonl", [one.model_copy(update={"calls": one.calls[:2]})])
     with pytest.raises(StageError, match="has no answer of policy"):
-        rollout(config, {"a": [Shard(tmp_path / "fewer.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl")]})
+        rollout(config, "a", Shard(tmp_path / "fewer.jsonl", tmp_path / "two.jsonl", replay=tmp_path / "one.jsonl"))

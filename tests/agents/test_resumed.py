@@ -53,7 +53,7 @@ def half(tmp_path: Path, said_by_prompt: Callable[..., str], monkeypatch: pytest
     answer = client.Client.complete
     monkeypatch.setattr(client.Client, "complete", lambda self, messages, **more: (fails(""), answer(self, messages, **more))[1])
     with pytest.raises((StageError, ServerFault)):
-        rollout(config, {"a": [shard]})
+        rollout(config, "a", shard)
     monkeypatch.undo()
     return shard
 
@@ -74,14 +74,14 @@ def test_the_rerun_plays_only_what_is_missing(half: Shard, said_by_prompt: Calla
     asked: list[str] = []
     # The endpoint is another one, too.
     url = said_by_prompt(lambda prompt: (asked.append(prompt), "Thought: t\nAction: turn left")[1])
-    rollout(configuration(url, **change), {"a": [half]})
+    rollout(configuration(url, **change), "a", half)
     assert len(asked) == TASKS - TASKS // 2 and len(read_jsonl(half.output, Episode)) == TASKS
 
 
 def test_what_an_agent_does_plays_all_again_and_keeps_what_was_played(half: Shard, said_by_prompt: Callable[..., str], capsys) -> None:
     asked: list[str] = []
     url = said_by_prompt(lambda prompt: (asked.append(prompt), "Thought: t\nAction: turn left")[1])
-    rollout(configuration(url, agents={"a": {"history": "recent"}}), {"a": [half]})
+    rollout(configuration(url, agents={"a": {"history": "recent"}}), "a", half)
     assert len(asked) == TASKS
     (kept,) = half.output.parent.glob(".a.jsonl.*.journal")
     assert kept.name in capsys.readouterr().err and len(kept.read_text().splitlines()) == 1 + TASKS // 2

@@ -44,7 +44,8 @@ def test_scripted_agents_in_task_order_and_the_same_twice(tmp_path: Path) -> Non
     first, second = (frozen(config, tmp_path / part, "babyai", "bfcl") for part in "ab")
     for agent in ("random", "teacher", "empty"):
         for shards in (first, second):
-            rollout(config, {agent: shards})
+            for shard in shards:
+                rollout(config, agent, shard)
         for one, two in zip(first, second, strict=True):
             episodes = read_jsonl(one.output, Episode)
             assert [item.task_id for item in episodes] == [task.id for task in read_jsonl(one.tasks, Task)]
@@ -65,7 +66,7 @@ def test_one_bad_episode_is_recorded_and_the_run_goes_on(tmp_path: Path, monkeyp
         return play(player, task)
 
     monkeypatch.setattr(Player, "play", faulty)
-    rollout(config, {"teacher": [shard]})
+    rollout(config, "teacher", shard)
     broken = [item for item in read_jsonl(shard.output, Episode) if item.ended == "error"]
     assert [item.error for item in broken] == ["RuntimeError: the simulator broke"] * 2
 
@@ -84,10 +85,10 @@ def test_an_interrupted_rollout_redoes_only_what_is_missing(tmp_path: Path, monk
     config.agents["teacher"].concurrency = 1
     monkeypatch.setattr(Player, "play", stopping)
     with pytest.raises(StageError, match="stop here"):
-        rollout(config, {"teacher": [shard]})
+        rollout(config, "teacher", shard)
     assert not shard.output.exists() and list(tmp_path.glob(".*.journal"))
     monkeypatch.setattr(Player, "play", lambda player, task: (played.append(task.id), play(player, task))[1])
-    rollout(config, {"teacher": [shard]})
+    rollout(config, "teacher", shard)
     assert sorted(played) == sorted(task.id for task in read_jsonl(shard.tasks, Task))
 
 
@@ -97,13 +98,13 @@ def test_tasks_of_another_version_or_twice_are_refused(tmp_path: Path) -> None:
     tasks = read_jsonl(shard.tasks, Task)
     write_jsonl(shard.tasks, [tasks[0].model_copy(update={"version": "minigrid 0.0.1"})])
     with pytest.raises(StageError, match=r"made with minigrid 0\.0\.1, here is minigrid"):
-        rollout(config, {"teacher": [shard]})
+        rollout(config, "teacher", shard)
     write_jsonl(shard.tasks, [tasks[0], tasks[0]])
     with pytest.raises(StageError, match="stands twice"):
-        rollout(config, {"teacher": [shard]})
+        rollout(config, "teacher", shard)
     write_jsonl(shard.tasks, [])
     with pytest.raises(StageError, match="holds no task"):
-        rollout(config, {"teacher": [shard]})
+        rollout(config, "teacher", shard)
 
 
 @pytest.mark.parametrize("text", ["", "Thought: I go.\nAction: move forward", "x" * 100_000, "\ud83d\ude00" * 10 + "[" * 10_000])
@@ -111,8 +112,8 @@ def test_a_url_plays_every_benchmark_whatever_it_says(tmp_path: Path, said_by_pr
     said = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     config = configuration(add={"mine": {"url": said_by_prompt(lambda prompt: said)}})
     shards = frozen(config, tmp_path, "babyai", "bfcl")
-    rollout(config, {"mine": shards})
     for shard in shards:
+        rollout(config, "mine", shard)
         episodes = read_jsonl(shard.output, Episode)
         assert len(episodes) == len(read_jsonl(shard.tasks, Task))
         assert all(item.ended != "error" and item.backbones == {"policy": "mine"} for item in episodes)
@@ -125,5 +126,5 @@ def test_a_server_that_fails_for_good_stops_the_run_in_one_line(tmp_path: Path, 
     config = configuration(add={"mine": {"url": said_by_prompt(lambda prompt: 401)}})
     (shard,) = frozen(config, tmp_path, "babyai")
     with pytest.raises(StageError, match="HTTP 401") as caught:
-        rollout(config, {"mine": [shard]})
+        rollout(config, "mine", shard)
     assert "\n" not in str(caught.value) and not shard.output.exists()

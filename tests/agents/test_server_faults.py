@@ -1,7 +1,6 @@
 """A server that dies while episodes are played: those in flight are played again, finished ones are kept, its last words are shown."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,7 @@ def test_episodes_in_flight_are_played_again_and_finished_ones_kept(shard: Shard
     played: list[str] = []
     play = Player.play
     monkeypatch.setattr(Player, "play", lambda player, task, backbones: (played.append(task.id), play(player, task, backbones))[1])
-    rollout(configuration(), {"a": [shard]})
+    rollout(configuration(), "a", shard)
     tasks = [task.id for task in read_jsonl(shard.tasks, Task)]
     episodes = read_jsonl(shard.output, Episode)
     assert [episode.task_id for episode in episodes] == tasks and all(len(episode.steps) == 5 for episode in episodes)
@@ -80,20 +79,10 @@ def test_a_server_that_keeps_dying_fails_the_job_with_its_last_words(shard: Shar
     with pytest.raises(
         StageError, match=r"last lines of the log of m: CUDA out of memory: I am gone; finished episodes are kept"
     ) as caught:
-        rollout(configuration(), {"a": [shard]})
+        rollout(configuration(), "a", shard)
     assert "\n" not in str(caught.value) and not shard.output.exists()
     journal = next(tmp_path.glob(".*.journal")).read_text().splitlines()
     assert len(journal) - 1 >= 1 and (tmp_path / "lives").read_text() == "0"
-
-
-def test_agents_with_the_same_backbone_share_its_server(shard: Shard, tmp_path: Path) -> None:
-    config = configuration()
-    config.agents["b"] = config.agents["a"].model_copy(update={"attempts": 1})
-    other = replace(shard, output=tmp_path / "other.jsonl")
-    (tmp_path / "lives").write_text("1000")  # one server: a second one would find no life
-    rollout(config, {"a": [shard], "b": [other]})
-    assert [len(read_jsonl(path, Episode)) for path in (shard.output, other.output)] == [6, 6]
-    assert {episode.agent for episode in read_jsonl(other.output, Episode)} == {"b"}
 
 
 def test_a_checkpoint_of_another_benchmark_has_a_server_of_its_own_and_one_at_a_time(

@@ -66,7 +66,7 @@ def test_judges_speak_in_the_scores(server: tuple[str, list[str]], tmp_path: Pat
     config = Config.model_validate({"benchmarks": {"multihop_qa": options}, "run": {"benchmarks": ["multihop_qa"]}})
     write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load("multihop_qa", config).tasks("test"))
     for agent in ("teacher", "empty"):
-        rollout(config, {agent: [Shard(tmp_path / "tasks.jsonl", tmp_path / f"{agent}.jsonl")]})
+        rollout(config, agent, Shard(tmp_path / "tasks.jsonl", tmp_path / f"{agent}.jsonl"))
         score_file(config, tmp_path / f"{agent}.jsonl", tmp_path / "tasks.jsonl", tmp_path / f"{agent}.parquet")
     teacher, empty = (pd.read_parquet(tmp_path / f"{agent}.parquet") for agent in ("teacher", "empty"))
     assert teacher["success"].all() and set(teacher["judge"]) == set(teacher["second_judge"]) == {"correct"}

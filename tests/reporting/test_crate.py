@@ -67,7 +67,7 @@ def test_verify_names_what_changed(config: Config, results: Path, tmp_path: Path
     (tmp_path / "list.jsonl").unlink()
     found = "\n".join(changes(results))
     assert "t.csv: output has changed" in found and "new.csv: output is new" in found and "list.jsonl: input is gone" in found
-    args = cli.parser().parse_args(["verify", "--results", str(results)])
+    args = cli.parser("verify").parse_args(["verify", "--results", str(results)])
     with pytest.raises(StageError, match="3 files are not what"):
         args.run(args)
     assert "output has changed" in capsys.readouterr().out

@@ -52,6 +52,6 @@ def test_the_canary_equals_the_reference(config: Config) -> None:
 def test_an_agent_plays_through_it(config: Config, tmp_path: Path) -> None:
     tasks = benchmarks.load("babyai", config).tasks("test")
     write_jsonl(tmp_path / "tasks.jsonl", tasks)
-    rollout(config, "smollm2", [Shard(tmp_path / "tasks.jsonl", tmp_path / "episodes.jsonl")])
+    rollout(config, "smollm2", Shard(tmp_path / "tasks.jsonl", tmp_path / "episodes.jsonl"))
     (episode,) = read_jsonl(tmp_path / "episodes.jsonl", Episode)
     assert episode.ended != "error" and episode.usage["policy"].completion_tokens > 0

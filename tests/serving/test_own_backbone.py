@@ -59,7 +59,7 @@ def test_a_directory_plays_and_has_its_row(checkpoint, tmp_path: Path, monkeypat
     results = Path(config.results)
     tasks, episodes = results / "tasks/babyai.jsonl", results / "episodes/babyai/mine.jsonl"
     write_jsonl(tasks, benchmarks.load("babyai", config).tasks("test"))
-    rollout(config, {"mine": [Shard(tasks, episodes)]})
+    rollout(config, "mine", Shard(tasks, episodes))
     played = read_jsonl(episodes, Episode)
     assert [episode.error for episode in played] == [None, None]
     assert all(episode.usage["policy"].completion_tokens for episode in played)

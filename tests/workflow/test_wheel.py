@@ -13,9 +13,10 @@ STAGES = """
 from dllm_agents.cli import parser
 import dllm_agents
 print(dllm_agents.__file__)
-for stage in next(iter(parser()._subparsers._group_actions)).choices:
+from dllm_agents.cli import COMMANDS
+for stage in COMMANDS:
     try:
-        parser().parse_args([stage, "--help"])
+        parser(stage).parse_args([stage, "--help"])
     except SystemExit as end:
         print("stage", stage, end.code)
 """

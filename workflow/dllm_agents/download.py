@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dllm_agents.benchmarks.qa_files import HUB_ADDRESS, local_file
-from dllm_agents.config import Config
+from dllm_agents.commands import say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside, write_json
+from dllm_agents.layout import Results
 from dllm_agents.models.checkpoints import HUB_FILES, from_hub, is_hub_name
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
@@ -102,3 +105,17 @@ def _checked(path: Path, listed: Any) -> str:
     if not right:
         raise StageError(f"{path}: not what the hub lists (checksum); delete it and download again")
     return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    text = "record of revisions and checksums (default: results/<scale>/downloads.json)"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    config = load(args.config)
+    record = args.output or Results(Path(config.results)).downloads
+    for name, entry in download(config, record).items():
+        source = entry.get("model") or entry["dataset"]
+        say(f"{name}: {source} at {entry['revision']} in {entry['directory']}, {len(entry['files'])} files as the hub lists them")
+    say(f"{record}: written; jobs need no network with HF_HUB_OFFLINE=1")

@@ -6,6 +6,7 @@ line, kept or rejected with a named reason.
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,8 @@ from typing import Any
 from dllm_agents import benchmarks
 from dllm_agents.agents.rollout import Shard, play_shard
 from dllm_agents.benchmarks.base import Benchmark
-from dllm_agents.config import PREFERENCE, Agent, Config, Training
+from dllm_agents.commands import add_paths, say
+from dllm_agents.config import PREFERENCE, Agent, Config, Training, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_jsonl
 from dllm_agents.records import Episode, Pair, Task, Trajectory
@@ -124,3 +126,18 @@ def _trajectory(task: Task, episode: Episode) -> Trajectory:
         progress=episode.progress,
         versions=episode.versions,
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", required=True, help="the backbone that will learn from the pairs")
+    parser.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="FILE", help="training tasks")
+    parser.add_argument("--model", type=Path, nargs="+", required=True, metavar="DIR", help="the base's checkpoint for each task file")
+    add_paths(parser, output="")
+
+
+def run(args: argparse.Namespace) -> None:
+    if len(args.tasks) != len(args.model):
+        raise StageError("sample-pairs: give as many --model as --tasks, in the same order")
+    counts = sample_pairs(load(args.config), args.backbone, args.tasks, args.model, args.output)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()) if reason != "kept") or "none"
+    say(f"{args.output}: {counts['kept']} pairs of {counts.total()} queries; rejected: {reasons}")

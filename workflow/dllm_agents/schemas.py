@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dllm_agents.commands import say
 from dllm_agents.config import (
     BENCHMARKS,
     Agent,
@@ -143,3 +145,12 @@ def _default(value: Any) -> str:
 
 def _dump(schema: dict[str, Any]) -> str:
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, default=Path())
+
+
+def run(args: argparse.Namespace) -> None:
+    for path in write_all(args.root):
+        say(f"{path}: written")

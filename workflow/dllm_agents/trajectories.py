@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,7 +15,10 @@ from dllm_agents.benchmarks.base import Benchmark, check_tasks
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.benchmarks.simulator_process import SimulatorError, die_with_parent
 from dllm_agents.client.judge import judges
-from dllm_agents.config import Config
+from dllm_agents.commands import add_paths, say
+from dllm_agents.config import Config, load
+from dllm_agents.files import iter_jsonl, read_jsonl, write_jsonl
+from dllm_agents.progress import track
 from dllm_agents.provenance import versions
 from dllm_agents.records import EpisodeStep, Task, Trajectory
 
@@ -195,3 +200,29 @@ def split_accepted(benchmark: Benchmark, trajectories: Iterable[Trajectory]) -> 
             counts[reason] += 1
             rejected.append(trajectory.model_copy(update={"rejected": reason}))
     return accepted, rejected, counts
+
+
+def add_collect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--benchmark", required=True)
+    add_paths(parser, tasks="training tasks", output="")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+
+def run_collect(args: argparse.Namespace) -> None:
+    tasks = read_jsonl(args.tasks, Task)
+    trajectories = collect(load(args.config), args.benchmark, tasks, args.workers)
+    say(f"{args.output}: {write_jsonl(args.output, track(trajectories, len(tasks), f'teacher on {args.benchmark}'))} trajectories")
+
+
+def add_filter_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--benchmark", required=True)
+    add_paths(parser, trajectories="all that the teacher played", accepted="", rejected="")
+
+
+def run_filter(args: argparse.Namespace) -> None:
+    benchmark = benchmarks.load(args.benchmark, load(args.config))
+    accepted, rejected, counts = split_accepted(benchmark, iter_jsonl(args.trajectories, Trajectory))
+    write_jsonl(args.accepted, accepted)
+    write_jsonl(args.rejected, rejected)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items())) or "none"
+    say(f"{args.accepted}: {len(accepted)} accepted; {len(rejected)} rejected ({reasons})")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dllm_agents.commands import add_paths, say
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl, write_jsonl
 from dllm_agents.records import Task, TracedEpisode
@@ -25,3 +27,12 @@ def merge(tasks: Path, parts: Sequence[Path], output: Path) -> int:
                 raise StageError(f"{part}: task {episode.task_id} is not in {tasks}; delete the part to play it again")
             episodes[episode.task_id] = episode
     return write_jsonl(output, (episodes[name] for name in sorted(episodes, key=order.__getitem__)))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser, tasks="the benchmark's tasks", output="")
+    parser.add_argument("--parts", type=Path, nargs="+", required=True, metavar="FILE", help="the episodes of all parts")
+
+
+def run(args: argparse.Namespace) -> None:
+    say(f"{args.output}: {merge(args.tasks, args.parts, args.output)} episodes")

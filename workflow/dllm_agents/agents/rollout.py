@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ from dllm_agents.agents.recording import Replay, timeless
 from dllm_agents.agents.served import Served
 from dllm_agents.benchmarks.base import Benchmark, check_tasks
 from dllm_agents.client.client import ServerFault
-from dllm_agents.config import Agent, Config
+from dllm_agents.commands import add_paths, say
+from dllm_agents.config import Agent, Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl, write_jsonl
 from dllm_agents.models.checkpoints import not_run
@@ -52,41 +54,31 @@ class Shard:
     """(k, n): every n-th task, from the k-th on."""
 
 
-def rollout(config: Config, plays: Mapping[str, Sequence[Shard]]) -> None:
-    """Play agents over their benchmarks and write one episode file each, in task order.
+def rollout(config: Config, agent: str, shard: Shard) -> None:
+    """Play an agent over a benchmark and write its episodes in task order. A role whose checkpoint was not trained leaves a file without
+    episodes: "not run".
 
-    Agents take turns on each benchmark, so that those with the same backbones use the same servers. Finished episodes are journalled
-    beside the output; a second run redoes only what the journal lacks. The journals go when every output of the job stands, because
-    Snakemake deletes the outputs of a job that it runs again.
+    Finished episodes are journalled beside the output; a second run redoes only what the journal lacks. The journal goes when the output
+    stands, because Snakemake deletes the outputs of a job that it runs again.
     Raises StageError when a server cannot be started or dies for good; what was played until then is kept.
     """
-    order = list(dict.fromkeys(shard.tasks for shards in plays.values() for shard in shards))
-    turns = sorted(((agent, shard) for agent, shards in plays.items() for shard in shards), key=lambda turn: order.index(turn[1].tasks))
-    with ExitStack() as stack, Servers(config) as servers:
-        journals = [_roll_shard(config, agent, shard, stack, servers) for agent, shard in turns]
-        for journal in journals:
-            if journal is not None:
-                journal.remove()
-
-
-def _roll_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, servers: Servers) -> Journal | None:
-    """Play a shard and write its episodes. A role whose checkpoint was not trained leaves a file without episodes: "not run"."""
     reason = next(filter(None, map(not_run, shard.models.values())), None)
     if reason is not None:
-        print(f"{shard.output}: not run: {reason}", file=sys.stderr, flush=True)
+        say(f"{shard.output}: not run: {reason}")
         write_jsonl(shard.output, [])
-        return None
-    tasks, journal = play_shard(config, agent_name, shard, stack, servers)
-    episodes = [journal.episodes[task.id] for task in tasks]
-    write_jsonl(shard.output, episodes)
+        return
+    with ExitStack() as stack, Servers(config) as servers:
+        tasks, journal = play_shard(config, agent, shard, stack, servers)
+        episodes = [journal.episodes[task.id] for task in tasks]
+        write_jsonl(shard.output, episodes)
+        journal.remove()
     if errors := [episode for episode in episodes if episode.ended == "error"]:
         message = f"{len(errors)} of {len(tasks)} episodes ended in an error and are left out of n; the first: {errors[0].error}"
-        print(f"{shard.output}: {message}", file=sys.stderr, flush=True)
+        say(f"{shard.output}: {message}")
     if shard.replay is not None:
-        stored = stored_episodes(shard.replay, agent_name)
-        equal = sum(timeless(journal.episodes[task.id]) == timeless(stored[task.id]) for task in tasks)
-        print(f"{shard.output}: {equal} of {len(tasks)} replayed episodes equal the stored ones but for times", file=sys.stderr)
-    return journal
+        stored = stored_episodes(shard.replay, agent)
+        equal = sum(timeless(episode) == timeless(stored[episode.task_id]) for episode in episodes)
+        say(f"{shard.output}: {equal} of {len(tasks)} replayed episodes equal the stored ones but for times")
 
 
 def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, servers: Servers) -> tuple[list[Task], Journal]:
@@ -274,3 +266,30 @@ def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: S
     models = {f"models.{name}": path for name, path in shard.models.items()}
     settings = dependencies.of_episodes(config, agent_name, benchmark.name) | {"part": shard.part}
     return dependencies.fingerprint(settings, files | models)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--agent", required=True)
+    add_paths(parser, tasks="the benchmark's tasks", output="")
+    text = "checkpoints trained here: the policy's, or BACKBONE=DIR for that of any role"
+    parser.add_argument("--model", nargs="+", default=[], metavar="DIR", help=text)
+    parser.add_argument("--trajectories", type=Path, metavar="FILE", help="accepted trajectories, for a selector with a tool graph")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="stored episodes whose answers stand in for every backbone")
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="K-of-N", help="play every N-th task from the K-th on")
+
+
+def run(args: argparse.Namespace) -> None:
+    config = load(args.config)
+    if args.agent not in config.agents:
+        raise StageError(f"rollout: unknown agent {args.agent!r}; allowed: {', '.join(sorted(config.agents))}")
+    named = [item.rpartition("=") for item in args.model]
+    models = {backbone or config.agents[args.agent].policy: Path(directory) for backbone, _, directory in named}
+    rollout(config, args.agent, Shard(args.tasks, args.output, models, args.trajectories, args.replay, args.part))
+    say(f"{args.output}: written")
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("-of-")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part such as 2-of-8")
+    return int(index), int(count)

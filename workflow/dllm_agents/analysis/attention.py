@@ -8,6 +8,7 @@ The paper's own definition is not public; this one is this project's.
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ from dllm_agents.agents.policy import Message
 from dllm_agents.agents.recording import Answer, Replay, StreamedAnswer
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.client.client import Completion
+from dllm_agents.commands import add_paths, named_directory, say
 from dllm_agents.config import Config
+from dllm_agents.config import load as load_config
 from dllm_agents.errors import StageError
 from dllm_agents.files import read_jsonl
 from dllm_agents.frames import write_frame
@@ -196,3 +199,15 @@ def _entropy(weights: Tensor) -> Tensor:
     shares = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
     entropy = -(shares * shares.clamp_min(1e-12).log()).sum(-1)
     return entropy / max(torch.log(torch.tensor(float(weights.shape[-1]))).item(), 1e-12)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--agent", required=True)
+    add_paths(parser, tasks="", episodes="", output="")
+    text = "checkpoints of its roles"
+    parser.add_argument("--model", nargs="+", default=[], type=named_directory, metavar="BACKBONE=DIR", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    count = measure(load_config(args.config), args.agent, args.tasks, args.episodes, dict(args.model), args.output)
+    say(f"{args.output}: attention of {count} replies")

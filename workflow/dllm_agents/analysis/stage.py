@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from dllm_agents.analysis.failures import classify
 from dllm_agents.analysis.metrics import score
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.client.judge import judges
-from dllm_agents.config import Config
+from dllm_agents.commands import add_paths, say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl, read_jsonl
 from dllm_agents.frames import read_frame, write_frame
@@ -81,3 +83,19 @@ def offered_tools(task: Task, episode: Episode) -> list[dict[str, Any]] | None:
     if episode.tools is None or not episode.tools.selected_tools:
         return list(functions)
     return [function for function in functions if function["name"] in episode.tools.selected_tools[0]]
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser, episodes="", tasks="what was played", output="")
+
+
+def run_score(args: argparse.Namespace) -> None:
+    say(f"{args.output}: {score_file(load(args.config), args.episodes, args.tasks, args.output)} scores")
+
+
+def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser, episodes="", scores="", tasks="the tasks, for the tools they offer", output="")
+
+
+def run_classify(args: argparse.Namespace) -> None:
+    say(f"{args.output}: {classify_file(load(args.config), args.episodes, args.scores, args.tasks, args.output)} failures")

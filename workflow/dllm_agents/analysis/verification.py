@@ -6,6 +6,7 @@ exit would have lost is known.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,8 @@ from dllm_agents.agents.recording import Answer, recorded
 from dllm_agents.agents.rollout import spread
 from dllm_agents.agents.served import setting_key
 from dllm_agents.client.client import Client, PromptTooLong, ServerFault, SettingsRefused
-from dllm_agents.config import Config
+from dllm_agents.commands import add_paths, named_directory, say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import read_jsonl
 from dllm_agents.frames import write_frame
@@ -132,3 +134,14 @@ def exit_metrics(progress: Sequence[float], e: int) -> tuple[int, float]:
     if not 1 <= e <= total:
         raise ValueError(f"exit step {e} is outside the episode's 1..{total}")
     return redundant_steps(progress, total) - redundant_steps(progress, e), progress[-1] - progress[e - 1]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="FILE")
+    text = "checkpoints trained for verifiers"
+    parser.add_argument("--model", nargs="+", default=[], type=named_directory, metavar="BACKBONE=DIR", help=text)
+    add_paths(parser, output="")
+
+
+def run(args: argparse.Namespace) -> None:
+    say(f"{args.output}: {replay_verifiers(load(args.config), args.episodes, dict(args.model), args.output)} verifications")

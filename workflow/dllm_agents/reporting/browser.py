@@ -6,6 +6,7 @@ Works from file://. Episodes are gzipped JSON inside the page, unpacked a hundre
 
 from __future__ import annotations
 
+import argparse
 import base64
 import gzip
 import json
@@ -14,7 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dllm_agents.config import Config
+from dllm_agents.commands import add_paths, add_results, say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
 from dllm_agents.records import TracedEpisode
@@ -139,3 +141,13 @@ def _pages(episodes: Iterator[tuple[list[Any], dict[str, Any]]]) -> Iterator[tup
 def _pack(value: Any) -> str:
     """Gzipped JSON in base64, which can hold no markup; no time stamp, so that equal values are equal text."""
     return base64.b64encode(gzip.compress(json.dumps(value, ensure_ascii=False, default=str).encode(), 6, mtime=0)).decode("ascii")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+    add_paths(parser, output="")
+
+
+def run(args: argparse.Namespace) -> None:
+    for path in build(load(args.config), args.results, args.output):
+        say(f"{path}: written")

@@ -6,6 +6,7 @@ The crate follows RO-Crate 1.1 (https://w3id.org/ro/crate/1.1) in the shape of a
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import json
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from dllm_agents import __version__
-from dllm_agents.config import Config
+from dllm_agents.commands import add_results, say
+from dllm_agents.config import Config, load
 from dllm_agents.dag import resources
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_json
@@ -251,3 +253,25 @@ def _file(identifier: str, entry: Mapping[str, Any], name: str | None = None) ->
         "sha256": entry["sha256"],
     }
     return {key: value for key, value in described.items() if value is not None}
+
+
+def add_provenance_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+
+
+def run_provenance(args: argparse.Namespace) -> None:
+    for path in write(load(args.config), args.config, args.results):
+        say(f"{path}: written")
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+
+
+def run_verify(args: argparse.Namespace) -> None:
+    lines = changes(args.results)
+    for line in lines:
+        print(line)
+    if lines:
+        raise StageError(f"{args.results}: {len(lines)} files are not what provenance.json says; see the lines above")
+    say(f"{args.results}: every file is as it was recorded")

@@ -5,6 +5,7 @@ Both are written without those packages; the tests read them back with them.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -17,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dllm_agents.config import Config
+from dllm_agents.commands import add_results, say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
 from dllm_agents.records import Call, Episode, EpisodeStep, TracedCall
@@ -260,3 +262,13 @@ def _scored(inputs: Inputs, agent: str, benchmark: str) -> Iterator[Episode]:
 
 
 FORMATS: dict[str, Callable[[Inputs, Path, list[tuple[str, str]]], list[Path]]] = {"inspect": _inspect, "datasets": _datasets}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=["inspect", "datasets"], required=True)
+    add_results(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+
+
+def run(args: argparse.Namespace) -> None:
+    say(f"{args.output}: {len(export(load(args.config), args.results, args.output, args.format))} files written")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from dllm_agents.catalogue import FIGURES, unnamed
-from dllm_agents.config import Config
+from dllm_agents.commands import add_results, say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
 from dllm_agents.reporting import published, style
@@ -45,3 +47,14 @@ def plot(name: str, config: Config, results_dir: str | Path, output_base: str | 
     with write_aside(paths[1], "wb") as handle:
         figure.savefig(handle, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return paths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name")
+    add_results(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
+
+
+def run(args: argparse.Namespace) -> None:
+    plot(args.name, load(args.config), args.results, args.output)
+    say(f"{args.output}.png: written")

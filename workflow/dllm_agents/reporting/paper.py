@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
-from dllm_agents.config import Config
+from dllm_agents.commands import add_paths, add_results, say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
 from dllm_agents.layout import MANUSCRIPT, Results
@@ -30,3 +32,12 @@ def build(config: Config, results_dir: str | Path, output: str | Path) -> Path:
     with write_aside(output, "wb") as handle:
         handle.write(pdf)
     return Path(output)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_results(parser)
+    add_paths(parser, output="")
+
+
+def run(args: argparse.Namespace) -> None:
+    say(f"{build(load(args.config), args.results, args.output)}: written")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 from pathlib import Path
 
 from dllm_agents.catalogue import TABLES
-from dllm_agents.config import Config
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.layout import Results
 from dllm_agents.reporting.claims import load_claims
@@ -53,3 +54,13 @@ def _claims(results: Results) -> None:
             print(f"{text:<14} {statements.get(name, name)}")
     others = sum(verdict not in told for verdict in verdicts.values())
     print(f"{others} of {len(verdicts)} claims cannot be told from this run; {results.table('claims', 'md')} says why\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help="print every table in full")
+    parser.add_argument("--where", action="store_true", help="print the results folder instead")
+
+
+def run(args: argparse.Namespace) -> None:
+    config = load(args.config)
+    print(config.results) if args.where else show(config, every=args.all)

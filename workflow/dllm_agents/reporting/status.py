@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import binascii
 import csv
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dllm_agents.config import load
 from dllm_agents.dag.prepare import NOTE
 from dllm_agents.errors import StageError
 from dllm_agents.layout import SNAKEFILE
@@ -167,3 +169,12 @@ def duration(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Beside the configuration there are none."""
+
+
+def run(args: argparse.Namespace) -> None:
+    load(args.config)  # a mistake in it is said before Snakemake is started
+    show(list(map(str, args.config)))

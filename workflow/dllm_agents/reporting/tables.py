@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dllm_agents.catalogue import TABLES, Entry, unnamed
-from dllm_agents.config import Config
+from dllm_agents.commands import add_results, say
+from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
 from dllm_agents.reporting.captions import own_caption, setting
@@ -52,3 +54,14 @@ def tabulate(name: str, config: Config, results_dir: str | Path, output_base: st
         with write_aside(path) as handle:
             handle.write(content)
     return [Path(path) for path in texts]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name")
+    add_results(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
+
+
+def run(args: argparse.Namespace) -> None:
+    tabulate(args.name, load(args.config), args.results, args.output)
+    say(f"{args.output}.csv: written")

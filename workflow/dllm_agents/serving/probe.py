@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,11 @@ import numpy
 
 from dllm_agents import models
 from dllm_agents.client.client import BadReply, Client, Completion, Endpoint, RequestRefused, ServerFault
-from dllm_agents.config import Backbone, Config
+from dllm_agents.commands import add_paths, say
+from dllm_agents.config import Backbone, Config, load
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
+from dllm_agents.files import write_json
 from dllm_agents.models.checkpoints import not_run, resolve_model
 from dllm_agents.provenance import hardware, versions
 from dllm_agents.records import Probe
@@ -143,3 +146,15 @@ def _peak_memory_mb(endpoint: Endpoint) -> float:
     text = httpx.get(endpoint.base_url.removesuffix("/v1") + "/metrics", headers=endpoint.headers(), trust_env=False, timeout=30.0).text
     found = re.search(rf"^{PEAK_MEMORY} (\S+)$", text, re.MULTILINE)
     return float(found[1]) / 2**20 if found else 0.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--model", type=Path, metavar="DIR", help="the checkpoint trained for it")
+    add_paths(parser, output="")
+
+
+def run(args: argparse.Namespace) -> None:
+    record = probe(load(args.config), args.backbone, args.model)
+    write_json(args.output, record)
+    say(f"{args.output}: {'healthy' if record.healthy else f'not healthy: {record.error}'}, canary {record.canary}")

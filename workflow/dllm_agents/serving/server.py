@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from dllm_agents import models
-from dllm_agents.config import Backbone, Config
+from dllm_agents.config import Backbone, Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import checked_directory, resolve_model
 
@@ -101,3 +102,18 @@ def claim_port(host: str, port: int) -> socket.socket:
         reason = "port in use; stop what listens there or choose another --port" if error.errno == 98 else error.strerror
         raise StageError(f"{host}:{port}: {reason}") from None
     return listener
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", help="a name from the configuration")
+    parser.add_argument("--model", metavar="DIR", help="a checkpoint directory; with --backbone, the one trained for it")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of a checkpoint without --backbone; default: as it is stored")
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.backbone and not args.model:
+        raise StageError("serve: give --backbone NAME or --model DIR")
+    config = load(args.config) if args.backbone else None
+    serve(config=config, backbone=args.backbone, model=args.model, host=args.host, port=args.port, dtype=args.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -14,7 +15,8 @@ import torch
 from accelerate import PartialState
 
 from dllm_agents import benchmarks, dependencies, models
-from dllm_agents.config import MIXTURE, PREFERENCE, Backbone, Config, Training, TrainingBudget
+from dllm_agents.commands import say
+from dllm_agents.config import MIXTURE, PREFERENCE, Backbone, Config, Training, TrainingBudget, load
 from dllm_agents.config.backbones import ATTENTION
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
@@ -458,3 +460,23 @@ def _validation_batches(held: Sequence[Any], objective: Objective, batch_size: i
     spread = held[:: max(1, len(held) // (VALIDATION_BATCHES * batch_size))]
     starts = range(0, min(len(spread), VALIDATION_BATCHES * batch_size), batch_size)
     return [objective(spread[start : start + batch_size], generator=generator) for start in starts]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--benchmark", required=True, help=f"what the trajectories are of; `{MIXTURE}` where they are of several")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--trajectories", type=Path, nargs="+", metavar="FILE", help="accepted ones; of each benchmark of a mixture, in order"
+    )
+    source.add_argument("--pairs", type=Path, metavar="FILE", help="pairs to learn preferences from (vrpo, agentic_vrpo, just_grpo)")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="the checkpoint of the backbone that training.base names")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="where scalars for TensorBoard go")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+
+
+def run(args: argparse.Namespace) -> None:
+    source = args.pairs or args.trajectories
+    report = train(load(args.config), args.backbone, args.benchmark, source, args.output, args.base, args.tensorboard)
+    if report is not None:
+        say(f"{args.output}: {report.steps} steps, {report.supervised_tokens} supervised tokens, loss {report.final_loss:.3f}")
