@@ -242,8 +242,9 @@ class Engine:
         if not self._running:
             return
         queue = list(self._running)
-        batch = [(queue[number], stop) for number, stop in plan([running.pending for running in queue], self._batch_tokens)]
-        ran = {running for running, _ in batch}
+        pending = [running.pending for running in queue]
+        batch = [(queue[number], pending[number].start, stop) for number, stop in plan(pending, self._batch_tokens)]
+        ran = {running for running, _, _ in batch}
         for running in queue:
             running.waited = 0 if running in ran else running.waited + 1
         # Who has run stands behind those who have not.
@@ -256,12 +257,12 @@ class Engine:
         except Exception as error:
             future.set_exception(error)
 
-    def _run_batch(self, batch: list[tuple[_Running, int]]) -> None:
+    def _run_batch(self, batch: list[tuple[_Running, int, int]]) -> None:
         """One step's forward; after one that failed, each request alone: whoever fails alone is to blame, the others go on."""
         started = time.perf_counter()
-        through = [(r, r.session.call) for r, stop in batch if r.session.call is not None and stop == r.session.call.stop]
+        through = [(r, r.session.call) for r, _, stop in batch if r.session.call is not None and stop == r.session.call.stop]
         try:
-            logits = self._runner.logits([r.session.segment(r.slot, r.pending.start, stop) for r, stop in batch])
+            logits = self._runner.logits([running.session.segment(running.slot, start, stop) for running, start, stop in batch])
             computed = time.perf_counter()
             predicted = predictions([(running.session.state, call) for running, call in through], logits)
         except Exception as error:
@@ -272,7 +273,7 @@ class Engine:
             return
         self._stats.batches += 1
         self._stats.forward_seconds += computed - started
-        for running, stop in batch:
+        for running, _, stop in batch:
             running.done = stop
         shares = logits.split([len(call.positions) for _, call in through])
         for (running, call), prediction, share in zip(through, predicted, shares, strict=True):

@@ -54,7 +54,7 @@ class Runner:
 
     def _hidden(self, width: int, segments: Sequence[Segment]) -> Tensor:
         """Hidden states of the wanted rows; `width` queries in each lane, or 0 where lanes differ or are long."""
-        lanes = sum(len(segment.lanes()) for segment in segments) if width else 0
+        lanes = sum(len(segment.lanes) for segment in segments) if width else 0
         bucket = next((bucket for bucket in BUCKETS if bucket >= lanes), None)
         graph = None
         if width and bucket is not None:
@@ -83,7 +83,7 @@ class Runner:
 
 def _width(segment: Segment) -> int:
     """The queries in each lane, 0 where they differ or are many."""
-    widths = {queries for queries, _ in segment.lanes()}
+    widths = {queries for queries, _ in segment.lanes}
     width = widths.pop()
     return 0 if widths or width > SHORT else width
 

@@ -72,9 +72,16 @@ class Segment:
     block_length: int | None
     rows: Tensor
     slot: Slot | None = None
+    _lanes: list[tuple[int, int]] | None = None
 
+    @property
     def lanes(self) -> list[tuple[int, int]]:
         """(queries, keys) of groups of neighbouring queries that see the same keys, or, under causal attention, end at the last one."""
+        if self._lanes is None:
+            self._lanes = self._cut()
+        return self._lanes
+
+    def _cut(self) -> list[tuple[int, int]]:
         stop = self.start + len(self.token_ids)
         if self.attention != "block_causal" or self.block_length is None:
             return [(len(self.token_ids), self.limit)]
@@ -113,7 +120,7 @@ class Batch:
         self.pool = segments[0].slot.pool  # type: ignore[union-attr]
         lengths = [segment.token_ids.shape[0] for segment in segments]
         offsets = list(accumulate(lengths, initial=0))
-        lanes = [(segment.slot.start, *lane) for segment in segments for lane in segment.lanes()]  # type: ignore[union-attr]
+        lanes = [(segment.slot.start, *lane) for segment in segments for lane in segment.lanes]  # type: ignore[union-attr]
         width = lanes[0][1]
         lanes += [(scratch, width, width)] * idle
         self.rows = sum(segment.rows.shape[0] for segment in segments)
