@@ -80,7 +80,7 @@ def test_the_editor_mends_every_reply_before_it_is_run(bfcl, tasks):
 def test_a_limit_ends_a_conversation_and_keeps_what_was_played(bfcl, tasks):
     task = tasks["multi_turn_base_0"]
     with bfcl.environment(task) as environment:
-        played = converse(environment, task, Backend("[ls()]", EpisodeLimit("token_limit")), seed=1)
+        played = converse(environment, task, Backend("[ls()]", EpisodeLimit()), seed=1)
     assert (played.ended, len(played.steps), played.success) == ("token_limit", 1, False)
 
 

@@ -15,9 +15,7 @@ from dllm_agents.tool_calls import call_text
 
 SpanKind = Literal["context", "thought", "action", "observation"]
 FailureSource = Literal["rules", "checker", "beside checker"]
-Ending = Literal[
-    "success", "done", "step_limit", "token_limit", "time_limit", "prompt_too_long", "no_action", "early_exit", "answered", "error"
-]
+Ending = Literal["success", "done", "step_limit", "token_limit", "prompt_too_long", "no_action", "early_exit", "answered", "error"]
 """How an episode ended. `error` is one of the server, the client or the environment, and says nothing of the agent; all else is its own."""
 
 
@@ -82,7 +80,7 @@ class Call(Record):
     text: str = ""
     tool_calls: tuple[dict[str, Any], ...] = Field(default=(), description="calls that the server took out of the text")
     early: dict[str, Any] | None = Field(default=None, description="content and tool_calls of the stream when its first call was complete")
-    refused: str | None = Field(default=None, description="why there was no answer: prompt_too_long, token_limit, time_limit")
+    refused: str | None = Field(default=None, description="why there was no answer: prompt_too_long, token_limit")
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -202,6 +200,9 @@ class Outcome(Record):
     search: SearchMeasures | None = None
     planner: PlannerMeasures | None = None
     tools: ToolMeasures | None = None
+    decoding: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="role -> decoding settings, every default filled in where the server tells them"
+    )
     calls: tuple[Call, ...] = Field(default=(), description="every answer of every role, by role and seed: each is stored here alone")
 
     @property
@@ -238,7 +239,6 @@ class Header(Record):
     goal: str
     agent: str
     backbones: dict[str, str] = Field(default_factory=dict, description="role -> backbone")
-    decoding: dict[str, dict[str, Any]] = Field(default_factory=dict, description="role -> decoding settings as sent")
     seed: int
     max_steps: int
     prompt_sha256: str = ""

@@ -54,12 +54,13 @@ class Player:
             outcome = self._scripted(task)
         else:
             assert backbones is not None, "an agent that is not scripted has backbones"
-            recording = Recording(backbones, self.agent.max_tokens, self.agent.max_seconds)
+            recording = Recording(backbones, self.agent.max_tokens)
             try:
                 outcome = self._workflow(task, recording)
             except (EpisodeLimit, PromptTooLong) as stop:
                 outcome = Outcome(ended=ending_of(stop))
             outcome.calls = recording.in_order()
+            outcome.decoding = {role: settings.model_dump(mode="json", exclude_none=True) for role, settings in recording.decoding.items()}
         outcome.progress = outcome.steps[-1].progress if outcome.steps else 0.0
         return outcome
 

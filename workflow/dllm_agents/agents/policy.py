@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.client.streaming import Partial
@@ -13,16 +13,12 @@ Message = dict[str, str]
 
 
 class EpisodeLimit(Exception):
-    """The episode has used up the tokens or the time it may take. A workflow ends it there and keeps what was played."""
-
-    def __init__(self, ending: Literal["token_limit", "time_limit"]) -> None:
-        super().__init__(ending)
-        self.ending = ending
+    """The episode has used up the tokens it may take. A workflow ends it there and keeps what was played."""
 
 
 def ending_of(stop: EpisodeLimit | PromptTooLong) -> Ending:
     """How an episode ends that can take no further answer: it has used up what it may, or its prompt no longer fits the context."""
-    return stop.ending if isinstance(stop, EpisodeLimit) else "prompt_too_long"
+    return "token_limit" if isinstance(stop, EpisodeLimit) else "prompt_too_long"
 
 
 class Complete(Protocol):

@@ -6,7 +6,6 @@ episode, but for times.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dllm_agents.agents.policy import Complete, EpisodeLimit, Message, Stream
 from dllm_agents.agents.search import early_call
 from dllm_agents.client.client import Completion, PromptTooLong
 from dllm_agents.client.streaming import Partial
+from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.records import Record, TracedCall, TracedEpisode
 
@@ -60,14 +60,13 @@ def recorded(role: str, seed: int, completion: Completion, early: Partial | None
 
 @dataclass
 class Recording:
-    """Backbones whose answers in one episode are kept in `calls`. Once the episode has taken `max_tokens` new tokens or `max_seconds`, the
-    next call raises EpisodeLimit."""
+    """Backbones whose answers in one episode are kept in `calls`, and the settings that a role was first decoded with, where its server
+    tells them, in `decoding`. Once the episode has taken `max_tokens` new tokens, the next call raises EpisodeLimit."""
 
     backbones: Backbones
     max_tokens: int | None = None
-    max_seconds: float | None = None
     calls: list[TracedCall] = field(default_factory=list)
-    _started: float = field(default_factory=time.monotonic)
+    decoding: dict[str, Decoding] = field(default_factory=dict)
 
     def in_order(self) -> tuple[TracedCall, ...]:
         """The calls in an order that does not depend on which of several at once was faster."""
@@ -81,7 +80,7 @@ class Recording:
 
         def ask(messages: Sequence[Message], *, seed: int) -> TracedCall:
             with self._refusals(role, seed):
-                return self._keep(recorded(role, seed, live(messages, seed=seed)))
+                return self._keep(role, seed, live(messages, seed=seed))
 
         return ask
 
@@ -100,7 +99,7 @@ class Recording:
             with self._refusals(role, seed):
                 for part in live(messages, seed=seed, final=final):
                     if not isinstance(part, Partial):
-                        yield self._keep(recorded(role, seed, part, early))
+                        yield self._keep(role, seed, part, early)
                         continue
                     if early is None and early_call(part) is not None:
                         early = part
@@ -108,24 +107,24 @@ class Recording:
 
         return ask
 
-    def _keep(self, call: TracedCall) -> TracedCall:
-        self.calls.append(call)
-        return call
+    def _keep(self, role: str, seed: int, completion: Completion, early: Partial | None = None) -> TracedCall:
+        if completion.decoding is not None:
+            self.decoding.setdefault(role, completion.decoding)
+        self.calls.append(recorded(role, seed, completion, early))
+        return self.calls[-1]
 
     @contextmanager
     def _refusals(self, role: str, seed: int) -> Iterator[None]:
         """Note why a call was not answered, where the workflow reacts to it."""
         try:
             if self.max_tokens is not None and sum(call.completion_tokens for call in self.calls) >= self.max_tokens:
-                raise EpisodeLimit("token_limit")
-            if self.max_seconds is not None and time.monotonic() - self._started >= self.max_seconds:
-                raise EpisodeLimit("time_limit")
+                raise EpisodeLimit()
             yield
-        except EpisodeLimit as limit:
-            self._keep(TracedCall(role=role, seed=seed, refused=limit.ending))
+        except EpisodeLimit:
+            self.calls.append(TracedCall(role=role, seed=seed, refused="token_limit"))
             raise
         except PromptTooLong:
-            self._keep(TracedCall(role=role, seed=seed, refused="prompt_too_long"))
+            self.calls.append(TracedCall(role=role, seed=seed, refused="prompt_too_long"))
             raise
 
 
@@ -170,8 +169,10 @@ class Replay:
         if call.refused == "prompt_too_long":
             raise PromptTooLong("as recorded")
         if call.refused is not None:
-            raise EpisodeLimit("time_limit" if call.refused == "time_limit" else "token_limit")
-        return Completion(**{name: getattr(call, name) for name in ANSWER_FIELDS})
+            raise EpisodeLimit()
+        settings = self._episode.decoding.get(call.role)
+        decoding = None if settings is None else Decoding.model_validate(settings)
+        return Completion(**{name: getattr(call, name) for name in ANSWER_FIELDS}, decoding=decoding)
 
 
 def timeless(value: Any) -> Any:

@@ -240,6 +240,9 @@ def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds:
         result = Outcome(ended="error", error=f"{type(result).__name__}: {result}"[:500])
     config, benchmark = player.config, player.benchmark
     backbones = config.agent_backbones(player.name, task.benchmark)
+    sent = {role: config.decoding(player.name, role, task.benchmark).model_dump(mode="json", exclude_none=True) for role in backbones}
+    # A seed of its own is every call's.
+    decoding = {role: result.decoding.get(role, settings) | {"seed": settings["seed"]} for role, settings in sent.items()}
     header = Header(
         task_id=task.id,
         benchmark=task.benchmark,
@@ -247,7 +250,6 @@ def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds:
         goal=task.goal,
         agent=player.name,
         backbones=backbones,
-        decoding={role: config.decoding(player.name, role, task.benchmark).model_dump(exclude_none=True) for role in backbones},
         seed=player.seed,
         max_steps=benchmark.max_steps,
         prompt_sha256=prompts.style_sha256(player.style) if player.style else "",
@@ -257,7 +259,7 @@ def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds:
         started=started,
         seconds=seconds,
     )
-    return TracedEpisode.model_validate(dict(header) | dict(result))
+    return TracedEpisode.model_validate(dict(header) | dict(result) | {"decoding": decoding})
 
 
 def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:

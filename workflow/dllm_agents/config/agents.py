@@ -51,6 +51,7 @@ class Agent(Section):
     """A workflow with backbones in its roles; `policy` may also be one of the scripted baselines."""
 
     FORMER: ClassVar = {
+        "max_seconds": "is gone; limit an episode by max_tokens, which does not depend on the machine",
         "memory_every": "is now written memory: {every: ...}",
         "memory_keep": "is now written memory: {keep: ...}",
         "verifier_prompt": "is now written verifier: {prompt: ...}",
@@ -82,7 +83,6 @@ class Agent(Section):
     max_tokens: int | None = Field(
         default=None, ge=1, description="new tokens an episode may take over all roles; it ends before the next call"
     )
-    max_seconds: float | None = Field(default=None, gt=0, description="wall seconds an episode may take; it ends before the next call")
     seed: int | None = None
 
     def backbone(self, role: str) -> str | None:
