@@ -295,3 +295,16 @@ def test_a_judge_that_is_named_and_served_rescores(monkeypatch: pytest.MonkeyPat
 
     assert judged(None, None) == judged("http://a/v1", None) == judged(None, "m") == {}
     assert judged("http://a/v1", "m") == judged("http://b/v1", "m") != judged("http://a/v1", "n")
+
+
+def test_every_setting_of_a_result_is_compared_with_what_lies_beside_it() -> None:
+    """`differences` looks at every option that some stage depends on, whatever its mark."""
+    from dllm_agents.dag.prepare import PARTS
+
+    marks = {
+        field.json_schema_extra["reruns"]
+        for section in _sections(Section)
+        for field in section.model_fields.values()
+        if isinstance(field.json_schema_extra, dict) and "reruns" in field.json_schema_extra
+    }
+    assert set(PARTS) == marks - {"nothing"}

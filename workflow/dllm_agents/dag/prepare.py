@@ -122,7 +122,7 @@ def differences(config: Config) -> list[str]:
     ]
 
 
-PARTS = ("training", "evaluation", "judging")
+PARTS = ("training", "checkpoints", "evaluation", "judging")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
