@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+import queue
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import torch
 from dllm_agents import benchmarks, models, prompts
 from dllm_agents.benchmarks.bfcl import BFCL
 from dllm_agents.config import Config, load
-from dllm_agents.decoding import generate
+from dllm_agents.engine.engine import Engine, Failed, Finished, Unmasked
 from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.records import Task
 
 Line = dict[str, Any]
+RUNNING = 8  # answers that are decoded together
 
 
 def unseen(config: Config, per_category: int) -> tuple[BFCL, list[Task]]:
@@ -46,26 +48,35 @@ def answer(config: Config, backbone: str, directory: Path, bfcl: BFCL, tasks: li
     entry = config.backbones[backbone]
     decoding = entry.benchmark_decoding.get("bfcl", entry.decoding)
     model = models.load(directory, dtype, "cuda" if torch.cuda.is_available() else "cpu")
-    lines: list[Line] = []
-    for task in tasks:
+    engine = Engine(model, positions=16_384, max_running=RUNNING)
+    ends: queue.Queue[tuple[int, Finished | Failed]] = queue.Queue()
+
+    def listener(number: int, event: Unmasked | Finished | Failed) -> None:
+        if not isinstance(event, Unmasked):
+            ends.put((number, event))
+
+    prompt_ids = []
+    for number, task in enumerate(tasks):
         messages = prompts.tool_messages(entry.prompt, bfcl, task)
-        ids = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-        started = time.perf_counter()
-        out = generate(model, ids, decoding)
-        seconds = time.perf_counter() - started
-        lines.append(
-            {
-                "task": task.id,
-                "category": task.category,
-                "prompt_tokens": len(ids),
-                "tokens": len(out.token_ids),
-                "forwards": out.nfe,
-                "seconds": round(seconds, 3),
-                "answer": model.tokenizer.decode(out.token_ids),
-            }
-        )
-    verdicts = bfcl.judge_many([(task, line["answer"]) for task, line in zip(tasks, lines, strict=True)])
-    return [line | {"valid": verdict.valid, "error": verdict.error_type} for line, verdict in zip(lines, verdicts, strict=True)]
+        prompt_ids.append(model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+        engine.submit(prompt_ids[number], decoding, partial(listener, number))
+    lines: dict[int, Line] = {}
+    while len(lines) < len(tasks):
+        number, event = ends.get()
+        assert isinstance(event, Finished), event
+        out = event.generation
+        lines[number] = {
+            "task": tasks[number].id,
+            "category": tasks[number].category,
+            "prompt_tokens": len(prompt_ids[number]),
+            "tokens": len(out.token_ids),
+            "forwards": out.nfe,
+            "answer": model.tokenizer.decode(out.token_ids),
+        }
+    engine.close()
+    ordered = [lines[number] for number in range(len(tasks))]
+    verdicts = bfcl.judge_many([(task, line["answer"]) for task, line in zip(tasks, ordered, strict=True)])
+    return [line | {"valid": verdict.valid, "error": verdict.error_type} for line, verdict in zip(ordered, verdicts, strict=True)]
 
 
 def told(name: str, lines: list[Line]) -> str:
