@@ -92,6 +92,16 @@ def test_one_gpu_for_each_server_and_two_where_two_models_collaborate(paper: Con
     assert gpus("qwen3-8b-memory-llada-8b", "babyai", load([PAPER], {"backbones": {"llada-8b": {"gpus": 4}}})) == 5
 
 
+def test_modules_take_gpus_and_trainings_only_where_their_workflow_has_them() -> None:
+    """The README's own agent `with-memory`: memory and verifier do nothing in tool calling and search, and ask for nothing there."""
+    agent = {"policy": "qwen3-8b", "memory": {"backbone": "llada-8b"}, "verifier": {"backbone": "sdar-8b-sft"}}
+    config = load([PAPER], {"agents": {"with-memory": agent}, "run": {"agents": ["with-memory"], "verification": {"agents": []}}})
+    asked = {benchmark: resources.rollout_gpus(config, "with-memory", benchmark) for benchmark in config.run.benchmarks}
+    assert asked == {"alfworld": 2, "scienceworld": 2, "babyai": 2, "bfcl": 1, "multihop_qa": 1}
+    trained = {benchmark for backbone, benchmark in Files(config).trained() if backbone == "sdar-8b-sft"}
+    assert trained == {"alfworld", "scienceworld", "babyai"}
+
+
 def test_the_estimate_counts_jobs_that_take_gpus() -> None:
     said = resources.estimate([("rollout", 2, 90), ("rollout", 0, 90), ("train", 1, 60), ("score", 0, 15)])
     lines = [line.split() for line in said.splitlines()[1:]]

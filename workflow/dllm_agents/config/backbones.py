@@ -44,7 +44,7 @@ class Backbone(Section):
         json_schema_extra=NOTHING,
     )
     served_name: str | None = Field(
-        default=None, description="model name to send to `url`; default: the backbone's name", json_schema_extra=NOTHING
+        default=None, description="model name to send to `url`; default: its only model, or the backbone's name", json_schema_extra=NOTHING
     )
     api_key_env: str | None = Field(
         default=None, description="environment variable that holds the key for `url`", json_schema_extra=NOTHING
