@@ -37,7 +37,7 @@ from dllm_agents.benchmarks import bfcl_data
 from dllm_agents.config import Config, load
 from dllm_agents.provenance import hardware
 from dllm_agents.records import Episode, EpisodeStep, Task
-from dllm_agents.reporting.rows import FIGURE4_CLASSES, FIGURE4_SETS
+from dllm_agents.reporting.failures import FIGURE4_CLASSES, FIGURE4_SETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("classify", "tables", "paper", "browser", "agreement")

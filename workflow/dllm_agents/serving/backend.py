@@ -128,6 +128,10 @@ class Backend:
             length = min(left, decoding.max_new_tokens) if limited else left
             decoding = decoding.model_copy(update={"max_new_tokens": max(1, length)})
         new = 0 if request.max_tokens == 0 else decoding.max_new_tokens
+        if new >= self.context:
+            raise BadRequest(
+                f"max_new_tokens is {new}, which leaves no prompt room in a context of {self.context} tokens", "max_new_tokens"
+            )
         if new > left:
             raise BadRequest(
                 f"{len(prompt_ids)} prompt tokens and {new} new ones exceed the context of {self.context} tokens",
