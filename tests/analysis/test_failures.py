@@ -2,7 +2,7 @@
 
 import pytest
 
-from dllm_agents.analysis.failures import TAXONOMY, Call, argument_failures, classify, longest_run, loops, parse_calls
+from dllm_agents.analysis.failures import TAXONOMY, Call, argument_failures, classify, layout, longest_run, loops, parse_calls
 from dllm_agents.records import Call as Answer
 from dllm_agents.records import Episode, EpisodeStep
 
@@ -214,6 +214,33 @@ def test_the_checkers_class_and_our_reading_are_told_apart():
 
 def test_fences_and_missing_brackets_are_forgiven_as_the_official_decoder_does():
     assert parse_calls("```\n[area.circle(radius=2)]\n```") == parse_calls("area.circle(radius=2)") == [Call("area.circle", {"radius": 2})]
+
+
+LAYOUTS = {
+    "[\n    f(a=1),\n    g(b=2)\n]": "calls in a layout that is not read",
+    "f(a=1)\ng(b=2)": "calls in a layout that is not read",
+    "```python\n[f(a=1)]\n```": "calls in a layout that is not read",
+    '{"name": "f", "arguments": {"a": 1}}': "calls as JSON",
+    '[{"name": "f", "arguments": {"a": 1}}]': "calls as JSON",
+    '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>': "calls as JSON",
+    '```json\n{"name": "f", "arguments": {"a": 1}}\n```': "calls as JSON",
+    '[TOOL_CALLS]f({"a": 1})': "calls as JSON",
+    "<think>x</think>[f(a=1)]": "calls behind a thought",
+    "<think>x [f(a=1)]": "thinking not closed",
+    "Here you are: [f(a=1)] Done.": "calls with text around them",
+    "[f(a=1": "wrong call syntax",
+    "f(a=1, b=)": "wrong call syntax",
+    "I cannot help.": "no call",
+    "": "no call",
+}
+
+
+@pytest.mark.parametrize("text", LAYOUTS)
+def test_what_the_official_decoder_cannot_read_is_told_apart(text):
+    assert layout(text) == LAYOUTS[text]
+    found = classify(answer(text, answer=text, success=False, ended="answered"), "ast_decoder:decoder_failed", tools=TOOLS)
+    assert ("checker", "ast_decoder:decoder_failed") in {(f.source, f.detail) for f in found if f.kind == "schema"}
+    assert ("beside checker", LAYOUTS[text]) in {(f.source, f.detail) for f in found if f.kind == "schema"}
 
 
 def test_the_checkers_verdict_gives_the_figure_4_class():

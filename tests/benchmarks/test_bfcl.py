@@ -197,6 +197,13 @@ def test_the_official_rules_on_known_answers(everything, completion, verdict):
     assert everything.judge(task, completion.replace("{name}", "calculate_triangle_area")) == verdict
 
 
+def test_a_closed_thought_is_no_part_of_the_answer(bfcl):
+    task = next(task for task in bfcl.tasks("test") if task.category == "simple")
+    answer = bfcl.reference_answer(task)
+    said = [answer, f"<think>[f(x=1)]</think>\n\n{answer}", f"<think>x {answer}", f"{answer}<think>x</think>"]
+    assert [verdict.valid for verdict in bfcl.judge_many([(task, text) for text in said])] == [True, True, False, False]
+
+
 def test_a_task_of_another_version_is_refused(bfcl):
     task = bfcl.tasks("test")[0].model_copy(update={"version": "bfcl-eval 2025.8.25"})
     with pytest.raises(StageError, match=r"bfcl/simple/.*made with bfcl-eval 2025.8.25, but bfcl-eval 2025.7.17"):

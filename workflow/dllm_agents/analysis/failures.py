@@ -8,6 +8,7 @@ Retry loops follow DiffuAgent section 4.1 ("three or more consecutive repetitive
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -37,6 +38,9 @@ ERROR = "server"
 """The class that is no failure of the agent: such episodes are counted beside the others."""
 LOOP_LENGTH = 3
 EVIDENCE_CHARACTERS = 200
+_FENCED = re.compile(r"```\w*\s*(.{0,20000}?)```", re.DOTALL)
+_NAMED_JSON = re.compile(r"\[TOOL_CALLS\]\s*[\w.]+\s*\(?\s*\{|\"name\"\s*:\s*\"[^\"]*\"\s*,\s*\"(?:arguments|parameters)\"\s*:\s*\{")
+_CALL_LIKE = re.compile(r"[A-Za-z_][\w.]{0,100}\s{0,3}\(|\"name\"\s{0,3}:")
 # ast.parse may exhaust the interpreter's stack on deep nesting; no honest call comes near this.
 MAX_CALL_CHARACTERS = 20_000
 MAX_NESTING = 50
@@ -122,7 +126,7 @@ def classify(
             first = failed[0].step
             text = first.error or failed[0].text or first.action or first.observation
             found.append(_failure(episode, kind, _turn_detail(kind, failed[0]), [turn.step for turn in failed], text))
-    found += _judged_failures(episode, error_type) + _call_failures(episode, tools) + _ending_failures(episode)
+    found += _judged_failures(episode, error_type, tools is not None) + _call_failures(episode, tools) + _ending_failures(episode)
     order = list(TAXONOMY)
     return sorted(found, key=lambda failure: (order.index(failure.kind), failure.first_step))
 
@@ -138,6 +142,26 @@ def parse_calls(text: str) -> list[Call] | None:
     if calls:
         return None if any(mark in content for mark in tool_calls.MARKS) else [Call(call["name"], call["arguments"]) for call in calls]
     return _python_calls(text)
+
+
+def layout(text: str) -> str:
+    """How a single answer that the official decoder cannot read lays its calls out: whether the calls are there in another layout, the
+    syntax of a call is wrong, a thought stands around it, or there is no call. The official score stays the only one."""
+    thought, closed, behind = text.rpartition("</think>")
+    if not closed and "<think>" in text:
+        return "thinking not closed"
+    body = behind if closed else text
+    if closed and _python_calls(body.strip("` \t\r\n")):
+        return "calls behind a thought"
+    if tool_calls.read(body.strip(), bare=True)[1] or _NAMED_JSON.search(body):
+        return "calls as JSON"
+    inner = [body, *(found[1] for found in _FENCED.finditer(body))]
+    if any(parse_calls(part) or parse_calls(", ".join(part.split("\n")).strip(", ")) for part in inner):
+        return "calls in a layout that is not read"
+    first, last = body.find("["), body.rfind("]")
+    if 0 <= first < last and parse_calls(body[first : last + 1]):
+        return "calls with text around them"
+    return "wrong call syntax" if _CALL_LIKE.search(body) else "no call"
 
 
 def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -175,14 +199,17 @@ def _turn_detail(kind: str, turn: Turn) -> str:
     return ""
 
 
-def _judged_failures(episode: Episode, error_type: str | None) -> list[Failure]:
-    """What the official checker found in a single answer, in its Figure 4 class."""
+def _judged_failures(episode: Episode, error_type: str | None, python: bool) -> list[Failure]:
+    """What the official checker found in a single answer, in its Figure 4 class; where it cannot read `python` calls, also their layout."""
     if error_type is None:
         return []
     from dllm_agents.analysis.bfcl_errors import error_class
 
-    kind = error_class(error_type)
-    return [] if kind is None else [_failure(episode, kind, error_type, episode.steps[-1:], episode.answer or "", "checker")]
+    kind, text, last = error_class(error_type), episode.answer or "", episode.steps[-1:]
+    if kind is None:
+        return []
+    unread = [_failure(episode, kind, layout(text), last, text, BESIDE_CHECKER)] if python and error_type.startswith("ast_decoder") else []
+    return [_failure(episode, kind, error_type, last, text, "checker"), *unread]
 
 
 def _call_failures(episode: Episode, tools: Sequence[Mapping[str, Any]] | None) -> list[Failure]:
