@@ -102,12 +102,12 @@ def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:
 
 def seed_families(inputs: Inputs) -> list[list[str]]:
     """The run's agents that differ in nothing but the seed their backbones were trained with, two or more of each kind, by seed."""
-    found: dict[str, dict[int, str]] = {}
+    families: dict[str, dict[int, str]] = {}
     for agent in inputs.agents:
         seed = inputs.training_seed(agent)
         if seed is not None:
-            found.setdefault(_without_seeds(inputs.config, agent), {}).setdefault(seed, agent)
-    return [[agent for _, agent in sorted(members.items())] for members in found.values() if len(members) > 1]
+            families.setdefault(_without_seeds(inputs.config, agent), {}).setdefault(seed, agent)
+    return [[agent for _, agent in sorted(members.items())] for members in families.values() if len(members) > 1]
 
 
 def seed_pairs(inputs: Inputs) -> list[tuple[list[str], list[str], str]]:

@@ -221,14 +221,14 @@ def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Ke
     draws = averages(_category_draws(outcomes, inputs.config.seed), sizes)
     rows = []
     for name in shown:
-        known = twin.get(("bfcl", name, "success_rate"))
+        theirs = twin.get(("bfcl", name, "success_rate"))
         parts = PARTS.get(name, (SAME_AS.get(name, name),))
         errors = inputs.errors(agent, "bfcl", parts)
         if len(parts) == 1 and parts[0] in outcomes:
             solved = int(outcomes[parts[0]]["success"].sum())
-            rows.append(rate_row(agent, "bfcl", name, "success_rate", solved, sizes[parts[0]], known, errors))
+            rows.append(rate_row(agent, "bfcl", name, "success_rate", solved, sizes[parts[0]], theirs, errors))
             continue
-        row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=known)
+        row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=theirs)
         # An average is no better than its worst part.
         spoilt = any(inputs.errors(agent, "bfcl", [part]).too_many for part in parts)
         row = without_value(row, errors)
@@ -286,21 +286,21 @@ def _trajectory(episode: Episode, longest: int = 160) -> str:
 
 def _solved_calls(inputs: Inputs) -> dict[str, Episode]:
     """BFCL task id -> an episode that solved it: of the first agent with a backbone that did, else the teacher's or another baseline's."""
-    found: dict[str, Episode] = {}
+    solutions: dict[str, Episode] = {}
     for agent in (*inputs.agents, *reversed(inputs.baselines)):
         scores = inputs.rows(agent, "bfcl")
-        solved = set(scores[scores["success"].astype(bool)]["task_id"]) - set(found)
+        solved = set(scores[scores["success"].astype(bool)]["task_id"]) - set(solutions)
         if solved:
-            found |= {episode.task_id: episode for episode in inputs.episodes(agent, "bfcl") if episode.task_id in solved}
-    return found
+            solutions |= {episode.task_id: episode for episode in inputs.episodes(agent, "bfcl") if episode.task_id in solved}
+    return solutions
 
 
 def _call(task: Task, episode: Episode, longest: int = 160) -> str:
     """A BFCL entry in the form of the paper's table: the user's message, the tools offered, the call made."""
     tools = [str(function.get("name")) for function in task.data.get("functions", []) if isinstance(function, dict)]
     offered = ", ".join(tools[:3]) + (f" and {len(tools) - 3} more" if len(tools) > 3 else "")
-    made = "none" if task.category.endswith("irrelevance") else next((step.action for step in episode.steps if step.action), "none")
-    parts = [f"U: {_one_line(task.goal, longest)}", f"T: {offered}" if offered else "", f"TC: {_one_line(made, longest)}"]
+    call = "none" if task.category.endswith("irrelevance") else next((step.action for step in episode.steps if step.action), "none")
+    parts = [f"U: {_one_line(task.goal, longest)}", f"T: {offered}" if offered else "", f"TC: {_one_line(call, longest)}"]
     return " ".join(part for part in parts if part)
 
 

@@ -121,7 +121,7 @@ def planning_rows(inputs: Inputs, agent: str) -> list[TableRow]:
     scores, errors = inputs.rows(agent, SEARCH), inputs.errors(agent, SEARCH)
     planned = np.isfinite(measured(scores, "planner_hit"))
     scores = scores[planned]
-    known = scores[np.isfinite(measured(scores, "hop_recall"))]
+    with_hops = scores[np.isfinite(measured(scores, "hop_recall"))]
     right = scores[scores["success"].astype(bool)]
     seed = inputs.config.seed
 
@@ -129,14 +129,14 @@ def planning_rows(inputs: Inputs, agent: str) -> list[TableRow]:
         values = measured(part, name)
         return mean_row(agent, SEARCH, category, metric, values[np.isfinite(values)], seed, share=share, errors=errors)
 
-    covered = int(np.isfinite(measured(known, "first_full_round")).sum())
-    hits = int(measured(known, "planner_hit").sum())
+    covered = int(np.isfinite(measured(with_hops, "first_full_round")).sum())
+    hits = int(measured(with_hops, "planner_hit").sum())
     return [
         rate_row(agent, SEARCH, "", "acc_r", int(scores["success"].sum()), len(scores), errors=errors),
-        rate_row(agent, SEARCH, "first plan", "planner_hit_rate", hits, len(known), errors=errors),
-        mean("hop_recall", known, "hop_recall", share=True),
-        rate_row(agent, SEARCH, "", "full_coverage", covered, len(known), errors=errors),
-        mean("first_full_coverage_round", known, "first_full_round"),
+        rate_row(agent, SEARCH, "first plan", "planner_hit_rate", hits, len(with_hops), errors=errors),
+        mean("hop_recall", with_hops, "hop_recall", share=True),
+        rate_row(agent, SEARCH, "", "full_coverage", covered, len(with_hops), errors=errors),
+        mean("first_full_coverage_round", with_hops, "first_full_round"),
         mean("backtracks_per_question", scores, "backtracks"),
         mean("rounds", right, "rounds", "answered rightly"),
         mean("tool_calls", right, "tool_calls", "answered rightly"),

@@ -105,10 +105,10 @@ def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
         return rows
     from dllm_agents.client.judge import judge_agreement  # brings an HTTP client, which no other table needs
 
-    found = judge_agreement(both["judge"].tolist(), both["second_judge"].tolist())
-    values = {"judge_agreement": found.agreement and 100 * found.agreement, "judge_kappa": found.kappa}
+    result = judge_agreement(both["judge"].tolist(), both["second_judge"].tolist())
+    values = {"judge_agreement": result.agreement and 100 * result.agreement, "judge_kappa": result.kappa}
     return rows + [
-        TableRow(agent=agent, benchmark=SEARCH, category="all", metric=metric, n=found.n, value=value) for metric, value in values.items()
+        TableRow(agent=agent, benchmark=SEARCH, category="all", metric=metric, n=result.n, value=value) for metric, value in values.items()
     ]
 
 

@@ -64,26 +64,26 @@ def count_bars(values: Iterable[published.Value]) -> list[Bar]:
 def bars(figure: Figure, groups: Sequence[tuple[str, list[Bar], list[Bar]]], label: str, looks: dict[str, style.Look]) -> None:
     """One panel of horizontal bars per group: published models above, the run's agents below a rule. Every bar carries its count."""
     axes = figure.subplots(1, len(groups), sharey=True)
-    top = 50 if max((bar.high or bar.value or 0 for _, known, ours in groups for bar in (*known, *ours)), default=100) <= 50 else 100
-    for axis, (title, known, ours) in zip(axes, groups, strict=True):
-        gap = 0.7 if known and ours else 0.0
-        places = [*range(len(known)), *(len(known) + gap + index for index in range(len(ours)))]
+    top = 50 if max((bar.high or bar.value or 0 for _, theirs, ours in groups for bar in (*theirs, *ours)), default=100) <= 50 else 100
+    for axis, (title, theirs, ours) in zip(axes, groups, strict=True):
+        gap = 0.7 if theirs and ours else 0.0
+        places = [*range(len(theirs)), *(len(theirs) + gap + index for index in range(len(ours)))]
         empty = all(bar.value is None and bar.note == NOT_RUN for bar in ours)
-        for place, bar in zip(places, [*known, *ours], strict=True):
+        for place, bar in zip(places, [*theirs, *ours], strict=True):
             _draw_bar(axis, place, bar, looks[bar.model or bar.label], quiet=empty)
         if ours and empty:
-            middle = (places[len(known)] + places[-1]) / 2
+            middle = (places[len(theirs)] + places[-1]) / 2
             axis.text(top / 2, middle, NOT_RUN, ha="center", va="center", fontsize=style.FONT, color="#666666", style="italic")
         if gap:
-            axis.axhline(len(known) - 1 + (1 + gap) / 2, color="#444444", linewidth=0.8)
+            axis.axhline(len(theirs) - 1 + (1 + gap) / 2, color="#444444", linewidth=0.8)
         # Room for the count beside the longest bar.
         axis.set(title=title, xlim=(0, 1.35 * top), ylim=(places[-1] + 0.7, -0.7), xticks=range(0, top + 1, 25))
-        axis.set_yticks(places, [bar.label for bar in (*known, *ours)])
+        axis.set_yticks(places, [bar.label for bar in (*theirs, *ours)])
         axis.grid(visible=False, axis="y")
     axes[len(axes) // 2].set_xlabel(label)
     note = "published above,\nours below the rule"
     axes[0].text(-0.02, 1.02, note, transform=axes[0].transAxes, ha="right", va="bottom", fontsize=style.FONT - 2, color="#666666")
-    used = {looks[bar.model or bar.label].paradigm for _, known, ours in groups for bar in (*known, *ours)}
+    used = {looks[bar.model or bar.label].paradigm for _, theirs, ours in groups for bar in (*theirs, *ours)}
     legend(figure, [(text, paradigm, False) for paradigm, text in style.PARADIGM.items() if paradigm in used], markers=False)
 
 

@@ -87,26 +87,26 @@ def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, pu
     observation never changed, and the hazard of a first loop at each step among episodes still running without one."""
     scores = inputs.rows(agent, benchmark)
     n = len(scores) if inputs.classified(agent, benchmark) else 0
-    found = inputs.failures(benchmark)
-    found = found[(found["agent"] == agent) & (found["kind"] == "loop") & found["task_id"].isin(scores["task_id"])]
+    faults = inputs.failures(benchmark)
+    faults = faults[(faults["agent"] == agent) & (faults["kind"] == "loop") & faults["task_id"].isin(scores["task_id"])]
     length = inputs.config.report.loop_length
     twin = twins.get((benchmark, "", "episodes_with_loop"))
     share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
-    longer = found[found["count"] > length]
+    longer = faults[faults["count"] > length]
     errors = inputs.errors(agent, benchmark)
     rows = [
-        rate_row(agent, benchmark, f"at least {length}", "episodes_with_loop", found["task_id"].nunique(), n, share, errors),
+        rate_row(agent, benchmark, f"at least {length}", "episodes_with_loop", faults["task_id"].nunique(), n, share, errors),
         rate_row(agent, benchmark, f"more than {length}", "episodes_with_loop", longer["task_id"].nunique(), n, errors=errors),
     ]
     if n == 0:
         return rows
-    per_episode = found.groupby("task_id").size().reindex(scores["task_id"], fill_value=0)
+    per_episode = faults.groupby("task_id").size().reindex(scores["task_id"], fill_value=0)
     rows.append(mean_row(agent, benchmark, "", "loops_per_episode", per_episode.to_numpy().astype(np.float64), inputs.config.seed))
-    if len(found):
-        unchanged = int((found["detail"] == "unchanged observation").sum())
-        rows.append(rate_row(agent, benchmark, "", "loops_with_unchanged_observation", unchanged, len(found)))
+    if len(faults):
+        unchanged = int((faults["detail"] == "unchanged observation").sum())
+        rows.append(rate_row(agent, benchmark, "", "loops_with_unchanged_observation", unchanged, len(faults)))
     # A loop is complete, and so first seen, at its length-th action.
-    first = (found.groupby("task_id")["first_step"].min() + length - 1).reindex(scores["task_id"]).to_numpy(dtype=float)
+    first = (faults.groupby("task_id")["first_step"].min() + length - 1).reindex(scores["task_id"]).to_numpy(dtype=float)
     steps = scores["steps"].to_numpy(dtype=int)
     for step in range(length - 1, int(steps.max(initial=0))):
         at_risk = int(np.sum((steps > step) & ~(first < step)))
@@ -117,15 +117,15 @@ def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, pu
 
 def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
     """The three classes of Figure 4 as shares of single-turn entries: over all of them, and without Java and JavaScript."""
-    scores, found = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
-    found = found[(found["agent"] == agent) & found["task_id"].isin(scores["task_id"])]
+    scores, faults = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
+    faults = faults[(faults["agent"] == agent) & faults["task_id"].isin(scores["task_id"])]
     rows = []
     for metric, sets in (
         ("single_turn_failures", FIGURE4_SETS),
         ("single_turn_failures_all_languages", (*FIGURE4_SETS, "java", "javascript")),
     ):
         n = int(scores["category"].isin(sets).sum()) if inputs.classified(agent, "bfcl") else 0
-        inside = found[found["category"].isin(sets)]
+        inside = faults[faults["category"].isin(sets)]
         errors = inputs.errors(agent, "bfcl", sets)
         for kind in FIGURE4_CLASSES:
             twin = twins.get(("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
@@ -143,8 +143,8 @@ def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]
     right. Embodied: whether any step was refused, and whether the episode failed, by its environment against by its failure classes.
     """
     scores = inputs.rows(agent, benchmark)
-    found = inputs.failures(benchmark)
-    found = found[found["agent"] == agent]
+    faults = inputs.failures(benchmark)
+    faults = faults[faults["agent"] == agent]
     n = len(scores) if inputs.classified(agent, benchmark) else 0
     errors = inputs.errors(agent, benchmark)
 
@@ -155,7 +155,7 @@ def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]
     if benchmark == "bfcl":
         tasks = pd.Index(scores[scores["category"].isin(FIGURE4_SETS) & (scores["ended"] == "answered")]["task_id"].unique())
         ours = _first_class(inputs.readings(benchmark).query("agent == @agent"), tasks)
-        theirs = _first_class(found[found["source"] == "checker"], tasks)
+        theirs = _first_class(faults[faults["source"] == "checker"], tasks)
         refused = ours != ""
         return [
             row("well formed", (ours == "schema") == (theirs == "schema")),
@@ -164,19 +164,19 @@ def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]
         ]
     if benchmark not in EMBODIED:
         return []
-    refused = scores["task_id"].isin(found[found["kind"].isin(("format", "empty", "invalid_action"))]["task_id"])
-    failed = scores["task_id"].isin(found[found["kind"].isin(("premature_exit", "step_limit", "prompt_too_long"))]["task_id"])
+    refused = scores["task_id"].isin(faults[faults["kind"].isin(("format", "empty", "invalid_action"))]["task_id"])
+    failed = scores["task_id"].isin(faults[faults["kind"].isin(("premature_exit", "step_limit", "prompt_too_long"))]["task_id"])
     return [
         row("refused steps", refused == (scores["invalid_steps"] > 0)),
         row("outcome", failed == ~scores["success"].astype(bool)),
     ]
 
 
-def _first_class(found: pd.DataFrame, tasks: pd.Index) -> pd.Series:
-    """The most basic of FIGURE4_CLASSES found in each task's answer, empty where there is none."""
+def _first_class(faults: pd.DataFrame, tasks: pd.Index) -> pd.Series:
+    """The most basic of FIGURE4_CLASSES faults in each task's answer, empty where there is none."""
     order = {"schema": 0, "wrong_function": 1, "parameter_value": 2}
-    found = found[found["kind"].isin(order)]
-    first = found.loc[found["kind"].map(order).sort_values(kind="stable").index].drop_duplicates("task_id")
+    faults = faults[faults["kind"].isin(order)]
+    first = faults.loc[faults["kind"].map(order).sort_values(kind="stable").index].drop_duplicates("task_id")
     return first.set_index("task_id")["kind"].reindex(tasks, fill_value="").astype(object)
 
 

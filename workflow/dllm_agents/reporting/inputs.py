@@ -114,15 +114,15 @@ class Inputs:
     @cached_property
     def probes(self) -> dict[str, Probe]:
         """Backbone -> what the serving probe saw."""
-        found = {}
+        probes = {}
         for backbone in self.config.used_backbones():
             path = self.files.serving(backbone)
             if path.is_file():
                 try:
-                    found[backbone] = Probe.model_validate_json(path.read_bytes())
+                    probes[backbone] = Probe.model_validate_json(path.read_bytes())
                 except ValueError:
                     raise StageError(f"{path}: not a Probe record; delete it to run the probe again") from None
-        return found
+        return probes
 
     @cached_property
     def trainings(self) -> dict[tuple[str, str], TrainingReport]:
@@ -218,12 +218,12 @@ class Inputs:
         return self._rows[agent, benchmark]
 
     def window(self, agent: str, benchmark: str) -> tuple[float, float] | None:
-        """When an agent's first episode on a benchmark began and its last ended (UTC seconds since 1970); None where it is not known."""
+        """When an agent's first episode on a benchmark began and its last ended (UTC seconds since 1970); None where it is not timed."""
         scores = self.rows(agent, benchmark)
-        known = scores[scores["started_seconds"] > 0]
-        if not len(scores) or len(known) < len(scores):
+        timed = scores[scores["started_seconds"] > 0]
+        if not len(scores) or len(timed) < len(scores):
             return None
-        return float(known["started_seconds"].min()), float((known["started_seconds"] + known["seconds"]).max())
+        return float(timed["started_seconds"].min()), float((timed["started_seconds"] + timed["seconds"]).max())
 
     def beside(self, agent: str, benchmark: str) -> str:
         """An agent, and its benchmark, that was played while this one was for a twentieth of its time or more; empty where it ran alone."""
@@ -243,8 +243,8 @@ class Inputs:
             frame = self.scores(benchmark)
             ended = frame[frame["agent"] == agent].groupby("category")["ended"]
             self._errors[agent, benchmark] = {str(name): Errors(int((part == "error").sum()), len(part)) for name, part in ended}
-        wanted = [found for name, found in self._errors[agent, benchmark].items() if categories is None or name in categories]
-        return Errors(sum(found.number for found in wanted), sum(found.episodes for found in wanted))
+        wanted = [errors for name, errors in self._errors[agent, benchmark].items() if categories is None or name in categories]
+        return Errors(sum(errors.number for errors in wanted), sum(errors.episodes for errors in wanted))
 
     def missing(self, agents: Iterable[str], benchmarks: Iterable[str], categories: Collection[str] | None = None) -> str:
         """Why there is no number for agents together: the first whose episodes ended in too many errors, or that they were not run."""
@@ -261,8 +261,8 @@ class Inputs:
                 frame = read_frame(path, record)
                 foreign = frame[(frame["agent"] != agent) | (frame["benchmark"] != benchmark)]
                 if len(foreign):
-                    found = foreign.iloc[0]
-                    raise StageError(f"{path}: holds rows of {found['agent']} on {found['benchmark']}; delete it to make it again")
+                    other = foreign.iloc[0]
+                    raise StageError(f"{path}: holds rows of {other['agent']} on {other['benchmark']}; delete it to make it again")
                 frames.append(frame)
         filled = [frame for frame in frames if len(frame)]
         return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(record.model_fields))

@@ -52,11 +52,11 @@ def evaluate(claim: Claim, inputs: Inputs, name: str = "claim") -> tuple[Verdict
                 raise StageError(f"claims.{name}: no agent {agent!r}; allowed: {', '.join(sorted(inputs.config.agents))}")
     presumed = [_examine(test, inputs) for test in claim.premise]
     findings = [_examine(test, inputs) for test in claim.tests]
-    premise = _all([_together(found) for found in presumed])
-    verdict = _all([_together(found) for found in findings])
+    premise = _all([_together(examined) for examined in presumed])
+    verdict = _all([_together(examined) for examined in findings])
     if premise != "holds":
         verdict = "not applicable" if premise == "does not hold" else premise
-    return verdict, [finding for found in (*presumed, *findings) for finding in found]
+    return verdict, [finding for examined in (*presumed, *findings) for finding in examined]
 
 
 def _together(findings: Sequence[Finding]) -> Verdict:

@@ -41,21 +41,21 @@ def looks(config: Config) -> dict[str, Look]:
     """The look of every published model and of every agent of the run. Backbones take the palette in the order in which they are
     defined; a published checkpoint that is run here has the colour of its published row."""
     models = published.models()
-    found = {model.agent: Look(PALE[index % len(PALE)], model.paradigm) for index, model in enumerate(models)}
-    by_hub = {model.hub_id: found[model.agent] for model in models}
+    by_name = {model.agent: Look(PALE[index % len(PALE)], model.paradigm) for index, model in enumerate(models)}
+    by_hub = {model.hub_id: by_name[model.agent] for model in models}
     own = [name for name, backbone in config.backbones.items() if backbone.model not in by_hub]
     colours = {name: Look(PALETTE[index % len(PALETTE)], config.backbones[name].paradigm or "unknown") for index, name in enumerate(own)}
     colours |= {name: by_hub[backbone.model] for name, backbone in config.backbones.items() if backbone.model in by_hub}
     for agent, entry in config.agents.items():
-        found[agent] = colours.get(entry.policy, Look(SCRIPTED_COLOUR, "scripted"))
-    return found
+        by_name[agent] = colours.get(entry.policy, Look(SCRIPTED_COLOUR, "scripted"))
+    return by_name
 
 
 def backbone_looks(config: Config) -> dict[str, Look]:
     """The look of every backbone: that of the agents whose policy it is."""
     backbones = config.model_copy(update={"agents": {name: Agent(policy=name) for name in config.backbones}})
-    found = looks(backbones)
-    return {name: found[name] for name in config.backbones}
+    by_name = looks(backbones)
+    return {name: by_name[name] for name in config.backbones}
 
 
 def theme() -> None:
