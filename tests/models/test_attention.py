@@ -142,3 +142,18 @@ def test_the_layers_are_those_of_transformers(tmp_path: Path, model_type: str) -
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     again = model.network(input_ids=ids[None]).logits[0]  # type: ignore[operator]
     torch.testing.assert_close(again, expected, msg="its parameters are views of the merged ones")
+
+
+@pytest.mark.parametrize(
+    "dtype, supported, loaded", [(None, True, "bfloat16"), ("bfloat16", False, "float32"), ("float32", True, "float32")]
+)
+def test_a_gpu_takes_bfloat16_where_it_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, dtype: str | None, supported: bool, loaded: str
+) -> None:
+    from dllm_agents.models import loading
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    monkeypatch.setattr(loading, "load", lambda directory, dtype, device: (dtype, device))
+    assert loading.load_model(tmp_path, dtype) == (loaded, "cuda")
+    assert ("no bfloat16" in capsys.readouterr().err) == (not supported)
