@@ -53,25 +53,8 @@ def play(
                 parsed = prompts.parse_react(completion.text)
                 if parsed is not None:
                     break
-            thought, action = parsed or (None, None)
-            started = time.perf_counter()
-            observation, progress, done, valid = environment.step(action or "")
-            outcome.steps.append(
-                EpisodeStep(
-                    index=index,
-                    call=completion.key,
-                    thought=thought,
-                    action=action,
-                    executed=environment.executed,
-                    observation=observation,
-                    progress=progress,
-                    valid=valid,
-                    done=done,
-                    attempts=attempt,
-                    environment_seconds=time.perf_counter() - started,
-                )
-            )
-            if done:
+            outcome.steps.append(_take_step(environment, index, completion, parsed, attempt))
+            if outcome.steps[-1].done:
                 break
             last = index + 1 == max_steps
             if (
@@ -87,6 +70,26 @@ def play(
     if ended is not None:
         outcome.ended = ended
     return outcome
+
+
+def _take_step(environment: Environment, index: int, completion: Call, parsed: tuple[str, str] | None, attempts: int) -> EpisodeStep:
+    """Carry out what was read from a reply; nothing where it could not be read, which costs a step too."""
+    thought, action = parsed or (None, None)
+    started = time.perf_counter()
+    observation, progress, done, valid = environment.step(action or "")
+    return EpisodeStep(
+        index=index,
+        call=completion.key,
+        thought=thought,
+        action=action,
+        executed=environment.executed,
+        observation=observation,
+        progress=progress,
+        valid=valid,
+        done=done,
+        attempts=attempts,
+        environment_seconds=time.perf_counter() - started,
+    )
 
 
 def play_scripted(environment: Environment, choose: Scripted, *, max_steps: int) -> Outcome:
