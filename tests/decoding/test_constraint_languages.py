@@ -218,7 +218,7 @@ REFUSED = [
     (DEEP, "schema_too_large", "#" + "/items" * 65),
     ({"regex": "(((" + "a{1,1000}" * 3 + "){1,1000}){1,1000})"}, "schema_too_large", "#"),
     ({"regex": "[ab]*a[ab]{20}"}, "schema_too_large", "#"),
-    ({"regex": "a" * 5000}, "schema_too_large", "regex"),
+    ({"regex": "a" * 140_000}, "schema_too_large", "regex"),
     ({"choice": []}, "unsupported_schema", "choice"),
     ({"tools": []}, "unsupported_schema", "tools"),
 ]

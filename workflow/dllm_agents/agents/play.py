@@ -92,7 +92,16 @@ class Player:
             selector = GraphSelector(self.graph, confidence, selector)
         editor, policy = Editor(editing, MODULE_STYLE) if editing else None, roles.required("policy")
         if not self.benchmark.interactive(task):
-            return tool_calling.answer(self.benchmark, task, policy, style=self.style, seed=self.seed, selector=selector, editor=editor)
+            return tool_calling.answer(
+                self.benchmark,
+                task,
+                policy,
+                style=self.style,
+                seed=self.seed,
+                selector=selector,
+                editor=editor,
+                constrain=self.agent.constrain,
+            )
         with self.benchmark.dialogue(task) as dialogue:
             return tool_calling.converse(dialogue, task, policy, seed=self.seed, selector=selector, editor=editor)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.client.streaming import Partial
@@ -22,9 +22,10 @@ def ending_of(stop: EpisodeLimit | PromptTooLong) -> Ending:
 
 
 class Complete(Protocol):
-    """Ask a backbone. `seed` makes the sampling of this one call; raises PromptTooLong when the messages do not fit."""
+    """Ask a backbone. `seed` makes the sampling of this one call, `constraint` says what its answer must match (`Decoding.constraint`);
+    raises PromptTooLong when the messages do not fit."""
 
-    def __call__(self, messages: Sequence[Message], *, seed: int) -> Call: ...
+    def __call__(self, messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Call: ...
 
 
 class Stream(Protocol):

@@ -31,7 +31,7 @@ ANSWER_FIELDS = (
 class Answer(Protocol):
     """A backbone that answers whole."""
 
-    def __call__(self, messages: Sequence[Message], *, seed: int) -> Completion: ...
+    def __call__(self, messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Completion: ...
 
 
 class StreamedAnswer(Protocol):
@@ -78,9 +78,10 @@ class Recording:
         if live is None:
             return None
 
-        def ask(messages: Sequence[Message], *, seed: int) -> TracedCall:
+        def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> TracedCall:
             with self._refusals(role, seed):
-                return self._keep(role, seed, live(messages, seed=seed))
+                answer = live(messages, seed=seed) if constraint is None else live(messages, seed=seed, constraint=constraint)
+                return self._keep(role, seed, answer)
 
         return ask
 
@@ -141,7 +142,7 @@ class Replay:
         if role not in self._roles:
             return None
 
-        def ask(messages: Sequence[Message], *, seed: int) -> Completion:
+        def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Completion:
             return self._answer(self._next(role, seed))
 
         return ask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from dllm_agents.agents.policy import Message
 from dllm_agents.agents.recording import Answer, StreamedAnswer
@@ -35,9 +36,10 @@ class Served:
             return None
         decoding = self.config.decoding(self.agent, role, self.benchmark)
 
-        def ask(messages: Sequence[Message], *, seed: int) -> Completion:
+        def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Completion:
+            chosen = decoding if constraint is None else decoding.model_copy(update={"constraint": constraint})
             with self._settings(role):
-                return self.clients[name].complete(messages, decoding=decoding, seed=seed)
+                return self.clients[name].complete(messages, decoding=chosen, seed=seed)
 
         return ask
 

@@ -12,6 +12,7 @@ from dllm_agents.agents.modules.tool_graph import called_names
 from dllm_agents.agents.policy import Complete, EpisodeLimit, ending_of
 from dllm_agents.agents.react import call_seed, close
 from dllm_agents.benchmarks.base import Benchmark, Dialogue
+from dllm_agents.benchmarks.bfcl_language import call_pattern
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Ending, EpisodeStep, Outcome, Task, ToolMeasures
 
@@ -27,14 +28,19 @@ def answer(
     seed: int,
     selector: Selecting | None = None,
     editor: Editor | None = None,
+    constrain: bool = False,
 ) -> Outcome:
     """Ask for the tool calls of a single-turn task, and let the modules, where given, choose the tools before and mend the
-    form after. Whether the calls are right is left to the official checker in the score stage."""
+    form after. With `constrain` only calls of the offered functions can be written, where a call in Python is wanted. Whether the calls
+    are right is left to the official checker in the score stage."""
     functions = list(task.data["functions"])
     if selector is not None:
         functions = [dict(function) for function in selector.select(task.goal, functions, call_seed(seed, task, 0, 0))]
         task = task.model_copy(update={"data": task.data | {"functions": functions}})
-    completion = complete(prompts.tool_messages(style, benchmark, task), seed=call_seed(seed, task, 0, 1))
+    wanted = constrain and functions and task.data.get("language") == "Python" and "irrelevance" not in (task.category or "")
+    constraint = {"regex": call_pattern(functions)} if wanted else None
+    messages, key = prompts.tool_messages(style, benchmark, task), call_seed(seed, task, 0, 1)
+    completion = complete(messages, seed=key) if constraint is None else complete(messages, seed=key, constraint=constraint)
     text = completion.text
     if editor is not None:
         text = editor.edit(text, functions, call_seed(seed, task, 0, 2))

@@ -12,7 +12,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class Listening(Replay):
         if stored is None:
             return None
 
-        def ask(messages: Sequence[Message], *, seed: int) -> Completion:
+        def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Completion:
             completion = stored(messages, seed=seed)
             self.said.append(Said(role, seed, messages, completion))
             return completion

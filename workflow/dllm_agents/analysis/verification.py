@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from dllm_agents.agents import MODULE_STYLE
 from dllm_agents.agents.modules.early_exit import Strength, Verifier
@@ -73,7 +73,7 @@ def _chosen(path: Path, count: int | None) -> list[Episode]:
 def _verified(ask: Answer, backbone: str, every: int, seed: int, prompt: Strength, episode: Episode) -> Exit:
     calls: list[Call] = []
 
-    def complete(messages: Sequence[Message], *, seed: int) -> Call:
+    def complete(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Call:
         calls.append(recorded("verifier", seed, ask(messages, seed=seed)))
         return calls[-1]
 

@@ -162,6 +162,9 @@ class Client:
         if self.endpoint.native:
             return {**decoding.model_dump(exclude_none=True), **self._template, "seed": chosen, "return_trace": True}
         plain = {name: getattr(decoding, name) for name in OPENAI_FIELDS if getattr(decoding, name) is not None}
+        if decoding.constraint is not None:  # vLLM's spelling
+            spelled = set(decoding.constraint) <= {"regex", "choice"}
+            plain["structured_outputs"] = decoding.constraint if spelled else {"json": decoding.constraint}
         limit = "max_completion_tokens" if "max_tokens" in self._omit else "max_tokens"
         return {**plain, **self._template, limit: decoding.max_new_tokens, "seed": chosen}
 

@@ -77,6 +77,9 @@ class Agent(Section):
         default="react",
         description="search: call after thinking; P-ReAct, the call decoded first; or the call first by prompt (AR control)",
     )
+    constrain: bool = Field(
+        default=False, description="tool calling: only calls of the offered functions can be written (single-turn Python categories)"
+    )
     decoding: dict[str, Any] = Field(default={}, description="decoding settings of the policy that differ from its backbone's")
     tasks: dict[str, Count] = Field(default={}, description="benchmark -> play only n of its tasks, at even distances")
     concurrency: int = Field(default=8, ge=1, description="episodes in flight", json_schema_extra=NOTHING)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dllm_agents.decoding.constraints.expressions import ConstraintError, Expression
 
-MAX_STATES = 8192
+MAX_STATES = 1 << 14
 MAX_PARTS = 60_000
 SECONDS = 5.0
 

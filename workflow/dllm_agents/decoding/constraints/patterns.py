@@ -25,7 +25,7 @@ from dllm_agents.decoding.constraints.expressions import (
     rep,
 )
 
-LONGEST = 4096
+LONGEST = 1 << 17
 DIGIT: Ranges = [(0x30, 0x39)]
 WORD: Ranges = [*DIGIT, (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
 LINE_ENDS: Ranges = [(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)]
