@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dllm_agents.agents import tool_calling
 from dllm_agents.benchmarks.bfcl_language import call_pattern
+from dllm_agents.config import Agent
 from dllm_agents.decoding.constraints import language
 from dllm_agents.decoding.constraints.automata import compile_expression
+from dllm_agents.records import Call, Task
 
 FUNCTIONS = [
     {
@@ -82,3 +85,29 @@ def test_every_text_is_calls_that_python_reads(automaton):
             for keyword in call.keywords:
                 ast.literal_eval(keyword.value)
     assert names == {"math.area", "now", "send"}
+
+
+class Prompting:
+    """A benchmark that only writes its prompt."""
+
+    def messages(self, task):
+        return [{"role": "user", "content": task.goal}]
+
+
+@pytest.mark.parametrize(
+    "category, language_, held", [("simple", "Python", True), ("irrelevance", "Python", False), ("java", "Java", False)]
+)
+def test_an_agent_is_held_to_calls_where_one_is_wanted(category, language_, held, monkeypatch):
+    task = Task(
+        id="bfcl/x", benchmark="bfcl", category=category, split="test", goal="go", data={"functions": FUNCTIONS, "language": language_}
+    )
+    monkeypatch.setattr(tool_calling.prompts, "tool_messages", lambda style, benchmark, task: benchmark.messages(task))
+    heard = []
+
+    def complete(messages, *, seed, constraint=None):
+        heard.append(constraint)
+        return Call(role="policy", seed=seed, text="[now()]")
+
+    for constrain in (Agent(policy="x", constrain=True).constrain, Agent(policy="x").constrain):
+        tool_calling.answer(Prompting(), task, complete, style="", seed=0, constrain=constrain)
+    assert heard == [{"regex": call_pattern(FUNCTIONS)} if held else None, None]
