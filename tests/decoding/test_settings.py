@@ -134,3 +134,13 @@ def test_a_new_strategy_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(tmp_path)])
     decoding = Decoding(max_new_tokens=6, stop_ids=[]).model_copy(update={"strategy": "backwards"})
     assert generate(pair("llada").model, prompt(5), decoding).reveal_step == [5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-45, 1e-10, 1e10, 1e300, 1.7e308])
+def test_extreme_temperatures_stay_finite(pair: Any, prompt: Any, temperature: float) -> None:
+    model = pair("qwen3").model
+    ids = prompt(7)
+    out = generate(model, ids, Decoding(temperature=temperature, max_new_tokens=6, seed=3))
+    assert out.token_ids and all(0 <= value <= 1 for value in out.confidence)
+    if temperature < 1:
+        assert out.token_ids == generate(model, ids, Decoding(max_new_tokens=6)).token_ids

@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dllm_agents.engine.engine import Unmasked
 from dllm_agents.serving.reply import Reply
 from dllm_agents.serving.text import CLOSE, OPEN, Splitter
@@ -50,3 +53,44 @@ def test_without_settled_events_the_end_gives_everything() -> None:
     answer = reply()
     pieces = answer.finish(whole([3, OPENING, 5, 6, CLOSING, 4], [0] * 6, 1))
     assert pieces == ["a", {"name": "f", "arguments": {}}, "b"] and answer.finish_reason == "tool_calls" and answer.nfe == 1
+
+
+WORDS_OF_CALLS = {
+    7: '{"name": "f", "arguments": {}}',
+    8: '{"name": "g", "arguments": {"x": "',
+    9: '"}}',
+    10: CLOSE,
+    11: OPEN,
+}
+
+
+def said(pieces: list[Any]) -> tuple[str, list[Any]]:
+    """(text, calls in an order of their own): a call that is given early stands before its place."""
+    calls = [piece for piece in pieces if isinstance(piece, dict)]
+    return "".join(piece for piece in pieces if isinstance(piece, str)), sorted(calls, key=str)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    token_ids=st.lists(st.sampled_from([OPENING, CLOSING, 3, 4, 7, 8, 9, 10, 11]), max_size=14),
+    data=st.data(),
+    tagged=st.booleans(),
+)
+def test_no_order_of_unmasking_changes_what_is_said(token_ids: list[int], data: Any, tagged: bool) -> None:
+    words = WORDS | WORDS_OF_CALLS
+
+    def fresh() -> Reply:
+        decode = lambda ids: "".join(words[token] for token in ids)  # noqa: E731
+        return Reply(decode, Splitter(tools=True), frozenset([STOP]), (OPENING, CLOSING) if tagged else None)
+
+    order = data.draw(st.permutations(range(len(token_ids))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=5)))
+    groups = [sorted(order[start:stop]) for start, stop in zip([0, *cuts], [*cuts, len(order)], strict=True)]
+    steps = [0] * len(token_ids)
+    answer, pieces = fresh(), []
+    for step, group in enumerate(groups):
+        for place in group:
+            steps[place] = step
+        pieces += answer.settle(Unmasked(list(group), [token_ids[place] for place in group], step))
+    pieces += answer.finish(whole(token_ids, steps, len(groups)))
+    assert said(pieces) == said(fresh().finish(whole(token_ids, steps, len(groups))))

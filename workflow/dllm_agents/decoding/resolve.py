@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from dllm_agents.models import Model
 
 
+# Below the one every draw is the best token, above the other all tokens are equal; in between the tempered logits are finite.
+COLDEST, HOTTEST = 1e-6, 1e6
+
+
 def resolved(decoding: Decoding, model: Model) -> Decoding:
     """`decoding` as it is carried out on `model`; what is resolved resolves to itself. Raises DecodingError."""
     name = decoding.strategy or model.strategy
@@ -37,6 +41,8 @@ def resolved(decoding: Decoding, model: Model) -> Decoding:
         filled["steps"] = filled["steps"] or length * blocks
         if strategy.sub_block_length is not None:
             filled["sub_block_length"] = min(decoding.sub_block_length or strategy.sub_block_length, length)
+    if decoding.temperature > 0:
+        filled["temperature"] = min(max(decoding.temperature, COLDEST), HOTTEST)
     filled["mask_id"] = None if model.attention == "causal" else _mask_id(decoding, model)
     filled["stop_ids"] = list(model.stop_ids if decoding.stop_ids is None else decoding.stop_ids)
     if decoding.tool_prefill is not None:
