@@ -98,9 +98,8 @@ class Prompting:
     "category, language_, held", [("simple", "Python", True), ("irrelevance", "Python", False), ("java", "Java", False)]
 )
 def test_an_agent_is_held_to_calls_where_one_is_wanted(category, language_, held, monkeypatch):
-    task = Task(
-        id="bfcl/x", benchmark="bfcl", category=category, split="test", goal="go", data={"functions": FUNCTIONS, "language": language_}
-    )
+    data = {"functions": FUNCTIONS, "language": language_}
+    task = Task(id="bfcl/x", benchmark="bfcl", category=category, split="test", goal="go", data=data, seed=0, version="1")
     monkeypatch.setattr(tool_calling.prompts, "tool_messages", lambda style, benchmark, task: benchmark.messages(task))
     heard = []
 
