@@ -211,7 +211,7 @@ def test_a_rule_is_one_stage(finished: Path) -> None:
     assert "mem_mb=1234" in said and "runtime=77" in said
     rules = set(re.findall(r"^ *(?:local)?rule (\w+):", said, re.MULTILINE))
     assert {"rollout", "score", "classify_failures", "train", "table"} <= rules
-    graph = snakemake(finished, "--rulegraph", "report", config=[TEST_SCALE.with_name("demo.yaml")])
+    graph = snakemake(finished, "report", "--rulegraph", "dot", config=[TEST_SCALE.with_name("demo.yaml")])
     assert 10 <= len(re.findall(r"label ?= ?\"", graph)) <= 20
 
 
