@@ -32,7 +32,7 @@ def resolved(decoding: Decoding, model: Model) -> Decoding:
         "steps": decoding.steps if length is None else _steps(decoding, length),
     }
     # Some defaults depend on what was asked for.
-    filled |= strategy.settle(decoding.model_copy(update=filled), model)
+    filled |= strategy.complete(decoding.model_copy(update=filled), model)
     if decoding.threshold is None and filled["remasking"] != "sequential":
         filled.setdefault("threshold", strategy.threshold)
     if length is not None:

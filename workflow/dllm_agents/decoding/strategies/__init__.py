@@ -26,7 +26,7 @@ class Strategy:
     `attention` and `shift` say which checkpoints it decodes (None: either). `block_length`, `sub_block_length`, `threshold` and the first
     of `remasking` are the published values; a strategy without `block_length` knows no blocks. One that `grows` appends whole blocks,
     counted from the prompt's end or, when `aligned`, from position 0; there the checkpoint's own block length comes before the published
-    one. `caches` are the values of `cache` it takes; `fields` the settings that only some strategies read. `settle` completes settings
+    one. `caches` are the values of `cache` it takes; `fields` the settings that only some strategies read. `complete` fills in settings
     that depend on each other.
     """
 
@@ -41,7 +41,7 @@ class Strategy:
     remasking: tuple[str | None, ...] = (None,)
     caches: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
-    settle: Callable[[Decoding, Model], dict[str, object]] = lambda decoding, model: {}
+    complete: Callable[[Decoding, Model], dict[str, object]] = lambda decoding, model: {}
 
 
 def strategy_of(name: str) -> Strategy:

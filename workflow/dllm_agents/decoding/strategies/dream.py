@@ -106,7 +106,7 @@ def decode_cached(state: State) -> Steps:
             return canvas.skip(None)
 
 
-def settle(decoding: Decoding, model: Model) -> dict[str, object]:
+def complete(decoding: Decoding, model: Model) -> dict[str, object]:
     """The order asked for; by default entropy, or the threshold where one is set or, for `fast_dllm`, where no steps are."""
     by_threshold = decoding.threshold is not None or (decoding.strategy == "fast_dllm" and decoding.steps is None)
     order = decoding.order or ("maskgit_plus" if decoding.remasking == "sequential" else None)
@@ -114,10 +114,10 @@ def settle(decoding: Decoding, model: Model) -> dict[str, object]:
     threshold = (0.9 if decoding.threshold is None else decoding.threshold) if order == "confidence_threshold" else None
     tokens_per_step = TOKENS_PER_STEP if order == "confidence_threshold" else 1
     steps = decoding.steps or max(1, decoding.max_new_tokens // tokens_per_step)
-    settled: dict[str, object] = {"order": order, "threshold": threshold}
-    return settled if decoding.cache in ("prefix", "dual") else settled | {"steps": steps}
+    filled: dict[str, object] = {"order": order, "threshold": threshold}
+    return filled if decoding.cache in ("prefix", "dual") else filled | {"steps": steps}
 
 
 STRATEGY = Strategy(
-    decode, attention=("full", "block_causal"), remasking=(None, "sequential"), caches=("none",), fields=("order",), settle=settle
+    decode, attention=("full", "block_causal"), remasking=(None, "sequential"), caches=("none",), fields=("order",), complete=complete
 )

@@ -40,10 +40,10 @@ def rule(state: State, count: int) -> Rule:
     return top(count) if state.decoding.threshold is None else above(state.decoding.threshold)
 
 
-def settle(decoding: Decoding, model: Model) -> dict[str, object]:
+def complete(decoding: Decoding, model: Model) -> dict[str, object]:
     """Dream's way where the model is a shifted one and no factor is asked for (the published code has none there)."""
     if model.shift and model.attention == "full" and decoding.factor is None and decoding.remasking != "sequential":
-        return dream.settle(decoding, model)
+        return dream.complete(decoding, model)
     if decoding.order is not None:
         raise DecodingError("order: is Dream's; it needs a full-attention model with a logit shift, no factor, no left-to-right order")
     if model.shift and decoding.factor is not None and decoding.cache in ("prefix", "dual"):
@@ -59,5 +59,5 @@ STRATEGY = Strategy(
     remasking=("low_confidence", "random", "sequential"),
     caches=("none", "prefix", "dual"),
     fields=("order", "factor"),
-    settle=settle,
+    complete=complete,
 )

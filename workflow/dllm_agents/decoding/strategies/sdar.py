@@ -53,7 +53,7 @@ def rule(state: State, count: int) -> Rule:
     return top(count) if threshold is None else strictly_above(threshold, count)
 
 
-def settle(decoding: Decoding, model: Model) -> dict[str, object]:
+def complete(decoding: Decoding, model: Model) -> dict[str, object]:
     """A threshold is the dynamic rule's alone."""
     return {} if decoding.remasking == "low_confidence_dynamic" else {"threshold": None}
 
@@ -67,5 +67,5 @@ STRATEGY = Strategy(
     grows=True,
     aligned=True,
     remasking=("low_confidence_dynamic", "low_confidence_static", "sequential"),
-    settle=settle,
+    complete=complete,
 )
