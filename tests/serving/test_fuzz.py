@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import negative_data_rejection, response_schema_conformance, status_code_conformance
 
 from dllm_agents.decoding.settings import Decoding
+from dllm_agents.engine.engine import Engine
+from dllm_agents.models import load
 from dllm_agents.serving.app import create_app
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, negative_data_rejection]
@@ -24,9 +27,12 @@ RETRIEVE = ("/v1/models/{model}", "get")
 
 
 @pytest.fixture
-def api(tokenizer: Any, scripted: Callable[..., Any]) -> Any:
-    app = create_app(scripted("Thought: go\nAction: go"), tokenizer, "tiny", Decoding(), 512)
-    return schemathesis.openapi.from_asgi("/openapi.json", app)
+def api(tokenizer: Any, ar_checkpoint: Path) -> Iterator[Any]:
+    """Over a real engine, since only a model can say which constraints can be carried out."""
+    engine = Engine(load(ar_checkpoint))
+    app = create_app(engine, tokenizer, "tiny", Decoding(max_new_tokens=8), 512)
+    yield schemathesis.openapi.from_asgi("/openapi.json", app)
+    engine.close()
 
 
 def test_every_operation_is_fuzzed(api: Any) -> None:
