@@ -128,7 +128,10 @@ TWO = "backbones: {m: {url: 'http://x'}, n: {url: 'http://y'}}\n"
             "memory: {backbone: n}, benchmarks: [bfcl, multihop_qa]",
             "bfcl, multihop_qa have no memory (workflow tool_calling: selector, editor; workflow search: none); leave it out",
         ),
-        ("writer: n, benchmarks: [multihop_qa]", "has no writer (workflow search: none); set workflow: planner, or leave it out"),
+        (
+            "writer: n, benchmarks: [multihop_qa]",
+            "has no writer (workflow search: none); set workflow: deepdiver or planner, or leave it out",
+        ),
         ("memory: n", "agents.a.memory: is a section; write memory: {backbone: n}"),
         ("memory_every: 3", "agents.a.memory_every: is now written memory: {every: ...}"),
         ("memory_keep: 3", "agents.a.memory_keep: is now written memory: {keep: ...}"),

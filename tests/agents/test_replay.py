@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
+from dllm_agents.agents.deepdiver import tools
 from dllm_agents.agents.recording import timeless
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.files import read_jsonl, write_jsonl
 from dllm_agents.records import Episode
+from dllm_agents.tool_calls import call_text
 
 OPTIONS = {
     "babyai": {"levels": ["GoToRedBallNoDists"], "seeds": [1234, 1235, 1236], "max_steps": 8},
@@ -30,8 +32,15 @@ AGENTS = {
     "search": ("multihop_qa", {}),
     "p_react": ("multihop_qa", {"acting": "p_react"}),
     "tool_first": ("multihop_qa", {"acting": "tool_first"}),
+    "deepdiver": ("multihop_qa", {"workflow": "deepdiver", "seeker": "m"}),
     "planner": ("multihop_qa", {"workflow": "planner", "seeker": "m"}),
 }
+WEB_SEARCH = call_text({"name": "batch_web_search", "arguments": {"queries": ["mother of Adela"]}})
+WRITE = call_text({"name": "file_write", "arguments": {"file_path": "notes.md", "content": "Zora"}})
+FINISHED = {"task_summary": "Zora", "task_name": "", "key_files": [], "completion_status": "completed"}
+REPORT = WRITE + call_text({"name": tools.SEEKER_DONE, "arguments": FINISHED})
+DONE = call_text({"name": tools.PLANNER_DONE, "arguments": {**FINISHED, "final_answer": "Zora"}})
+ASSIGN = call_text({"name": tools.ASSIGN, "arguments": {"tasks": [{"task_content": "mother of Adela"}, {"task_content": "who is Adela?"}]}})
 CALL = '<think>I look.</think>\n<tool_call>{"name": "search", "arguments": {"query": ["mother of Adela"]}}</tool_call>'
 
 
@@ -45,6 +54,10 @@ def says(prompt: str) -> str | int:
         return json.dumps([prompt.partition("Tools:\n- ")[2].partition(":")[0]])
     if "You correct the format" in prompt:
         return "UNCHANGED" if len(prompt) % 2 else "[cd(folder='temp')]"
+    if "You plan how a question is researched" in prompt:
+        return DONE if "info_seeker" in prompt.partition("Question: ")[2] or prompt.count("<tool_response>") > 1 else ASSIGN
+    if "You are an information seeker" in prompt:
+        return REPORT if "<tool_response>" in prompt else WEB_SEARCH
     if "You plan how" in prompt:
         return "<plan>[]</plan>" if "Finding:" in prompt else '<plan>["mother of Adela", "birthplace of #1"]</plan>'
     if "Answer the question from the findings" in prompt:

@@ -16,7 +16,7 @@ from dllm_agents import benchmarks
 from dllm_agents.benchmarks import multihop_corpus, qa_files
 from dllm_agents.benchmarks.multihop_corpus import Question, found_at_once, queries_from_question
 from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_answer, contains_words
-from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, WebSearch, best, fuse, plain
+from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, WebSearch, best, fuse, linked, plain
 from dllm_agents.benchmarks.search_reply import (
     EMPTY_OUTPUT,
     FORMAT_FAILURES,
@@ -334,11 +334,13 @@ def test_a_call_is_complete_the_moment_its_closing_tag_is_there():
 # Search engines
 
 
-CORPUS = [
-    Passage("Oslo", "Oslo is the capital of Norway."),
-    Passage("Bergen", "Bergen is a city in Norway."),
-    Passage("Lima", "Lima is the capital of Peru."),
-]
+CORPUS = linked(
+    [
+        Passage("Oslo", "Oslo is the capital of Norway."),
+        Passage("Bergen", "Bergen is a city in Norway."),
+        Passage("Lima", "Lima is the capital of Peru."),
+    ]
+)
 
 
 def test_bm25_ranks_by_shared_terms_and_asks_for_no_more_than_there_is():
@@ -346,6 +348,12 @@ def test_bm25_ranks_by_shared_terms_and_asks_for_no_more_than_there_is():
     assert engine.search("capitals of Norway", 10)[0] == CORPUS[0]
     assert engine.search("Peru", 10) == [CORPUS[2]]
     assert len(engine.search("capital", 1)) == 1
+
+
+def test_a_document_is_all_passages_of_its_title():
+    engine = BM25([Passage("A", "one"), Passage("B", "two"), Passage("A", "three")])
+    assert engine.document(engine.search("three", 1)[0].link) == "one\nthree"
+    assert engine.document("doc:C") is None and engine.document("http://169.254.169.254/") is None
 
 
 @pytest.mark.parametrize("query", ["", "   ", "the of", "xylophone quux", "?!", "\ud800", "x" * 10_000])
@@ -393,7 +401,7 @@ def test_web_search_reads_results_and_sends_the_key_in_a_header(server):
     results = {"organic": [{"title": "T", "snippet": "S", "link": "L"}, {"title": "U"}]}
     url, requests = server((500, b"oops"), (429, b""), (200, results))
     engine = WebSearch(url + "/search", "secret-key", backoff=0.0)
-    assert engine.search("who", 10) == [Passage("T", "S"), Passage("U", "")]
+    assert engine.search("who", 10) == [Passage("T", "S", "L"), Passage("U", "", "")]
     path, headers, body = requests[-1]
     assert (path, headers["X-API-KEY"], body, len(requests)) == ("/search", "secret-key", {"q": "who", "num": 10}, 3)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,13 @@ def of_checkpoint(config: Config, backbone: str, benchmark: str) -> Settings:
 
 def _taught(config: Config, backbone: str, benchmark: str) -> Settings:
     """What a benchmark's part of a training depends on."""
-    options, team = config.benchmark_options(benchmark), config.plays_in_teams(benchmark)
+    options, teams = config.benchmark_options(benchmark), config.team_workflows(benchmark)
     settings = {
         "budget": options.training.settings(),
         "max_steps": options.max_steps,
-        "prompt": _prompt(config, backbone, benchmark, team=team),
+        "prompt": _prompt(config, backbone, benchmark, teams),
     }
-    return settings | ({"team": True} if team else {})
+    return settings | ({"teams": teams} if teams else {})
 
 
 def of_probe(config: Config, backbone: str) -> Settings:
@@ -119,7 +119,7 @@ def of_episodes(config: Config, agent: str, benchmark: str) -> Settings:
         "options": of_tasks(config, benchmark, "test"),
     }
     if policy is not None:
-        settings["prompts"]["policy"] = _prompt(config, entry.policy, benchmark, team=workflow == "planner")
+        settings["prompts"]["policy"] = _prompt(config, entry.policy, benchmark, [workflow])
         settings |= {"concurrency": entry.concurrency} if benchmark in TIMED else {}
     return settings
 
@@ -189,11 +189,10 @@ def _backbone(config: Config, name: str, benchmark: str | None = None) -> Settin
     return {"name": name, "context": entry.context_on(benchmark)} | _of_any_benchmark(entry)
 
 
-def _prompt(config: Config, backbone: str, benchmark: str, team: bool = False) -> str:
-    """Hash of the prompts that a backbone reads on a benchmark, as a policy or as a member of a team."""
-    own = config.benchmark_options(benchmark).workflow
-    readers = (own, "planner") if own == "search" and team else (own,)
-    return prompts.readers_sha256(config.backbones[backbone].prompt, readers, benchmark)
+def _prompt(config: Config, backbone: str, benchmark: str, workflows: Sequence[str] = ()) -> str:
+    """Hash of the prompts that a backbone reads on a benchmark, in the benchmark's own workflow and in others."""
+    readers = dict.fromkeys([config.benchmark_options(benchmark).workflow, *workflows])
+    return prompts.readers_sha256(config.backbones[backbone].prompt, tuple(readers), benchmark)
 
 
 def _dump(decoding: Decoding) -> Settings:

@@ -9,8 +9,9 @@ and `memory`. The style's hash goes into every episode.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +38,7 @@ TEMPLATES = {
     "tool_calling": ("tool_calling.j2",),
     "search": ("search.j2", "search_turn.j2"),
     "planner": ("planner.j2", "writer.j2"),
+    "deepdiver": ("deepdiver_planner.j2", "deepdiver_seeker.j2", "deepdiver_turn.j2", "document_qa.j2"),
     "memory": ("memory.j2", "exemplars/memory.txt"),
     "verifier": ("early_exit.j2",),
     "selector": ("selector.j2",),
@@ -94,9 +96,17 @@ def readers_sha256(style: str, readers: tuple[str, ...], benchmark: str = "") ->
 @cache
 def _jinja(style: str) -> Jinja:
     # Prompts are plain text, never HTML, so nothing is escaped.
-    return Jinja(
+    jinja = Jinja(
         loader=FileSystemLoader(style_folder(style)), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
+    jinja.globals["zip"] = zip
+    jinja.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    return jinja
+
+
+def has_template(style: str, template: str) -> bool:
+    """Whether a style has a template of its own."""
+    return (style_folder(style) / template).is_file()
 
 
 def render(style: str, template: str, **values: Any) -> str:

@@ -186,6 +186,20 @@ class ToolMeasures(Record):
     selector_saved_calls: int | None = Field(default=None, description="choices that a tool graph made without asking a backbone")
 
 
+class TeamMeasures(Record):
+    """What a planner and its seekers did (DLLM Agent, Table 1 and Figure 2). A tool call is one that does something: thinking and being
+    done are none."""
+
+    seeker_turns: list[int] = Field(default_factory=list, description="of each seeker, in the order of their tasks")
+    seeker_tool_calls: list[int] = Field(default_factory=list, description="of each seeker")
+    planner_turns: int = 0
+    planner_tool_calls: int = 0
+    invalid_turns: int = Field(default=0, description="replies with a call that is unreadable or does not fit its schema, or with nothing")
+    fallback: bool = Field(default=False, description="a budget ended the episode; its answer is the latest completed task's")
+    limit: str | None = Field(default=None, description="the budget that ended the planner before its done tool")
+    files: dict[str, str] = Field(default_factory=dict, description="the shared workspace at the end: path -> text")
+
+
 class Outcome(Record):
     """What playing a task gave."""
 
@@ -199,6 +213,7 @@ class Outcome(Record):
     error: str | None = Field(default=None, description="reason, when ended is 'error'")
     search: SearchMeasures | None = None
     planner: PlannerMeasures | None = None
+    team: TeamMeasures | None = None
     tools: ToolMeasures | None = None
     decoding: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="role -> decoding settings, every default filled in where the server tells them"

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
+from dllm_agents.agents.deepdiver import episode as deepdiver
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.memory import Memory
@@ -14,6 +15,7 @@ from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
 from dllm_agents.agents.policy import EpisodeLimit, ending_of
 from dllm_agents.agents.recording import Backbones, Recording
 from dllm_agents.benchmarks.base import Benchmark, Environment
+from dllm_agents.benchmarks.multihop_qa import SearchEnvironment
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.config import SCRIPTED, Agent, Config
 from dllm_agents.records import Outcome, Task
@@ -71,6 +73,10 @@ class Player:
         with self.benchmark.environment(task) as environment:
             if self.benchmark.workflow == "react":
                 return self._act(task, roles, environment)
+            if self.agent.workflow == "deepdiver" and isinstance(environment, SearchEnvironment):
+                planning, seeking = map(roles.required, ("planner", "seeker"))
+                budget = self.agent.budget
+                return deepdiver.play(environment, task, planning, seeking, style=self.style, budget=budget, seed=self.seed)
             if self.agent.workflow == "planner":
                 team = planner.Roles(*map(roles.required, ("planner", "seeker", "writer")))
                 return planner.play(environment, task, team, style=self.style, seed=self.seed)

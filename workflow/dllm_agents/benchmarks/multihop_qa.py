@@ -92,6 +92,23 @@ class SearchEnvironment(Environment):
             return Step("", self._progress, True, True)
         return Step(self._search(reply), self._progress, False, True)
 
+    def search(self, query: str, count: int) -> list[Passage]:
+        """The best passages for a query. May be called from several threads at once."""
+        started = time.perf_counter()
+        passages = self._engine.search(query, count)
+        self._note(query, passages)
+        time.sleep(max(0.0, self._delay - (time.perf_counter() - started)))
+        return passages
+
+    def document(self, link: str) -> str | None:
+        """The whole text behind a result's link; None when there is none."""
+        return self._engine.document(link)
+
+    @property
+    def progress(self) -> float:
+        """Hop recall so far."""
+        return self._progress
+
     def _search(self, reply: Reply) -> str:
         started = time.perf_counter()
         found = [self._engine.search(query, self._top_k) for query in reply.queries]

@@ -26,10 +26,11 @@ _TAG = re.compile(r"</?(?:think|tool_call|tool_response|answer)>|<\|[a-z_]{1,24}
 
 
 class Passage(NamedTuple):
-    """One search result."""
+    """One search result. `link` is where its whole text is to be had, where that is elsewhere."""
 
     title: str
     text: str
+    link: str = ""
 
 
 class SearchEngine(Protocol):
@@ -37,15 +38,39 @@ class SearchEngine(Protocol):
 
     def search(self, query: str, k: int) -> list[Passage]: ...
 
+    def document(self, link: str) -> str | None:
+        """The whole text behind a result's link; None when there is none."""
 
-class BM25:
+
+class _Local:
+    """A corpus in memory, whose documents are its passages by title."""
+
+    corpus: Sequence[Passage]
+
+    def document(self, link: str) -> str | None:
+        return self._documents.get(link)
+
+    @cached_property
+    def _documents(self) -> dict[str, str]:
+        documents: dict[str, str] = {}
+        for passage in self.corpus:
+            documents[passage.link] = f"{documents[passage.link]}\n{passage.text}" if passage.link in documents else passage.text
+        return documents
+
+
+def linked(corpus: Sequence[Passage]) -> list[Passage]:
+    """The passages of a local corpus, each with a link made of its title."""
+    return [passage._replace(link=f"doc:{passage.title}") for passage in corpus]
+
+
+class BM25(_Local):
     """BM25 over a corpus in memory (bm25s, Lucene's variant, English stop words, Porter-2 stems of title and text)."""
 
     def __init__(self, corpus: Sequence[Passage]) -> None:
         import bm25s
         import Stemmer
 
-        self.corpus = corpus
+        self.corpus = linked(corpus)
         # PyStemmer objects are not re-entrant, and several episodes share one engine.
         self._stemmer, self._lock = Stemmer.Stemmer("english"), threading.Lock()
         self._index = bm25s.BM25()
@@ -107,15 +132,15 @@ class Encoder:
         return np.concatenate(vectors) if vectors else np.zeros((0, 384), dtype=np.float32)
 
 
-class Hybrid:
+class Hybrid(_Local):
     """BM25 and dense ranks fused by reciprocal rank fusion: sum of 1 / (60 + rank) (Cormack et al., SIGIR 2009).
 
     Passage vectors are kept in `cache`, one file per corpus, so that a corpus is encoded once.
     """
 
     def __init__(self, corpus: Sequence[Passage], cache: str | Path, encode: Callable[[Sequence[str]], np.ndarray] | None = None) -> None:
-        self.corpus = corpus
         self._bm25 = BM25(corpus)
+        self.corpus = self._bm25.corpus
         self._encode = encode or Encoder().encode
         self._vectors = self._load(Path(cache))
         self._lock = threading.Lock()
@@ -169,6 +194,11 @@ class WebSearch:
                 break
         raise StageError(f"{self._url}: web search failed ({problem}); check web_search_url and the key in WEB_SEARCH_API_KEY")
 
+    def document(self, link: str) -> str | None:
+        from dllm_agents.benchmarks.web_pages import page_text
+
+        return page_text(link)
+
     def _post(self, query: str, k: int) -> tuple[int, str]:
         """(status, body), or (0, what went wrong) when no complete answer came."""
         import httpx
@@ -191,7 +221,7 @@ class WebSearch:
 
         try:
             results = json.loads(body)["organic"]
-            found = [Passage(str(result.get("title", "")), str(result.get("snippet", ""))) for result in results[:k]]
+            found = [Passage(*(str(result.get(key, "")) for key in ("title", "snippet", "link"))) for result in results[:k]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise StageError(f"{self._url}: answered with something else than {{'organic': [...]}}; check web_search_url") from None
         return found

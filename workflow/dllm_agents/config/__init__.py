@@ -4,7 +4,7 @@
 (`dllm-agents schema`); a test fails when they drift. Loading reports the first mistake as one line naming file and key.
 """
 
-from dllm_agents.config.agents import SCRIPTED, Agent, Editor, Memory, Selector, Verifier
+from dllm_agents.config.agents import SCRIPTED, Agent, Editor, Memory, Selector, TeamBudget, Verifier
 from dllm_agents.config.backbones import Backbone
 from dllm_agents.config.benchmarks import (
     BENCHMARKS,
@@ -54,6 +54,7 @@ __all__ = [
     "ScienceWorldOptions",
     "Section",
     "Selector",
+    "TeamBudget",
     "Training",
     "TrainingBudget",
     "Verification",

@@ -47,6 +47,15 @@ class Editor(Section):
     backbone: str = Field(description="backbone that mends calls")
 
 
+class TeamBudget(Section):
+    """What an episode of planner and seekers may take. The paper gives 15 rounds, and a cap on tool calls without its number; DeepDiver-V2
+    gives a seeker 30 turns."""
+
+    planner_turns: int = Field(default=15, ge=1, le=100, description="replies of the planner")
+    seeker_turns: int = Field(default=15, ge=1, le=100, description="replies of each seeker")
+    tool_calls: int = Field(default=100, ge=1, description="calls of the episode; seekers at work side by side share what is left evenly")
+
+
 class Agent(Section):
     """A workflow with backbones in its roles; `policy` may also be one of the scripted baselines."""
 
@@ -60,11 +69,13 @@ class Agent(Section):
     }
 
     policy: str = Field(description="backbone, or random / empty / teacher")
-    workflow: Literal["planner"] | None = Field(
-        default=None, description="`planner` plays search tasks with a planner, seekers and a writer; default: the benchmark's own"
+    workflow: Literal["planner", "deepdiver"] | None = Field(
+        default=None,
+        description="how search tasks are played: `deepdiver` by a planner that hands tasks to seekers, all by tool calls (DLLM Agent); "
+        "`planner` by a plan of sub-questions, seekers and a writer; default: the benchmark's own",
     )
-    planner: str | None = Field(default=None, description="backbone that plans (planner workflow); default: the policy's")
-    seeker: str | None = Field(default=None, description="backbone that searches (planner workflow); default: the policy's")
+    planner: str | None = Field(default=None, description="backbone that plans (teams); default: the policy's")
+    seeker: str | None = Field(default=None, description="backbone that searches (teams); default: the policy's")
     writer: str | None = Field(default=None, description="backbone that answers (planner workflow); default: the policy's")
     benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has", json_schema_extra=NOTHING)
     history: Literal["full", "recent"] = Field(default="full", description="what an embodied agent is shown of the past")
@@ -80,6 +91,7 @@ class Agent(Section):
     constrain: bool = Field(
         default=False, description="tool calling: only calls of the offered functions can be written (single-turn Python categories)"
     )
+    budget: TeamBudget = Field(default_factory=TeamBudget, description="what an episode may take (deepdiver)")
     decoding: dict[str, Any] = Field(default={}, description="decoding settings of the policy that differ from its backbone's")
     tasks: dict[str, Count] = Field(default={}, description="benchmark -> play only n of its tasks, at even distances")
     concurrency: int = Field(default=8, ge=1, description="episodes in flight", json_schema_extra=NOTHING)

@@ -76,11 +76,16 @@ def _roles(config: Config, name: str) -> None:
     workflows = {config.workflow(name, benchmark): WORKFLOWS[config.workflow(name, benchmark)] for benchmark in played}
     usable = {key for workflow in workflows.values() for key in (*workflow.roles, *workflow.keys)}
     for key in (*MODULE_ROLES, *AGENT_KEYS):
-        if not played or agent.policy in SCRIPTED or key in usable or getattr(agent, key) == Agent.model_fields[key].default:
+        if (
+            not played
+            or agent.policy in SCRIPTED
+            or key in usable
+            or getattr(agent, key) == Agent.model_fields[key].get_default(call_default_factory=True)
+        ):
             continue
         verb, noun = ("have no" if len(played) > 1 else "has no", CALLED.get(key, key)) if key in MODULE_ROLES else ("cannot use", "it")
         having = "; ".join(f"workflow {title}: {', '.join(_others(workflow, key)) or 'none'}" for title, workflow in workflows.items())
-        way_out = "set workflow: planner, or leave it out" if key in TEAM and "search" in workflows else "leave it out"
+        way_out = "set workflow: deepdiver or planner, or leave it out" if key in TEAM and "search" in workflows else "leave it out"
         raise Mistake(f"agents.{name}.{key}", f"{', '.join(played)} {verb} {noun} ({having}); {way_out}")
 
 

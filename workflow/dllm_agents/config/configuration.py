@@ -122,14 +122,15 @@ class Config(Section):
             and (backbone is None or benchmark in (backbone.benchmarks or self.run.benchmarks))
         ]
 
-    def plays_in_teams(self, benchmark: str) -> bool:
-        """Whether an agent of the run plays a benchmark with a planner and a writer, which trained backbones are then taught to be."""
-        return any(benchmark in self.agent_benchmarks(name) and self.workflow(name, benchmark) == "planner" for name in self.run.agents)
+    def team_workflows(self, benchmark: str) -> list[WorkflowName]:
+        """The workflows with several roles in which agents of the run play a benchmark: trained backbones are taught all of their roles."""
+        played = {self.workflow(name, benchmark) for name in self.run.agents if benchmark in self.agent_benchmarks(name)}
+        return sorted(played & {"planner", "deepdiver"})
 
     def workflow(self, agent: str, benchmark: str) -> WorkflowName:
         """How an agent acts on a benchmark."""
         own = self.benchmark_options(benchmark).workflow
-        return "planner" if own == "search" and self.agents[agent].workflow == "planner" else own
+        return self.agents[agent].workflow or own if own == "search" else own
 
     def agent_backbones(self, name: str, benchmark: str) -> dict[str, str]:
         """Role -> backbone of what plays for an agent on a benchmark; empty for the scripted ones."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-WorkflowName = Literal["react", "tool_calling", "search", "planner"]
+WorkflowName = Literal["react", "tool_calling", "search", "planner", "deepdiver"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ WORKFLOWS: dict[WorkflowName, Workflow] = {
     "tool_calling": Workflow(("policy", "selector", "editor")),
     "search": Workflow(("policy",), ("acting", "workflow")),
     "planner": Workflow(("planner", "seeker", "writer"), ("workflow",)),
+    "deepdiver": Workflow(("planner", "seeker"), ("workflow", "budget")),
 }
 MODULES = ("memory", "verifier", "selector", "editor")
 """Roles that are sections of an agent, with a backbone and settings of their own."""

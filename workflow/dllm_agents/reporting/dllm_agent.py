@@ -96,7 +96,7 @@ def planning(inputs: Inputs) -> Table:
     rows: list[TableRow] = []
     lines = []
     for agent in inputs.agents:
-        if inputs.config.agents[agent].workflow == "planner" and SEARCH in inputs.config.agent_benchmarks(agent):
+        if inputs.config.agents[agent].workflow is not None and SEARCH in inputs.config.agent_benchmarks(agent):
             own = planning_rows(inputs, agent)
             rows += own
             lines.append(Line(agent, [inputs.paradigm(agent), Text(str(own[0].n or 0), own[0]), *own]))

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dllm_agents import prompts
+from dllm_agents.agents.deepdiver.teacher import taught_replies as deepdiver_replies
 from dllm_agents.benchmarks.base import Benchmark
+from dllm_agents.benchmarks.multihop_qa import MultiHopQA
 from dllm_agents.benchmarks.multihop_teacher import team_replies
 from dllm_agents.benchmarks.search_reply import reply_text
 from dllm_agents.errors import StageError
-from dllm_agents.records import EpisodeStep, Pair, Trajectory
+from dllm_agents.records import EpisodeStep, Pair, Task, Trajectory
 from dllm_agents.training.objectives import Example
 from dllm_agents.training.tokenizer import CONTROL_TOKENS
 
@@ -57,14 +59,32 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[
     return found
 
 
-def team_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
+def planner_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
     """What the oracle says as planner and writer on a search task whose gold hops are told, so that one backbone can play a whole team;
     none for any other task."""
     task = trajectory.task
-    if benchmark.workflow != "search" or not task.data["hops"] or not all(hop["text"] for hop in task.data["hops"]):
+    if not _has_gold_texts(benchmark, task):
         return []
     asked = ((prompts.team_messages(style, role, task.goal, findings), reply) for role, findings, reply in team_replies(task))
     return [Exchange(task.id, messages, reply, ()) for messages, reply in asked]
+
+
+def deepdiver_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
+    """What the oracle says as planner and as seekers of the DeepDiver workflow; none for a task without gold hops."""
+    task = trajectory.task
+    if not _has_gold_texts(benchmark, task):
+        return []
+    assert isinstance(benchmark, MultiHopQA)
+    taught = deepdiver_replies(task, benchmark.environment(task), style)
+    return [Exchange(task.id, messages, reply, ()) for _, messages, reply in taught]
+
+
+def _has_gold_texts(benchmark: Benchmark, task: Task) -> bool:
+    return benchmark.workflow == "search" and bool(task.data["hops"]) and all(hop["text"] for hop in task.data["hops"])
+
+
+TEAM_EXCHANGES = {"planner": planner_exchanges, "deepdiver": deepdiver_exchanges}
+"""Workflow -> what its roles are taught."""
 
 
 def differing(benchmark: Benchmark, pair: Pair, style: str) -> tuple[list[Exchange], list[Exchange]]:

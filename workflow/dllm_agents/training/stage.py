@@ -355,9 +355,9 @@ def _exchanges(request: Request, name: str, source: Path, worlds: dict[str, str]
     """What the accepted trajectories of a benchmark teach; notes in `worlds` what each task shares its facts with."""
     benchmark = benchmarks.load(name, request.config)
     style = request.config.backbones[request.backbone].prompt
-    # A planner's and a writer's replies stand outside of the conversation that a trajectory is.
-    team = request.settings.layout == "exchange" and request.config.plays_in_teams(name)
-    kinds = (data.exchanges, data.team_exchanges) if team else (data.exchanges,)
+    # Replies of the members of a team stand outside of the conversation that a trajectory is.
+    teams = request.config.team_workflows(name) if request.settings.layout == "exchange" else []
+    kinds = (data.exchanges, *(data.TEAM_EXCHANGES[team] for team in teams))
     accepted = iter_jsonl(source, Trajectory)
     found = []
     for trajectory in accepted:
