@@ -7,7 +7,7 @@ import pytest
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.memory import Memory
-from dllm_agents.agents.modules.selector import Selector, named_tools
+from dllm_agents.agents.modules.selector import Seen, Selector, named_tools
 from dllm_agents.analysis.verification import exit_metrics, redundant_steps, replay
 from dllm_agents.records import Call, Episode, EpisodeStep, Task
 
@@ -90,9 +90,9 @@ def test_early_exit_metrics_by_hand() -> None:
 def test_selector_skips_three_tools_and_keeps_all_on_failure() -> None:
     backend = Backend('Use ["c", "ghost", "a.b"].', "none of them")
     selector = Selector(backend, "react")
-    assert selector.select("do it", TOOLS[:3], 0) == TOOLS[:3] and not backend.asked
-    assert [tool["name"] for tool in selector.select("do it", TOOLS, 0)] == ["a.b", "c"]
-    assert selector.select("do it", TOOLS, 0) == TOOLS and len(backend.asked) == 2
+    assert selector.select(Seen("do it"), TOOLS[:3], 0) == TOOLS[:3] and not backend.asked
+    assert [tool["name"] for tool in selector.select(Seen("do it"), TOOLS, 0)] == ["a.b", "c"]
+    assert selector.select(Seen("do it"), TOOLS, 0) == TOOLS and len(backend.asked) == 2
 
 
 @pytest.mark.parametrize(

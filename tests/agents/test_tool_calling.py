@@ -3,7 +3,7 @@
 import pytest
 
 from dllm_agents.agents.modules.editor import Editor
-from dllm_agents.agents.modules.selector import Selector
+from dllm_agents.agents.modules.selector import Seen, Selector
 from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph, called_names
 from dllm_agents.agents.policy import EpisodeLimit
 from dllm_agents.agents.tool_calling import converse
@@ -38,22 +38,22 @@ def tasks(bfcl):
     return {task.data["id"]: task for task in bfcl.tasks("test")}
 
 
-def test_the_selector_is_asked_at_the_start_of_every_turn_and_its_tools_are_shown_until_the_next(bfcl, tasks):
+def test_the_selector_is_asked_before_every_reply_with_what_was_done_so_far(bfcl, tasks):
     task = tasks["multi_turn_base_0"]
-    choosing = Backend('["cd", "mkdir"]', '["ls"]', "none of them")
+    choosing = Backend('["cd", "mkdir"]', '["cd"]', '["ls"]', "none of them")
     policy = Backend("[cd(folder='document')]", "Done.", "[ls()]", "Done.", "Done.")
-    selector = Selector(choosing, "react")
     with bfcl.environment(task) as environment:
-        played = converse(environment, task, policy, seed=1, selector=selector)
+        played = converse(environment, task, policy, seed=1, selector=Selector(choosing, "react"))
     turns = [message[0]["content"] for message in task.data["turns"]]
-    assert len(choosing.asked) == len(turns) and all(turn in asked[0]["content"] for turn, asked in zip(turns, choosing.asked, strict=True))
-    shown = [asked[0]["content"] for asked in policy.asked]
-    assert [("'mkdir'" in text, "'ls'" in text, "'grep'" in text) for text in shown[:4]] == [(True, False, False)] * 2 + [
-        (False, True, False)
-    ] * 2
-    assert all(item["name"] in shown[4] for item in task.data["functions"]), "a reply that names no tool keeps them all"
-    assert played.tools is not None and played.tools.selected_tools[:2] == [["cd", "mkdir"], ["ls"]]
-    assert all(len(names) == len(task.data["functions"]) for names in played.tools.selected_tools[2:])
+    asked = [messages[0]["content"] for messages in choosing.asked]
+    assert len(asked) == len(policy.asked) == len(played.steps)
+    assert all(turns[0] in text for text in asked[:2]) and "cd(folder='document')" not in asked[0]
+    assert "assistant: [cd(folder='document')]" in asked[1] and "current_working_directory" in asked[1]
+    shown = [messages[0]["content"] for messages in policy.asked]
+    kept = [("'mkdir'" in text, "'cd'" in text, "'ls'" in text, "'grep'" in text) for text in shown[:3]]
+    assert kept == [(True, True, False, False), (False, True, False, False), (False, False, True, False)]
+    assert all(item["name"] in shown[3] for item in task.data["functions"]), "a reply that names no tool keeps them all"
+    assert played.tools is not None and played.tools.selected_tools[:3] == [["cd", "mkdir"], ["cd"], ["ls"]]
     # The chat behind the system prompt is the official one, whatever was shown of the tools.
     assert policy.asked[1][1:] == environment.conversation[1 : len(policy.asked[1])]
 
@@ -105,7 +105,7 @@ def graph():
 def test_a_clear_request_is_served_by_the_graph_and_the_call_is_saved(graph):
     backend = Backend("never asked")
     selector = GraphSelector(graph, 0.7, Selector(backend, "react"))
-    assert [tool["name"] for tool in selector.select("what will the weather be", TOOLS, 0)] == ["weather.now"]
+    assert [tool["name"] for tool in selector.select(Seen("what will the weather be"), TOOLS, 0)] == ["weather.now"]
     assert (selector.saved_calls, backend.asked) == (1, [])
 
 
@@ -113,10 +113,10 @@ def test_an_unclear_request_and_an_unknown_tool_are_left_to_the_backbone(graph):
     backend = Backend('["mail.send"]')
     selector = GraphSelector(graph, 0.7, Selector(backend, "react"))
     unknown = [*TOOLS[:3], {"name": "new.tool", "description": ""}]
-    assert [tool["name"] for tool in selector.select("what will the weather be", unknown, 0)] == ["mail.send"]
-    assert [tool["name"] for tool in selector.select("xyzzy", TOOLS, 0)] == ["mail.send"]
+    assert [tool["name"] for tool in selector.select(Seen("what will the weather be"), unknown, 0)] == ["mail.send"]
+    assert [tool["name"] for tool in selector.select(Seen("xyzzy"), TOOLS, 0)] == ["mail.send"]
     assert (selector.saved_calls, len(backend.asked)) == (0, 2)
-    assert GraphSelector(graph, 0.9999, Selector(backend, "react")).select("what will the weather be", TOOLS, 0) == [TOOLS[2]]
+    assert GraphSelector(graph, 0.9999, Selector(backend, "react")).select(Seen("what will the weather be"), TOOLS, 0) == [TOOLS[2]]
 
 
 def test_which_tool_follows_which(graph):
@@ -126,7 +126,7 @@ def test_which_tool_follows_which(graph):
 
 
 def test_three_tools_or_fewer_are_all_kept(graph):
-    assert GraphSelector(graph, 0.7, Selector(Backend("x"), "react")).select("weather", TOOLS[:3], 0) == TOOLS[:3]
+    assert GraphSelector(graph, 0.7, Selector(Backend("x"), "react")).select(Seen("weather"), TOOLS[:3], 0) == TOOLS[:3]
 
 
 def test_called_names_are_those_offered():

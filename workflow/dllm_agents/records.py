@@ -182,7 +182,7 @@ class ToolMeasures(Record):
     """What the modules of tool calling did, and what the official checker said of a conversation."""
 
     error_type: str | None = Field(default=None, description="the checker's verdict on a conversation; None where it accepts it")
-    selected_tools: list[list[str]] | None = Field(default=None, description="what a selector kept, turn by turn")
+    selected_tools: list[list[str]] | None = Field(default=None, description="what a selector kept, reply by reply")
     selector_saved_calls: int | None = Field(default=None, description="choices that a tool graph made without asking a backbone")
 
 

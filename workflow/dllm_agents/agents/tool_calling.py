@@ -7,7 +7,7 @@ import time
 
 from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
-from dllm_agents.agents.modules.selector import Selecting
+from dllm_agents.agents.modules.selector import Seen, Selecting
 from dllm_agents.agents.modules.tool_graph import called_names
 from dllm_agents.agents.policy import Complete, EpisodeLimit, ending_of
 from dllm_agents.agents.react import call_seed, close
@@ -35,7 +35,7 @@ def answer(
     are right is left to the official checker in the score stage."""
     functions = list(task.data["functions"])
     if selector is not None:
-        functions = [dict(function) for function in selector.select(task.goal, functions, call_seed(seed, task, 0, 0))]
+        functions = [dict(function) for function in selector.select(Seen(task.goal), functions, call_seed(seed, task, 0, 0))]
         task = task.model_copy(update={"data": task.data | {"functions": functions}})
     wanted = constrain and functions and task.data.get("language") == "Python" and "irrelevance" not in (task.category or "")
     constraint = {"regex": call_pattern(functions)} if wanted else None
@@ -64,22 +64,22 @@ def converse(
     """Play a multi-turn task in BFCL's own protocol: the whole official chat is sent every time, a reply without a call ends the turn,
     and the environment ends the episode (DiffuAgent section 5.2; BFCL-v3's base handler).
 
-    The selector chooses at the start of every turn, from all tools and the turn's own request, which tools the system prompt lists
-    during it (equation 6); the editor mends every reply before it is run (equation 7)."""
+    The selector chooses before every reply, from all tools, the turn's request and what was said and done before it, which tools the
+    system prompt lists (equation 6); the editor mends every reply before it is run (equation 7)."""
     outcome = Outcome(initial_observation=conversation.reset())
-    turn, offered, chosen = 0, conversation.offered, conversation.offered
+    offered = chosen = conversation.offered
     selected: list[list[str]] = []
     ended: Ending | None = None
     done = False
     try:
         while not done:
             index = len(outcome.steps)
-            if selector is not None and len(conversation.turns) != turn:
-                turn, offered = len(conversation.turns), conversation.offered
+            if selector is not None:
+                offered = conversation.offered
                 names = {function["name"] for function in offered}
                 before = [name for step in outcome.steps for name in called_names(step.action or "", names)]
-                key = call_seed(seed, task, index, 0)
-                chosen = [dict(function) for function in selector.select(conversation.request, offered, key, (before or [""])[-1])]
+                seen = Seen(conversation.request, (before or [""])[-1], conversation.conversation[1:])
+                chosen = [dict(function) for function in selector.select(seen, offered, call_seed(seed, task, index, 0))]
                 selected.append([function["name"] for function in chosen])
             messages = conversation.conversation if len(chosen) == len(offered) else conversation.showing(chosen)
             completion = complete(messages, seed=call_seed(seed, task, index, 1))

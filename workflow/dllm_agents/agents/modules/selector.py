@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dllm_agents import prompts
 from dllm_agents.agents.policy import Complete
 
 SKIP_AT = 3
 MAX_REPLY = 4000
+MAX_MESSAGES, MAX_MESSAGE = 20, 500  # of the history that is shown
+
+
+class Seen(NamedTuple):
+    """What tools are chosen by: the request, the tool called last, and the messages exchanged so far without the system prompt."""
+
+    request: str
+    before: str = ""
+    history: Sequence[Mapping[str, str]] = ()
 
 
 class Selecting(Protocol):
@@ -21,23 +30,25 @@ class Selecting(Protocol):
     @property
     def saved_calls(self) -> int: ...
 
-    def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int, before: str = "") -> list[Mapping[str, Any]]: ...
+    def select(self, seen: Seen, functions: Sequence[Mapping[str, Any]], seed: int) -> list[Mapping[str, Any]]: ...
 
 
 @dataclass(slots=True)
 class Selector:
-    """D' = Selector(u_user, D): the tools the agent is shown. Skipped for three tools or fewer; a reply that names no
+    """D' = Selector(u_user, history, D): the tools the agent is shown. Skipped for three tools or fewer; a reply that names no
     offered tool keeps them all."""
 
     complete: Complete
     style: str
     saved_calls: int = 0
 
-    def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int, before: str = "") -> list[Mapping[str, Any]]:
-        """The kept functions, in the order offered; what was called before makes no difference."""
+    def select(self, seen: Seen, functions: Sequence[Mapping[str, Any]], seed: int) -> list[Mapping[str, Any]]:
+        """The kept functions, in the order offered."""
         if len(functions) <= SKIP_AT:
             return list(functions)
-        content = prompts.render(self.style, "selector.j2", user=user, functions=[dict(function) for function in functions])
+        history = [f"{message['role']}: {message['content']}"[:MAX_MESSAGE] for message in seen.history[-MAX_MESSAGES:]]
+        tools = [dict(function) for function in functions]
+        content = prompts.render(self.style, "selector.j2", user=seen.request, history=history, functions=tools)
         completion = self.complete([{"role": "user", "content": content}], seed=seed)
         names = named_tools(completion.text[:MAX_REPLY], [str(function["name"]) for function in functions])
         if not names:

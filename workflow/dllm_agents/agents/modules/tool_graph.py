@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dllm_agents.agents.modules.selector import SKIP_AT, Selecting
+from dllm_agents.agents.modules.selector import SKIP_AT, Seen, Selecting
 from dllm_agents.records import Trajectory
 
 START = ""
@@ -70,15 +70,15 @@ class GraphSelector:
     fallback: Selecting
     saved_calls: int = 0
 
-    def select(self, user: str, functions: Sequence[Mapping[str, Any]], seed: int, before: str = START) -> list[Mapping[str, Any]]:
-        """The kept functions, in the order offered. `before` is the tool that was called last."""
+    def select(self, seen: Seen, functions: Sequence[Mapping[str, Any]], seed: int) -> list[Mapping[str, Any]]:
+        """The kept functions, in the order offered."""
         if len(functions) <= SKIP_AT:
             return list(functions)
-        found = [self.graph.probability(str(function["name"]), user, before) for function in functions]
+        found = [self.graph.probability(str(function["name"]), seen.request, seen.before or START) for function in functions]
         sure = all(value is not None and max(value, 1 - value) >= self.confidence for value in found)
         kept = [function for function, value in zip(functions, found, strict=True) if value is not None and value >= 0.5]
         if not sure or not kept:
-            return self.fallback.select(user, functions, seed)
+            return self.fallback.select(seen, functions, seed)
         self.saved_calls += 1
         return kept
 
