@@ -121,6 +121,8 @@ class Loop:
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(mixed_precision=self.precision)
+        # A twin trained on a GPU had seen what its mask hides, which no other kernel lets it: the masks of a batch differ.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         optimisers = make_optimisers(self.model, self.learning_rate, self.muon_learning_rate)
         self.scorer, *self.optimisers = self.accelerator.prepare(Scorer(self.model), *optimisers)
         self.rates = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
