@@ -121,7 +121,8 @@ class Loop:
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(mixed_precision=self.precision)
-        # A twin trained on a GPU had seen what its mask hides, which no other kernel lets it: the masks of a batch differ.
+        # A twin trained on a GPU had seen what its mask hides; the cause is not known. This kernel is
+        # the least proven of those that may run.
         torch.backends.cuda.enable_cudnn_sdp(False)
         optimisers = make_optimisers(self.model, self.learning_rate, self.muon_learning_rate)
         self.scorer, *self.optimisers = self.accelerator.prepare(Scorer(self.model), *optimisers)
