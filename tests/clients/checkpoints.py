@@ -13,8 +13,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 
 import torch
-from conftest import make_tokenizer, save_checkpoint
 from safetensors.torch import save_file
+from small_checkpoints import make_tokenizer, save_checkpoint
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 2}}</tool_call>'
 FINAL = '<tool_call>{"name": "final_answer", "arguments": {"answer": "It is 4."}}</tool_call>'

@@ -50,6 +50,9 @@ class Simulated:
         self.pool = Pool(self.model, self.positions)
         self.generator = torch.Generator().manual_seed(0)
 
+    def free(self) -> None:
+        """Nothing is held."""
+
     def logits(self, segments: list[Segment]) -> torch.Tensor:
         self.gate.wait()
         config = self.model.network.config

@@ -31,7 +31,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Write a small random checkpoint in a family's published layout, with a tokenizer."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
     import random_checkpoints
-    from conftest import make_tokenizer
+    from small_checkpoints import make_tokenizer
 
     # Learnt from the prompts, which it then writes in few tokens.
     tokenizer = make_tokenizer([path.read_text() for path in sorted((PROMPTS / "react").glob("*.j2"))], 1024)

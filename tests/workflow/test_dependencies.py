@@ -225,9 +225,9 @@ def test_an_agents_option_reruns_its_own_episodes_alone(option: tuple[tuple[str,
         pytest.skip("a module that the agent does not have")
     again = rerun(changed(DEMO, path, new))
     episodes = {job for job in again if job[0] == "episodes"}
-    read_by = {"history": "react", "attempts": "react", "acting": "search", "memory": "react", "verifier": "react"} | dict.fromkeys(
-        ("selector", "editor"), "tool_calling"
-    )
+    of_react = dict.fromkeys(("history", "attempts", "memory", "verifier"), "react")
+    of_tool_calling = dict.fromkeys(("selector", "editor"), "tool_calling")
+    read_by = {"acting": "search", "budget": "deepdiver"} | of_react | of_tool_calling
     key = path[2]
     played = {("episodes", agent, b) for b in DEMO.agent_benchmarks(agent) if read_by.get(key) in (None, DEMO.workflow(agent, b))}
     if name in ("benchmarks", "tasks") or key in ("planner", "seeker", "writer", "workflow"):

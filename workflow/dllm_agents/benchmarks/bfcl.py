@@ -13,7 +13,7 @@ from typing import Any
 from dllm_agents.benchmarks import bfcl_answers, bfcl_data, bfcl_generated
 from dllm_agents.benchmarks.base import Benchmark, Split, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker
-from dllm_agents.benchmarks.bfcl_conversation import Conversation, without_thought
+from dllm_agents.benchmarks.bfcl_conversation import Conversation
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
@@ -112,8 +112,8 @@ class BFCL(Benchmark):
         return self.judge_many([(task, completion)])[0]
 
     def judge_many(self, answers: Sequence[tuple[Task, str]]) -> list[Verdict]:
-        """The official verdicts on single-turn answers, in order; over 1,000 a second. A thought that is closed is no part of an answer."""
-        return self.checker.judge_many([(task.category, *self._truth(task), without_thought(text)) for task, text in answers])
+        """The official verdicts on single-turn answers, in order; over 1,000 a second."""
+        return self.checker.judge_many([(task.category, *self._truth(task), text) for task, text in answers])
 
     def environment(self, task: Task) -> Conversation:
         """A multi-turn task, played in the isolated simulators. Raises TypeError for a single-turn task."""

@@ -15,11 +15,6 @@ TURN_DONE = "This request is fulfilled."
 NOTHING_TO_CALL = "The offered functions or the given details do not suffice for this request."
 
 
-def without_thought(answer: str) -> str:
-    """What stands behind the last `</think>`, as BFCL's own handler of a thinking model reads it; all of it where no thought is closed."""
-    return answer.rpartition("</think>")[2].lstrip("\n") if "</think>" in answer else answer
-
-
 class Conversation(Dialogue):
     """Plays the turns of BFCL's base handler in prompt mode.
 
@@ -55,7 +50,7 @@ class Conversation(Dialogue):
             return Step("The episode is over.", float(self.success), True, False)
         self.conversation.append({"role": "assistant", "content": action})
         try:
-            reply = self.checker.play(self._episode, self.task.data["id"], self._history, without_thought(action))
+            reply = self.checker.play(self._episode, self.task.data["id"], self._history, action)
         except WorkerLost as loss:
             self._lost = str(loss)
             return self._executed(

@@ -215,6 +215,8 @@ class Engine:
             self._closed = True
             self._changed.notify()
         self._thread.join(timeout=60)
+        if not self._thread.is_alive():
+            self._runner.free()
 
     def _work(self) -> None:
         while True:

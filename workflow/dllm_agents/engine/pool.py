@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 Kind = tuple[str, int | None]
 # Token ids on an edge of the trie.
 CHUNK = 16
+MOST_CONTEXTS = 64
 
 
 def pool_positions(model: Model, utilisation: float, reserve: int = 2 << 30) -> int:
     """How many positions fit into `utilisation` of the memory that is free now; a GPU keeps `reserve` bytes for activations.
 
-    On a CPU, whose memory belongs to others too, it is a quarter of that and at most 4 GiB.
+    On a CPU, whose memory belongs to others too, it is a quarter of that, at most 4 GiB, and no more than MOST_CONTEXTS requests of full
+    length take: what is set aside counts against what other processes are promised.
     """
     if model.device.type == "cuda":
         free = int(torch.cuda.mem_get_info(model.device)[0] * utilisation) - reserve
     else:
-        free = min(int(_available_bytes() * utilisation / 4), 4 << 30)
+        free = min(int(_available_bytes() * utilisation / 4), 4 << 30, MOST_CONTEXTS * model.context_length * cell_bytes(model))
     return max(0, free // cell_bytes(model))
 
 

@@ -37,6 +37,11 @@ class Runner:
         if compiled:
             model.layers.compile()
 
+    def free(self) -> None:
+        """Give the pool's memory back; nothing can be run any more."""
+        self._captured.clear()
+        self.pool.keys = self.pool.values = torch.empty(0)
+
     @torch.inference_mode()
     def logits(self, segments: Sequence[Segment]) -> Tensor:
         """Logits [rows of all segments, vocabulary] of one step over segments of this pool. Nothing in it waits for the device."""
