@@ -197,11 +197,11 @@ def test_the_official_rules_on_known_answers(everything, completion, verdict):
     assert everything.judge(task, completion.replace("{name}", "calculate_triangle_area")) == verdict
 
 
-def test_a_closed_thought_is_no_part_of_the_answer(bfcl):
+def test_a_thought_around_the_answer_is_judged_as_it_was_written(bfcl):
     task = next(task for task in bfcl.tasks("test") if task.category == "simple")
     answer = bfcl.reference_answer(task)
     said = [answer, f"<think>[f(x=1)]</think>\n\n{answer}", f"<think>x {answer}", f"{answer}<think>x</think>"]
-    assert [verdict.valid for verdict in bfcl.judge_many([(task, text) for text in said])] == [True, True, False, False]
+    assert [verdict.valid for verdict in bfcl.judge_many([(task, text) for text in said])] == [True, False, False, False]
 
 
 def test_a_task_of_another_version_is_refused(bfcl):
