@@ -38,7 +38,7 @@ def test_what_the_server_refuses_is_named_by_its_key(
     write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load("babyai", config).tasks("test"))
     try:
         with pytest.raises(StageError) as caught:
-            rollout(config, {"a": [Shard(tmp_path / "tasks.jsonl", tmp_path / "e.jsonl")]})
+            rollout(config, "a", Shard(tmp_path / "tasks.jsonl", tmp_path / "e.jsonl"))
     finally:
         engine.close()
     assert key in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "e.jsonl").exists()
