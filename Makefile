@@ -26,7 +26,7 @@ help:
 	@echo "make test-export    read exported episodes back with inspect_ai and datasets, in an environment of their own"
 	@echo "make audit    pip-audit on the locked packages, where its service can be reached"
 	@echo "make clean    remove the environment; results and the records of their settings stay"
-	@echo "make lint     ruff, mypy, snakefmt, snakemake --lint"
+	@echo "make lint     ruff, mypy, snakefmt (snakemake --lint is one of the tests)"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
 
 # Without ensurepip (Debian's bare python3) venv cannot bring pip, so the outer pip puts it there.
@@ -157,7 +157,6 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
-	$(BIN)/snakemake --lint --configfile config/demo.yaml
 	$(BIN)/mypy
 
 schema: $(VENV)/.installed
