@@ -1,5 +1,6 @@
 """What the probe counts of a forward, against counts by hand."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,12 @@ def test_ceilings_are_positive_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "MATRIX", 64)
     found = roofline.ceilings(torch.float32, torch.device("cpu"))
     assert set(found) == {"bytes_per_second", "flops_per_second"} and all(value > 0 for value in found.values())
+
+
+def test_a_stall_of_the_machine_is_no_measurement() -> None:
+    stalls = iter([0.2, 0.15])  # the first run, which sets things up, and one more
+
+    def work() -> None:
+        time.sleep(next(stalls, 0.001))
+
+    assert roofline._timed(work, torch.device("cpu")) < 0.1

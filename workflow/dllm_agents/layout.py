@@ -14,7 +14,8 @@ CLAIMS = DATA / "claims.yaml"
 MANUSCRIPT = DATA / "paper" / "paper.typ"
 PUBLISHED = DATA / "paper" / "published"
 # The workflow: that of this checkout, or the copy that an installed package brings.
-WORKFLOW = next(folder for folder in (Path(__file__).resolve().parents[2], DATA / "workflow") if (folder / "Snakefile").is_file())
+CHECKOUT = Path(__file__).resolve().parents[2]
+WORKFLOW = CHECKOUT if (CHECKOUT / "Snakefile").is_file() else DATA / "workflow"
 SNAKEFILE = WORKFLOW / "Snakefile"
 
 

@@ -120,6 +120,8 @@ def legend(figure: Figure, entries: Sequence[tuple[str, str, bool]], *, markers:
 
 
 def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     axis.set_xscale("log")
     for point in points:
         look = looks[point.label]
@@ -130,7 +132,12 @@ def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -
             point.speed, point.value, look.marker, markersize=6, markerfacecolor=look.colour, markeredgecolor=edge, markeredgewidth=width
         )
     speeds = [point.speed for point in points]
-    axis.set(xlim=(min(speeds) / 2, max(speeds) * 4), ylim=(-7, 107), yticks=range(0, 101, 20))
+    beside = (max(speeds) / min(speeds)) ** 0.15  # room for names, as a share of what the axis spans
+    left, right = min(speeds) / max(2, beside), max(speeds) * max(4, beside)
+    axis.set(xlim=(left, right), ylim=(-7, 107), yticks=range(0, 101, 20))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if right / left > 30 else (1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def label_points(axis: Axes, points: Sequence[Point]) -> None:

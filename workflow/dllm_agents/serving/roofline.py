@@ -12,9 +12,8 @@ import torch
 from dllm_agents.models import Model
 
 TOKENS = (1, 8, 32, 128)
-REPEATS = 5
-# A size is measured once, not `REPEATS` times, when it takes longer than this.
-SLOW_SECONDS = 0.5
+# A size is measured again and again for this long, at least once: five runs of a millisecond fit into one stall of a busy machine.
+MEASURED_SECONDS = 0.3
 COPY_BYTES = 1 << 27
 MATRIX = 1024
 
@@ -65,7 +64,7 @@ def ceilings(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
 
 @torch.inference_mode()
 def _timed(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a few runs after a first that is thrown away."""
+    """Median seconds of the runs that fit into `MEASURED_SECONDS`, after a first that is thrown away: it pays for what is set up once."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -74,5 +73,8 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    first = once()
-    return first if first > SLOW_SECONDS else statistics.median(once() for _ in range(REPEATS))
+    once()
+    runs = [once()]
+    while sum(runs) < MEASURED_SECONDS:
+        runs.append(once())
+    return statistics.median(runs)
