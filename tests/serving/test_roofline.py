@@ -1,7 +1,7 @@
 """What the probe counts of a forward, against counts by hand."""
 
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,10 +32,12 @@ def test_ceilings_are_positive_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found) == {"bytes_per_second", "flops_per_second"} and all(value > 0 for value in found.values())
 
 
-def test_a_stall_of_the_machine_is_no_measurement() -> None:
-    stalls = iter([0.2, 0.15])  # the first run, which sets things up, and one more
+def test_a_stall_of_the_machine_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    stalls = iter([0.2, *[0.03] * 5])  # the first run, which sets things up, and five more
 
     def work() -> None:
-        time.sleep(next(stalls, 0.001))
+        now[0] += next(stalls, 0.001)
 
-    assert roofline._timed(work, torch.device("cpu")) < 0.1
+    monkeypatch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert roofline._timed(work, torch.device("cpu")) == pytest.approx(0.001)
