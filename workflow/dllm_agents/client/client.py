@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 from pydantic import ValidationError
 
-from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, listed, text_of, tool_call
+from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, json_object, listed, text_of, tool_call
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
@@ -179,7 +179,7 @@ class Client:
             except (httpx.TransportError, httpx.StreamError) as error:
                 fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 continue
-            payload = _json_object(content) if status == 200 else {}
+            payload = json_object(content, "the reply") if status == 200 else {}
             if payload and (payload.get("choices") or not payload.get("error")):
                 return payload, time.perf_counter() - started
             reason = reason_of(content)
@@ -251,16 +251,6 @@ def reason_of(content: bytes) -> Reason:
     except (ValueError, AttributeError, RecursionError):
         return Reason(" ".join(text.split())[:300] or "no reason given")
     return Reason(str(message)[:300], *(value if isinstance(value, str) else None for value in (code, param)))
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    try:
-        payload = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BadReply(f"the reply is not JSON: {content[:80]!r}") from None
-    if not isinstance(payload, dict):
-        raise BadReply(f"the reply is {type(payload).__name__}, not an object")
-    return payload
 
 
 def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:

@@ -203,13 +203,19 @@ def events(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         yield _event("\n".join(bare))
 
 
-def _event(text: str) -> dict[str, Any]:
+def json_object(content: str | bytes, what: str) -> dict[str, Any]:
+    """The JSON object that `what` holds. Raises BadReply when it holds none."""
     try:
-        event = json.loads(text)
+        payload = json.loads(content)
     except (ValueError, RecursionError):
-        raise BadReply(f"a stream event is not JSON: {text[:80]!r}") from None
-    if not isinstance(event, dict):
-        raise BadReply(f"a stream event is {type(event).__name__}, not an object")
+        raise BadReply(f"{what} is not JSON: {content[:80]!r}") from None
+    if not isinstance(payload, dict):
+        raise BadReply(f"{what} is {type(payload).__name__}, not an object")
+    return payload
+
+
+def _event(text: str) -> dict[str, Any]:
+    event = json_object(text, "a stream event")
     if event.get("error"):
         raise BrokenStream(str(event["error"])[:200])
     return event
