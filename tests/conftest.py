@@ -1,10 +1,7 @@
 """What all tests share: one finished run at scale `test`, a local HTTP server with given answers, and a stand-in for a model."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
+from local_server import Handler, local_servers
 from pipeline import finished_run
 from stand_in import said_by_prompt
 
@@ -14,31 +11,17 @@ __all__ = ["finished_run", "said_by_prompt", "server"]
 @pytest.fixture
 def server():
     """A local HTTP server that plays the given (status, body) answers in order, the last one for ever, and keeps the requests."""
-    started = []
+    with local_servers() as serve:
 
-    def start(*answers):
-        requests = []
+        def start(*answers):
+            requests = []
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, answer = answers[min(len(requests), len(answers) - 1)]
-                requests.append((self.path, dict(self.headers), json.loads(body)))
-                payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
+            class Playing(Handler):
+                def do_POST(self):
+                    status, answer = answers[min(len(requests), len(answers) - 1)]
+                    requests.append((self.path, dict(self.headers), self.body()))
+                    self.reply(status, answer)
 
-            def log_message(self, *arguments):
-                pass
+            return serve(Playing), requests
 
-        httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        started.append(httpd)
-        return f"http://127.0.0.1:{httpd.server_port}", requests
-
-    yield start
-    for httpd in started:
-        httpd.shutdown()
-        httpd.server_close()
+        yield start

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from local_server import Handler, local_servers
 
 from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault, SettingsRefused
 from dllm_agents.config import Backbone
@@ -22,33 +20,19 @@ Answer = tuple[int, Any]
 @pytest.fixture
 def server() -> Iterator[Callable[[list[Answer]], tuple[str, list[dict[str, Any]]]]]:
     """A server that gives the listed answers in order (the last one for good); returns its URL and the bodies it was sent."""
-    servers: list[ThreadingHTTPServer] = []
+    with local_servers() as serve:
 
-    def start(answers: list[Answer]) -> tuple[str, list[dict[str, Any]]]:
-        seen: list[dict[str, Any]] = []
+        def start(answers: list[Answer]) -> tuple[str, list[dict[str, Any]]]:
+            seen: list[dict[str, Any]] = []
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                seen.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                status, body = answers[min(len(seen), len(answers)) - 1]
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+            class Playing(Handler):
+                def do_POST(self) -> None:
+                    seen.append(self.body())
+                    self.reply(*answers[min(len(seen), len(answers)) - 1])
 
-            def log_message(self, *_: Any) -> None:
-                pass
+            return f"{serve(Playing)}/v1", seen
 
-        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        servers.append(http)
-        return f"http://127.0.0.1:{http.server_port}/v1", seen
-
-    yield start
-    for http in servers:
-        http.shutdown()
-        http.server_close()
+        yield start
 
 
 def ask(url: str, native: bool = False, **options: Any) -> Any:
