@@ -7,7 +7,7 @@ import pytest
 
 from dllm_agents import benchmarks
 from dllm_agents.agents.planner import Roles, play
-from dllm_agents.analysis.planning import backtracks, covered_hops, planner_hit, planner_metrics
+from dllm_agents.analysis.planning import backtracks, covered_hops, planner_hit, planner_metrics, team_metrics
 from dllm_agents.benchmarks.multihop_teacher import reference_plan, team_replies
 from dllm_agents.benchmarks.plan_reply import fill, levels, parse_plan, plan_text
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
@@ -74,8 +74,10 @@ def test_the_oracle_in_every_role_solves_every_question_in_one_round(benchmark, 
             played = play(environment, task, teacher_roles(task), style=style)
         hops = len(task.data["hops"])
         assert played.success and played.ended == "success" and played.answer == task.data["answers"][0]
-        perfect = {"planner_hit": 1, "hop_recall": 1.0, "first_full_round": 1, "rounds": 1, "tool_calls": hops, "backtracks": 0}
+        perfect = {"planner_hit": 1, "hop_recall": 1.0, "first_full_round": 1, "rounds": 1, "backtracks": 0}
         assert planner_metrics(played, task) == perfect
+        totals = {"seekers": hops, "turns": 2 * hops + 3, "tool_calls": hops, "invalid_action": 0}
+        assert team_metrics(played) == totals | {"seeker_turns": 2.0, "seeker_tool_calls": 1.0}
         assert [step.stage for step in played.steps] == ["plan", *["search"] * 2 * hops, "plan", "write"]
         assert [step.index for step in played.steps] == list(range(2 * hops + 3))
         assert len({step.call for step in played.steps}) == len(played.steps)
@@ -95,7 +97,7 @@ def test_the_oracle_plays_published_questions_by_the_titles_of_their_gold_passag
     (task,) = benchmark.tasks("test")
     played = run(benchmark, task, teacher_roles(task))
     metrics = planner_metrics(played, task)
-    assert played.success and metrics["planner_hit"] and metrics["tool_calls"] == 2
+    assert played.success and metrics["planner_hit"] and team_metrics(played)["tool_calls"] == 2
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,8 @@ def test_a_missed_hop_is_recovered_in_a_second_round(benchmark, tasks):
     played = run(benchmark, task, Roles(planner, Scripted(seek), Scripted(answer_text(task.data["answers"][0]))))
     metrics = planner_metrics(played, task)
     assert played.success and not metrics["planner_hit"] and metrics["first_full_round"] == 2
-    assert (metrics["rounds"], metrics["backtracks"], metrics["tool_calls"], metrics["hop_recall"]) == (2, 1, 3, 1.0)
+    assert (metrics["rounds"], metrics["backtracks"], metrics["hop_recall"]) == (2, 1, 1.0)
+    assert (team_metrics(played)["tool_calls"], team_metrics(played)["seekers"]) == (3, 3)
 
 
 @pytest.mark.parametrize("reply", ["", "Je ne sais pas.", "<plan>{</plan>"])
@@ -208,6 +211,7 @@ def test_an_unreadable_first_plan_ends_the_episode_and_a_later_one_the_planning(
     played = run(benchmark, tasks[0], Roles(Scripted(reply), Scripted(answer_text("x")), writer))
     assert played.ended == "no_action" and played.planner.failure and not writer.prompts
     assert not planner_metrics(played, tasks[0])["planner_hit"] and not played.planner.plans
+    assert team_metrics(played) == {"seekers": 0, "turns": 1, "tool_calls": 0, "invalid_action": 1}
     later = run(benchmark, tasks[0], Roles(Scripted(plan_text(["a"]), reply), Scripted(answer_text("x")), writer))
     assert later.ended == "answered" and len(later.planner.plans) == 1
 

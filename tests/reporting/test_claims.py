@@ -96,7 +96,7 @@ def test_a_team_is_no_match_for_an_agent_that_acts_in_a_named_way(tmp_path):
     inputs.config.agents["team"] = inputs.config.agents["tiny-ar"].model_copy(update={"workflow": "planner"})
     inputs.config.run.agents.append("team")
     assert evaluate(claim(expect="more"), inputs)[1][0].value == 0.0
-    assert evaluate(claim(expect="more", against=AR | {"workflow": "planner"}), inputs)[1][0].value == 100.0
+    assert evaluate(claim(expect="more", against=AR | {"workflow": "team"}), inputs)[1][0].value == 100.0
 
 
 def test_levels_are_held_against_their_bound(tmp_path):
@@ -314,15 +314,18 @@ def test_most_settings_are_counted_agent_by_agent(tmp_path):
     assert verdict(Inputs(inputs.config, tmp_path), **mostly) == "holds"
 
 
+WORKFLOW = {"tool_calls": 4.0, "calls_before_thought": 3.0, "seeker.completion_tokens": 60.0, "seeker.nfe": 20.0, "invalid_action": 1.0}
+
+
 def test_measures_of_workflows_and_ratios_are_metrics(tmp_path):
-    inputs = run(
-        tmp_path, {"tiny-ar": 1.0, "tiny-block": 1.0}, measures={"tool_calls": 4.0, "calls_before_thought": 3.0}, model_seconds=0.5
-    )
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "tiny-block": 1.0}, measures=WORKFLOW, model_seconds=0.5)
     level = {"against": None, "expect": "at_least", "bound": 50}
     assert evaluate(claim(metric="calls_first", **level), inputs)[1][0].value == 75.0
     speed = {"metric": "tokens_per_second", "expect": "more"}
     assert evaluate(claim(**speed), inputs)[1][0].sides[0][1] == 40.0  # 20 tokens in half a second
     assert evaluate(claim(metric="tool_calls", expect="less"), inputs)[1][0].sides[0][1] == 4.0
+    assert evaluate(claim(metric="seeker_tokens_per_forward", expect="more"), inputs)[1][0].sides[0][1] == 3.0
+    assert evaluate(claim(metric="invalid_action", **level), inputs)[1][0].value == 100.0
 
 
 def test_a_finding_reads_as_a_sentence_with_names_numbers_and_bound(tmp_path):

@@ -32,7 +32,8 @@ def test_every_row_names_source_and_table(name):
     keys = [(row["agent"], row["benchmark"], row["category"], row["metric"]) for row in rows]
     assert len(keys) == len(set(keys))
     if "figure" in name:
-        assert all("read off" in row["note"] or "text gives them" in row["note"] for row in rows)
+        sources = ("read off", "text gives them", "from the vector picture", "printed in the figure's text")
+        assert all(any(source in row["note"] for source in sources) for row in rows)
 
 
 @pytest.mark.parametrize("name", ["diffuagent_table1", "diffuagent_table3"])
@@ -113,9 +114,38 @@ def test_loop_counts_never_exceed_the_tasks_and_error_sums_fit_340():
     assert list(sums.values()) == [46, 132, 274, 329, 338, 212]
 
 
+def test_seekers_of_dllm_agent_sum_to_the_printed_means():
+    counts, printed = defaultdict(dict), {}
+    for item in published.values("dllm_agent_figure2"):
+        if item.metric == "seekers_mean":
+            printed[item.agent] = (item.n, item.value)
+        elif item.value:
+            counts[item.agent][int(item.category)] = item.value
+    for agent, (n, mean) in printed.items():
+        assert sum(counts[agent].values()) == n
+        assert sum(seekers * episodes for seekers, episodes in counts[agent].items()) / n == pytest.approx(mean, abs=0.051)
+    assert {agent: n for agent, (n, _) in printed.items()} == {"DLLM Agent": 78, "AR Agent": 84}
+
+
+@pytest.mark.parametrize(("figure", "forwards", "settled", "shown"), [("Figure 4", 100, 186, 1655), ("Figure 6", 60, 310, 858)])
+def test_masks_and_acceptance_of_dllm_agent_belong_to_each_other(figure, forwards, settled, shown):
+    """A block begins one short of its length; what each forward settles is the masks before it less those before the next."""
+    values = [item for item in published.values("dllm_agent_figures4_6") if item.table == figure]
+    blocks = defaultdict(list)
+    for item in values:
+        if item.metric == "masks_remaining":
+            blocks[item.category.split()[2]].append(int(item.value))
+    assert all(masks[0] == 31 for masks in blocks.values())
+    assert sum(map(len, blocks.values())) == forwards
+    steps = [before - after for masks in blocks.values() for before, after in zip(masks, [*masks[1:], 0], strict=True)]
+    assert min(steps) >= 1 and (sum(steps), sum(map(sum, blocks.values()))) == (settled, shown)
+    rates = [item.value for item in values if item.metric == "acceptance_rate"]
+    assert len(rates) == 10 and rates[-1] == 100 and settled / shown < rates[-1] / 100
+
+
 def test_the_listed_oddities_are_there():
     text = " ".join(f"{row['statement']} {row['finding']}" for row in published.oddities())
-    for words in ("25.0", "64.6", "2.03", "17.6", "exactly 3.0", "16.0"):
+    for words in ("25.0", "64.6", "2.03", "17.6", "exactly 3.0", "16.0", "78 episodes", "no k/110", "17 against 16", "6.4 against 1.9"):
         assert words in text
     assert all(all(row.values()) for row in published.oddities())
 

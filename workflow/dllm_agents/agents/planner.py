@@ -1,9 +1,9 @@
 """Planner, seekers, writer (DLLM Agent, after DeepDiver): a planner decomposes the question, seekers search for its steps side by side, and
 a writer answers from what they found.
 
-Of the paper only the abstract is public, so the protocol is this project's own: a plan is a list of sub-questions in which `#k` stands
-for the answer of step k (`benchmarks.plan_reply`); after each round the planner sees the findings and plans again, until its plan is
-empty or the rounds are used up.
+The plain form of a team, for models too small for DeepDiver's tool calls (`agents.deepdiver`): a plan is a list of sub-questions in which
+`#k` stands for the answer of step k (`benchmarks.plan_reply`); after each round the planner sees the findings and plans again, until its
+plan is empty or the rounds are used up.
 """
 
 from __future__ import annotations

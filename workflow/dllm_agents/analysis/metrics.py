@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from dllm_agents.analysis.planning import planner_metrics
+from dllm_agents.analysis.planning import planner_metrics, team_metrics
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.benchmarks.qa_accuracy import contains_words
 from dllm_agents.errors import StageError
@@ -85,7 +85,7 @@ def score_episode(episode: Episode, verdict: Verdict | None = None, task: Task |
 def measures(episode: Episode, usage: Mapping[str, RoleUsage], task: Task | None = None) -> dict[str, float]:
     """The metrics of an episode's workflow, flags as 1 or 0, and what every role cost."""
     spent = {f"{role}.{name}": float(value) for role, cost in usage.items() for name, value in cost.model_dump().items()}
-    metrics: dict[str, float] = {}
+    metrics = team_metrics(episode)
     if episode.search is not None:
         metrics |= episode.search.model_dump(exclude={"format_failure"})
     if task is not None and "answers" in task.data:

@@ -1,6 +1,7 @@
 """What a planner's plans were worth, on questions whose gold hops are known.
 
-Of the paper only the abstract is public, so the definitions are this project's own.
+DLLM Agent speaks of hit rate, convergence and backtracking in its abstract, and defines none of them in its text: these definitions are
+this project's own. What its Table 1 and Figure 2 count of a team is `team_metrics`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _SMALL_WORDS = frozenset(["of", "in", "at", "by", "is", "was", "who", "what", "w
 
 def planner_metrics(outcome: Outcome, task: Task) -> dict[str, float]:
     """The metrics of a planner's episode: whether its first plan hits, recall of gold hops (where they are known), rounds, the first that
-    covers all hops (where one does), backtracks, searches. None for other workflows."""
+    covers all hops (where one does), backtracks. None for other workflows."""
     noted = outcome.planner
     if noted is None:
         return {}
@@ -24,12 +25,29 @@ def planner_metrics(outcome: Outcome, task: Task) -> dict[str, float]:
         "planner_hit": bool(noted.plans) and planner_hit(noted.plans[0], task),
         "rounds": len(noted.plans),
         "backtracks": backtracks(noted.asked, task),
-        "tool_calls": sum(step.stage == "search" and bool(step.observation) for step in outcome.steps),
     }
     if task.data["hops"]:
         metrics["hop_recall"] = outcome.steps[-1].progress if outcome.steps else 0.0
     first = next((number for number, reached in enumerate(noted.coverage, 1) if reached >= 1), None)
     return metrics if first is None else metrics | {"first_full_round": first}
+
+
+def team_metrics(outcome: Outcome) -> dict[str, float]:
+    """What DLLM Agent's Table 1 and Figure 2 count in a team's episode: seekers (one a task that was handed out), turns and tool calls of
+    the whole episode and per seeker (where there is one), whether any action was invalid. None for other workflows."""
+    if (team := outcome.team) is not None:
+        seekers, own = len(team.seeker_turns), (sum(team.seeker_turns), sum(team.seeker_tool_calls))
+        turns, calls = team.planner_turns + own[0], team.planner_tool_calls + own[1]
+        invalid = team.invalid_turns > 0
+    elif outcome.planner is not None:
+        searches = [step for step in outcome.steps if step.stage == "search" and step.call is not None]
+        seekers, calls = sum(map(len, outcome.planner.asked)), sum(bool(step.observation) for step in searches)
+        turns, own = len(outcome.steps), (len(searches), calls)
+        invalid = any(step.error is not None and step.call is not None for step in outcome.steps)
+    else:
+        return {}
+    metrics: dict[str, float] = {"seekers": seekers, "turns": turns, "tool_calls": calls, "invalid_action": invalid}
+    return metrics | ({"seeker_turns": own[0] / seekers, "seeker_tool_calls": own[1] / seekers} if seekers else {})
 
 
 def covered_hops(plan: Sequence[str], task: Task) -> list[int | None]:

@@ -29,11 +29,17 @@ MEASURES = {
     "hop_recall": ("recall of gold hops", 100.0, "%"),
     "first_full_round": ("first round that covers all hops", 1.0, "rounds"),
     "backtracks": ("backtracks", 1.0, "sub-questions"),
+    "seekers": ("seekers", 1.0, "seekers"),
+    "seeker_turns": ("turns of a seeker", 1.0, "turns"),
+    "seeker_tool_calls": ("tool calls of a seeker", 1.0, "calls"),
+    "invalid_action": ("episodes with an invalid action", 100.0, "%"),
 }
 """The same of what a workflow notes of its episodes (`Score.measures`)."""
 RATIOS = {
     "tokens_per_second": ("decoding speed", 1.0, "tokens/s"),
     "calls_first": ("calls decoded before the thought", 100.0, "%"),
+    "planner_tokens_per_forward": ("planner's tokens a forward", 1.0, "tokens"),
+    "seeker_tokens_per_forward": ("seekers' tokens a forward", 1.0, "tokens"),
     "acc_l": ("ACC_L", 100.0, "%"),
     "early_exit": ("episodes left early", 100.0, "%"),
 }
@@ -63,7 +69,7 @@ class Group(Section):
     role: Literal["policy", "memory", "verifier", "selector", "editor"] = "policy"
     paradigm: Literal["ar", "diffusion"] | None = None
     acting: Literal["react", "p_react", "tool_first"] = "react"
-    workflow: Literal["planner"] | None = None
+    workflow: Literal["team"] | None = Field(default=None, description="agents with a planner and seekers, in either workflow")
     history: Literal["recent"] | None = Field(default=None, description="agents that see recent steps alone; they are in no other group")
     stage: Literal["ready", "base", "preference"] | None = Field(
         default=None, description="backbones that come ready, that are trained by preferences, or that such a one starts from"

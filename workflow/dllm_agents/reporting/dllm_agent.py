@@ -1,5 +1,5 @@
-"""What DLLM Agent reports, of which only the abstract is public: costs, plans, tool calls, masking and attention. The definitions are this
-project's own."""
+"""What DLLM Agent claims in its abstract: costs, plans, tool calls, masking and attention. Its text defines neither hit rate nor
+backtracking nor attention dynamics: those definitions are this project's own."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def planning(inputs: Inputs) -> Table:
         lines.append(Line("no planner agent", [NOT_RUN] * len(heads)))
     notes = (
         "A first plan hits when it covers every gold hop with one step each; backtracks are later sub-questions that ask again what was "
-        "asked or found. The abstract claims higher hit rates, earlier convergence and less backtracking of diffusion agents, but gives "
-        "no numbers."
+        "asked or found. The paper claims higher hit rates, earlier convergence and less backtracking of diffusion agents, but neither "
+        "defines nor counts them."
     )
     return Table(rows, Layout("Agent", heads, [Block("", lines)]), notes=notes)
 

@@ -58,7 +58,8 @@ def _belongs(agent: str, group: Group, inputs: Inputs) -> bool:
         group.role != "policy"
     ):
         return False
-    if (entry.acting, entry.workflow, entry.history == "recent") != (group.acting, group.workflow, group.history == "recent"):
+    kind = "team" if entry.workflow is not None else None
+    if (entry.acting, kind, entry.history == "recent") != (group.acting, group.workflow, group.history == "recent"):
         return False
     if backbone is None or group.paradigm not in (None, backbone.paradigm):
         return False

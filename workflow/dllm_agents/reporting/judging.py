@@ -174,6 +174,9 @@ def _values(scores: pd.DataFrame, metric: str) -> statistics.Floats:
         return measured(scores, metric)
     if metric == "calls_first":
         top, bottom = (measured(scores, name) for name in ("calls_before_thought", "tool_calls"))
+    elif metric.endswith("_tokens_per_forward"):
+        role = metric.partition("_")[0]
+        top, bottom = (measured(scores, f"{role}.{name}") for name in ("completion_tokens", "nfe"))
     else:
         top, bottom = (scores[name].to_numpy(dtype=float) for name in ("completion_tokens", "model_seconds"))
     with np.errstate(divide="ignore", invalid="ignore"):
