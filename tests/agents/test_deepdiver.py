@@ -58,7 +58,7 @@ class Script:
     def __init__(self, replies, **by_task):
         self.replies, self.by_task, self.prompts, self.seeds = replies, by_task, [], []
 
-    def __call__(self, messages, *, seed):
+    def __call__(self, messages, *, seed, constraint=None):
         self.prompts.append(messages)
         self.seeds.append(seed)
         task = next((name for name in self.by_task if messages[0]["content"].endswith(f"Task: {name}")), None)

@@ -19,7 +19,7 @@ class Backend:
     def __init__(self, *answers: str) -> None:
         self.answers, self.asked = list(answers), []
 
-    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int) -> Call:
+    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int, constraint: object = None) -> Call:
         self.asked.append(messages[-1]["content"])
         text = self.answers.pop(0)
         return Call(role="module", seed=seed, text=text)

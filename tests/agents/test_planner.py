@@ -30,7 +30,7 @@ class Scripted:
     def __init__(self, *replies):
         self.replies, self.prompts, self.lock = list(replies), [], threading.Lock()
 
-    def __call__(self, messages, *, seed):
+    def __call__(self, messages, *, seed, constraint=None):
         with self.lock:
             reply = self.replies[min(len(self.prompts), len(self.replies) - 1)]
             self.prompts.append("\n".join(message["content"] for message in messages))

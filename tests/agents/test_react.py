@@ -33,7 +33,7 @@ class Backend:
     def __init__(self, *answers: str | Exception) -> None:
         self.answers, self.asked, self.seeds = list(answers), [], []
 
-    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int) -> Call:
+    def __call__(self, messages: Sequence[dict[str, str]], *, seed: int, constraint: object = None) -> Call:
         self.asked.append(messages[-1]["content"])
         self.seeds.append(seed)
         answer = self.answers.pop(0)

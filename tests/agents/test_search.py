@@ -53,7 +53,7 @@ class Scripted:
     def __init__(self, *answers):
         self.answers, self.messages, self.seeds, self.finals = list(answers), [], [], []
 
-    def __call__(self, messages, *, seed, final):
+    def __call__(self, messages, *, seed, final, constraint=None):
         self.messages.append(messages)
         self.seeds.append(seed)
         self.finals.append(final)
@@ -155,7 +155,7 @@ def test_oldest_turns_are_dropped_whole_until_the_prompt_fits(benchmark, task):
     call = whole(tool_call(["mother"]))
 
     class Short(Scripted):
-        def __call__(self, messages, *, seed, final):
+        def __call__(self, messages, *, seed, final, constraint=None):
             if len(messages) > 3:
                 raise PromptTooLong("context")
             return super().__call__(messages, seed=seed, final=final)

@@ -18,7 +18,7 @@ class Backend:
     def __init__(self, *answers):
         self.answers, self.asked = list(answers), []
 
-    def __call__(self, messages, *, seed):
+    def __call__(self, messages, *, seed, constraint=None):
         self.asked.append([dict(message) for message in messages])
         text = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(text, Exception):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -191,6 +192,14 @@ def parse_react(text: str) -> tuple[str, str] | None:
     thought, follows, tail = rest.partition("Action:")
     action = tail.strip().splitlines()[0].strip() if follows and tail.partition("\n")[0].strip() else ""
     return (thought.strip(), action) if found and action else None
+
+
+def react_pattern(actions: Sequence[str] = ()) -> str:
+    """The replies that `parse_react` reads an action from, one of `actions` where there are any, as a regular expression. Before the
+    thought stands no "t:", in it no "n:", so that the first "Thought:" and "Action:" are the ones meant."""
+    before, thought = (f"(?:[^{last}]|{last}+[^{last}:])*{last}*" for last in "tn")
+    listed = "|".join(map(re.escape, actions)) or r"[!-~][^\n]*"
+    return rf"{before}Thought:{thought}Action:[ \t]*(?:{listed})[ \t]*(?:\n[\s\S]*)?"
 
 
 def exemplars(style: str, name: str) -> list[str]:

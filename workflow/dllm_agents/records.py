@@ -66,6 +66,7 @@ class RoleUsage(Record):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     nfe: int = 0
+    repaired: int = 0
     seconds: float = 0.0
 
 
@@ -85,6 +86,7 @@ class Call(Record):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     nfe: int = Field(default=0, description="number of forward evaluations (NFE)")
+    repaired: int = Field(default=0, description="tokens that a constraint put in place of the model's own")
     seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
 
     @property
@@ -241,6 +243,7 @@ def usage_of(calls: Iterable[Call]) -> dict[str, RoleUsage]:
             usage.prompt_tokens += call.prompt_tokens
             usage.completion_tokens += call.completion_tokens
             usage.nfe += call.nfe
+            usage.repaired += call.repaired
             usage.seconds += call.seconds
     return total
 
@@ -305,8 +308,8 @@ class Score(Record):
     started_seconds: float = Field(default=0.0, description="when the episode began, UTC seconds since 1970; 0 where it is not known")
     measures: dict[str, float] = Field(
         default_factory=dict,
-        description="metrics of the workflow, and <role>.calls|prompt_tokens|completion_tokens|nfe|seconds of every role; names that end "
-        "in `seconds` are wall-clock values",
+        description="metrics of the workflow, and <role>.calls|prompt_tokens|completion_tokens|nfe|repaired|seconds of every role; names "
+        "that end in `seconds` are wall-clock values",
     )
 
 

@@ -88,6 +88,7 @@ class Player:
                 acting=self.agent.acting,
                 max_steps=self.benchmark.max_steps,
                 seed=self.seed,
+                constrain=self.agent.constrain,
             )
 
     def _call_tools(self, task: Task, roles: Recording) -> Outcome:
@@ -124,6 +125,7 @@ class Player:
             max_steps=self.benchmark.max_steps,
             seed=self.seed,
             list_actions=self.benchmark.lists_actions,
+            constrain=self.agent.constrain,
             memory=Memory(remembering, MODULE_STYLE, memory.every, memory.keep) if memory and remembering else None,
             verifier=Verifier(verifying, MODULE_STYLE, verifier.prompt, verifier.every) if verifier and verifying else None,
         )

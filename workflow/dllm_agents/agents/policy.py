@@ -32,4 +32,6 @@ class Stream(Protocol):
     """Ask a backbone and watch its answer grow: snapshots, then the whole of it. `final` marks the last turn, in which no tool call may be
     forced on it. Raises PromptTooLong before the first snapshot."""
 
-    def __call__(self, messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | Call]: ...
+    def __call__(
+        self, messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+    ) -> Iterator[Partial | Call]: ...

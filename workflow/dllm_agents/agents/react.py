@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from dllm_agents import prompts
 from dllm_agents.agents.modules.early_exit import Verifier
@@ -14,6 +15,8 @@ from dllm_agents.benchmarks.base import Environment
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, Task
 
+MAX_LISTED = 400
+"""Actions of a list that an automaton is made of at every step; ScienceWorld has thousands at times."""
 Scripted = Callable[[Environment], tuple[str | None, str] | None]
 
 
@@ -28,6 +31,7 @@ def play(
     max_steps: int = 30,
     seed: int = 42,
     list_actions: bool = False,
+    constrain: bool = False,
     memory: Memory | None = None,
     verifier: Verifier | None = None,
 ) -> Outcome:
@@ -35,7 +39,8 @@ def play(
 
     At each step the policy is asked up to `attempts` times in all until "Thought: ... Action: ..." parses (the released
     agent's rule); an unparsable step still costs a step. A prompt that does not fit the context loses its oldest
-    interactions, whole ones, until it does.
+    interactions, whole ones, until it does. With `constrain` only replies that parse can be written, and where the prompt lists up to
+    MAX_LISTED valid actions only those.
     """
     outcome = Outcome(initial_observation=environment.reset())
     dropped = 0
@@ -45,10 +50,18 @@ def play(
             if memory is not None:
                 memory.update(task, outcome.initial_observation, outcome.steps, call_seed(seed, task, index, 0))
             actions = environment.valid_actions() if list_actions else ()
+            constraint = {"regex": prompts.react_pattern(actions if len(actions) <= MAX_LISTED else ())} if constrain else None
             parsed = None
             for attempt in range(1, attempts + 1):
                 completion, dropped = _ask(
-                    complete, outcome, task, style, history, actions, memory, dropped, call_seed(seed, task, index, attempt)
+                    partial(complete, seed=call_seed(seed, task, index, attempt), constraint=constraint),
+                    outcome,
+                    task,
+                    style,
+                    history,
+                    actions,
+                    memory,
+                    dropped,
                 )
                 parsed = prompts.parse_react(completion.text)
                 if parsed is not None:
@@ -126,7 +139,7 @@ def call_seed(seed: int, task: Task, index: int, attempt: int) -> int:
 
 
 def _ask(
-    complete: Complete,
+    ask: Callable[[list[dict[str, str]]], Call],
     outcome: Outcome,
     task: Task,
     style: str,
@@ -134,7 +147,6 @@ def _ask(
     actions: Sequence[str],
     memory: Memory | None,
     dropped: int,
-    seed: int,
 ) -> tuple[Call, int]:
     """One completion, dropping the oldest interactions until the prompt fits; returns it and how many are dropped now."""
     while True:
@@ -150,7 +162,7 @@ def _ask(
             observation=outcome.steps[-1].observation if outcome.steps else None,
         )
         try:
-            return complete(messages, seed=seed), dropped
+            return ask(messages), dropped
         except PromptTooLong:
             if dropped < len(outcome.steps):
                 dropped += 1

@@ -23,7 +23,7 @@ from dllm_agents.records import Record, TracedCall, TracedEpisode
 MAX_REPLY_CHARACTERS = 64_000
 ANSWER_FIELDS = (
     *("text", "prompt_tokens", "completion_tokens", "nfe", "seconds", "finish_reason"),
-    *("tool_calls", "reveal_step", "tokens", "confidence"),
+    *("tool_calls", "reveal_step", "tokens", "confidence", "repaired"),
 )
 """What a call keeps of a completion."""
 
@@ -37,7 +37,9 @@ class Answer(Protocol):
 class StreamedAnswer(Protocol):
     """A backbone that is watched while it answers; see `policy.Stream`."""
 
-    def __call__(self, messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | Completion]: ...
+    def __call__(
+        self, messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+    ) -> Iterator[Partial | Completion]: ...
 
 
 class Backbones(Protocol):
@@ -80,8 +82,7 @@ class Recording:
 
         def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> TracedCall:
             with self._refusals(role, seed):
-                answer = live(messages, seed=seed) if constraint is None else live(messages, seed=seed, constraint=constraint)
-                return self._keep(role, seed, answer)
+                return self._keep(role, seed, live(messages, seed=seed, constraint=constraint))
 
         return ask
 
@@ -95,10 +96,12 @@ class Recording:
         """What answers for a role, recorded, as a stream."""
         live = self.backbones.stream(role)
 
-        def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | TracedCall]:
+        def ask(
+            messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+        ) -> Iterator[Partial | TracedCall]:
             early: Partial | None = None
             with self._refusals(role, seed):
-                for part in live(messages, seed=seed, final=final):
+                for part in live(messages, seed=seed, final=final, constraint=constraint):
                     if not isinstance(part, Partial):
                         yield self._keep(role, seed, part, early)
                         continue
@@ -148,7 +151,9 @@ class Replay:
         return ask
 
     def stream(self, role: str) -> StreamedAnswer:
-        def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | Completion]:
+        def ask(
+            messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+        ) -> Iterator[Partial | Completion]:
             call = self._next(role, seed)
             answer = self._answer(call)
             if call.early is not None:

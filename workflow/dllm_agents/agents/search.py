@@ -21,7 +21,7 @@ from dllm_agents import prompts
 from dllm_agents.agents.policy import EpisodeLimit, Stream, ending_of
 from dllm_agents.agents.react import call_seed
 from dllm_agents.benchmarks.base import Environment, Step
-from dllm_agents.benchmarks.search_reply import Reply, complete_call, parse_reply
+from dllm_agents.benchmarks.search_reply import REPLY_PATTERN, Reply, complete_call, parse_reply
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.client.streaming import Partial
 from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, SearchMeasures, Task
@@ -29,6 +29,8 @@ from dllm_agents.tool_calls import call_text
 
 MAX_ACTION_CHARACTERS = 4000
 """Of a reply that cannot be read, as the environment is told it."""
+HELD_TO = {"regex": REPLY_PATTERN}
+"""The constraint of every reply of an agent with `constrain`."""
 Acting = Literal["react", "p_react", "tool_first"]
 SEARCH_TOOL: dict[str, Any] = {
     "type": "function",
@@ -83,10 +85,12 @@ def play(
     attempts: int = 1,
     max_steps: int = 5,
     seed: int = 42,
+    constrain: bool = False,
 ) -> Outcome:
     """Play a question. An episode ends with its answer, after `max_steps` turns, or with a reply that no call or answer can be read
     from after `attempts` completions in all (the published agent stops at the first). A prompt that does not fit the context
-    loses its oldest turns, whole ones, until it does."""
+    loses its oldest turns, whole ones, until it does. With `constrain` only replies that can be read can be written."""
+    constraint = HELD_TO if constrain else None
     outcome = Outcome(initial_observation=environment.reset())
     turns: list[Turn] = []
     dropped = 0
@@ -97,7 +101,7 @@ def play(
         while True:
             messages = prompts.search_messages(style, task.goal, outcome.steps[dropped:], max_steps, acting == "tool_first")
             try:
-                parts = backbone(messages, seed=key, final=index == max_steps - 1)
+                parts = backbone(messages, seed=key, final=index == max_steps - 1, constraint=constraint)
                 return _take_turn(environment, parts, pool, early=acting != "react"), dropped
             except PromptTooLong:
                 if dropped >= len(outcome.steps):

@@ -37,7 +37,7 @@ class Served:
         decoding = self.config.decoding(self.agent, role, self.benchmark)
 
         def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Completion:
-            chosen = decoding if constraint is None else decoding.model_copy(update={"constraint": constraint})
+            chosen = decoding.model_copy(update={"constraint": constraint or decoding.constraint})
             with self._settings(role):
                 return self.clients[name].complete(messages, decoding=chosen, seed=seed)
 
@@ -50,9 +50,12 @@ class Served:
         # The last turn has to answer, so no tool-call tags are forced on it.
         last = decoding.model_copy(update={"tool_prefill": None})
 
-        def ask(messages: Sequence[Message], *, seed: int, final: bool) -> Iterator[Partial | Completion]:
+        def ask(
+            messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+        ) -> Iterator[Partial | Completion]:
+            chosen = (last if final else decoding).model_copy(update={"constraint": constraint or decoding.constraint})
             with self._settings(role):
-                yield from stream(self.clients[name], messages, decoding=last if final else decoding, seed=seed, tools=[SEARCH_TOOL])
+                yield from stream(self.clients[name], messages, decoding=chosen, seed=seed, tools=[SEARCH_TOOL])
 
         return ask
 

@@ -4,6 +4,7 @@ multi-turn: a conversation with the isolated simulators."""
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
@@ -37,10 +38,9 @@ def answer(
     if selector is not None:
         functions = [dict(function) for function in selector.select(Seen(task.goal), functions, call_seed(seed, task, 0, 0))]
         task = task.model_copy(update={"data": task.data | {"functions": functions}})
-    wanted = constrain and functions and task.data.get("language") == "Python" and "irrelevance" not in (task.category or "")
-    constraint = {"regex": call_pattern(functions)} if wanted else None
+    constraint = held_to(task) if constrain else None
     messages, key = prompts.tool_messages(style, benchmark, task), call_seed(seed, task, 0, 1)
-    completion = complete(messages, seed=key) if constraint is None else complete(messages, seed=key, constraint=constraint)
+    completion = complete(messages, seed=key, constraint=constraint)
     text = completion.text
     if editor is not None:
         text = editor.edit(text, functions, call_seed(seed, task, 0, 2))
@@ -50,6 +50,13 @@ def answer(
         names = [str(function["name"]) for function in functions]
         outcome.tools = ToolMeasures(selected_tools=[names], selector_saved_calls=selector.saved_calls)
     return outcome
+
+
+def held_to(task: Task) -> dict[str, Any] | None:
+    """What an answer to a single-turn task is held to: calls of the offered functions, where one in Python is wanted."""
+    functions = task.data["functions"]
+    wanted = functions and task.data.get("language") == "Python" and "irrelevance" not in task.category
+    return {"regex": call_pattern(functions)} if wanted else None
 
 
 def converse(

@@ -32,6 +32,28 @@ _END_TOKENS = re.compile(r"<\|[a-z_]{1,24}\|>|</s>")
 _BROKEN_THINK = re.compile(r"</?th(?:i(?:n(?:k)?)?)?(?![a-z])")
 _CALL_LIKE = re.compile(r"</?tools?(?:_calls?)?(?![a-z_])|</?function(?:_call)?(?![a-z_])")
 
+# What `constrain` holds a reply to: all that `parse_reply` reads, but that no text, query or answer holds a "<" of its own, and a call is
+# JSON with a name and arguments. Every query and answer has a character that is no blank in any reading.
+_BLANK, _TEXT = r"[ \t\n\r]*", "[^<]*"
+_THOUGHT = f"{_TEXT}(?:<think>{_TEXT}</think>{_TEXT})?"
+_WRITTEN = r"[!#-;=-\[\]-~\u0100-\u167f\u3001-\ud7ff]"
+_LETTERS = r"(?:[^\x00-\x1f\x22\\<]|\\[\x22\\/bfnrt])*"
+_QUERY = f'"{_LETTERS}{_WRITTEN}{_LETTERS}"'
+_QUERY_LIST = rf"(?:{_QUERY}|\[{_BLANK}{_QUERY}(?:{_BLANK},{_BLANK}{_QUERY}){{0,{MAX_QUERIES - 1}}}{_BLANK}\])"
+
+
+def _object(*pairs: tuple[str, str]) -> str:
+    inside = f"{_BLANK},{_BLANK}".join(f'"{key}"{_BLANK}:{_BLANK}{value}' for key, value in pairs)
+    return rf"\{{{_BLANK}{inside}{_BLANK}\}}"
+
+
+_PAIRS = (("name", '"search"'), ("arguments", _object(("query", _QUERY_LIST))))
+_ACTIONS = (
+    f"{OPEN}{_BLANK}(?:{_object(*_PAIRS)}|{_object(*reversed(_PAIRS))}){_BLANK}{CLOSE}{_THOUGHT}",
+    f"<answer>{_TEXT}{_WRITTEN}{_TEXT}</answer>{_TEXT}",
+)
+REPLY_PATTERN = f"{_THOUGHT}(?:{'|'.join(_ACTIONS)})"
+
 
 class Reply(NamedTuple):
     """A reply that was read: a thought, and either searches or an answer. `action` is the action's own text, tags included."""

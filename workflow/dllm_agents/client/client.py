@@ -72,8 +72,8 @@ class Endpoint:
 class Completion:
     """One answer. `nfe` is the number of forward evaluations (for plain OpenAI servers, which decode autoregressively, the number
     of new tokens), `reveal_step` the 0-based forward that unmasked each token, `tokens` their texts, `confidence` the probability with
-    which each was unmasked, `decoding` the settings with every default filled in where the server tells them, `seconds` the wall time
-    with retries left out."""
+    which each was unmasked, `decoding` the settings with every default filled in where the server tells them, `repaired` how many tokens
+    a constraint put in place of the model's own, `seconds` the wall time with retries left out."""
 
     text: str
     prompt_tokens: int
@@ -87,6 +87,7 @@ class Completion:
     tokens: list[str] | None = None
     confidence: list[float] | None = None
     decoding: Decoding | None = None
+    repaired: int = 0
 
 
 class Client:
@@ -267,13 +268,25 @@ def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:
         nfe = count(usage, "nfe")
         reveal_step, token_ids = (listed(trace.get(name), int) for name in ("reveal_step", "token_ids"))
         tokens, confidence = listed(trace.get("tokens"), str), listed(trace.get("confidence"), float)
+        repaired = len(listed(trace.get("repaired"), int) or ())
         decoding = None if trace.get("decoding") is None else Decoding.model_validate(trace["decoding"])
     except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {reason})") from None
     if not isinstance(finish_reason, str | None):
         raise BadReply("the reply's finish_reason is not text")
-    nfe = completion_tokens if nfe is None else nfe
     return Completion(
-        content, prompt_tokens, completion_tokens, nfe, seconds, finish_reason, reveal_step, token_ids, calls, tokens, confidence, decoding
+        content,
+        prompt_tokens,
+        completion_tokens,
+        completion_tokens if nfe is None else nfe,
+        seconds,
+        finish_reason,
+        reveal_step,
+        token_ids,
+        calls,
+        tokens,
+        confidence,
+        decoding,
+        repaired,
     )

@@ -89,7 +89,9 @@ class Agent(Section):
         description="search: call after thinking; P-ReAct, the call decoded first; or the call first by prompt (AR control)",
     )
     constrain: bool = Field(
-        default=False, description="tool calling: only calls of the offered functions can be written (single-turn Python categories)"
+        default=False,
+        description="only replies that can be read can be written: calls of the offered functions (tool calling, single-turn Python "
+        "categories), a search or an answer (search), a thought and a valid action where the prompt lists them (embodied)",
     )
     budget: TeamBudget = Field(default_factory=TeamBudget, description="what an episode may take (deepdiver)")
     decoding: dict[str, Any] = Field(default={}, description="decoding settings of the policy that differ from its backbone's")

@@ -17,9 +17,9 @@ class Workflow:
 
 
 WORKFLOWS: dict[WorkflowName, Workflow] = {
-    "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts")),
-    "tool_calling": Workflow(("policy", "selector", "editor")),
-    "search": Workflow(("policy",), ("acting", "workflow")),
+    "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts", "constrain")),
+    "tool_calling": Workflow(("policy", "selector", "editor"), ("constrain",)),
+    "search": Workflow(("policy",), ("acting", "workflow", "constrain")),
     "planner": Workflow(("planner", "seeker", "writer"), ("workflow",)),
     "deepdiver": Workflow(("planner", "seeker"), ("workflow", "budget")),
 }

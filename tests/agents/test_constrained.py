@@ -1,15 +1,19 @@
-"""The pattern of BFCL's calls against Python's own reading of them."""
+"""What constrained agents are held to, against the readers of their replies."""
 
 import ast
 import random
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dllm_agents.agents import tool_calling
+from dllm_agents import prompts
+from dllm_agents.agents import react, search, tool_calling
+from dllm_agents.benchmarks.base import Step
 from dllm_agents.benchmarks.bfcl_language import call_pattern
+from dllm_agents.benchmarks.search_reply import Reply, format_failure, parse_reply
 from dllm_agents.config import Agent
 from dllm_agents.decoding.constraints import language
 from dllm_agents.decoding.constraints.automata import compile_expression
@@ -110,3 +114,71 @@ def test_an_agent_is_held_to_calls_where_one_is_wanted(category, language_, held
     for constrain in (Agent(policy="x", constrain=True).constrain, Agent(policy="x").constrain):
         tool_calling.answer(Prompting(), task, complete, style="", seed=0, constrain=constrain)
     assert heard == [{"regex": call_pattern(FUNCTIONS)} if held else None, None]
+
+
+SEARCHES = [
+    '<think>who?</think>\n<tool_call>{"name": "search", "arguments": {"query": ["Ada \\"L\\"", "x"]}}</tool_call>',
+    '<tool_call>\n{"arguments": {"query": "b é"}, "name": "search"}\n</tool_call>\n<think>why</think>',
+    "Well. <think>done</think> <answer> 1815 </answer>",
+]
+NO_SEARCHES = [
+    "<think>who?</think>",
+    "<think>who?<answer>x</answer>",
+    "<answer> </answer>",
+    '<tool_call>{"name": "find", "arguments": {"query": ["a"]}}</tool_call>',
+    '<tool_call>{"name": "search", "arguments": {"query": []}}</tool_call>',
+    '<tool_call>{"name": "search", "arguments": {"query": [" "]}}</tool_call>',
+]
+
+
+def test_a_search_agent_is_held_to_replies_that_can_be_read():
+    automaton = compile_expression(language(search.HELD_TO))
+    assert all(automaton.accepts(text.encode()) and isinstance(parse_reply(text), Reply) for text in SEARCHES)
+    assert not any(automaton.accepts(text.encode()) or isinstance(parse_reply(text), Reply) for text in NO_SEARCHES)
+    texts, acted = Texts(automaton, random.Random(0)), set()
+    for _ in range(300):
+        text = texts.text(160).decode()
+        assert format_failure(text) is None, text
+        acted.add(parse_reply(text).answer is None)
+    assert acted == {True, False}
+
+
+@pytest.mark.parametrize("actions", [(), ("go to desk 1", "look (around)", "look")])
+def test_an_embodied_agent_is_held_to_replies_with_an_action(actions):
+    automaton = compile_expression(language({"regex": prompts.react_pattern(actions)}))
+    written = prompts.react_completion("To act: look. It: dark.", "look")
+    assert automaton.accepts(written.encode()) and automaton.accepts(f"Well.\n{written}\nObservation: dark".encode())
+    assert not automaton.accepts(b"Thought: x\nAction:\nlook") and not automaton.accepts(b"Action: look")
+    assert automaton.accepts(b"Thought: x\nAction: sit") != bool(actions)
+    texts, read = Texts(automaton, random.Random(0)), set()
+    for _ in range(300):
+        reply = prompts.parse_react(texts.text(120).decode())
+        assert reply is not None
+        read.add(reply[1])
+    assert not actions or read == set(actions)
+
+
+def test_a_long_list_of_actions_is_left_open():
+    heard = []
+
+    def complete(messages, *, seed, constraint=None):
+        heard.append(constraint)
+        return Call(role="policy", seed=seed, text="Thought: x\nAction: a1")
+
+    class Room(react.Environment):
+        def reset(self):
+            return "Here."
+
+        def step(self, action):
+            return Step("Here.", 0.0, False, True)
+
+        def valid_actions(self):
+            return [f"a{i}" for i in range(react.MAX_LISTED - 1 + len(heard))]
+
+    task = Task(id="x/y/1", benchmark="scienceworld", category="y", split="test", goal="go", seed=0, version="1")
+    play = partial(react.play, Room(), task, complete, style="react", list_actions=True, max_steps=3)
+    play(constrain=True)
+    assert [len(constraint["regex"]) > 1000 for constraint in heard] == [True, True, False]
+    heard.clear()
+    play()
+    assert heard == [None] * 3
