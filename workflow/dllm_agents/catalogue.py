@@ -19,13 +19,15 @@ KINDS = frozenset({"scores", "failures", "episodes", "tasks", "exits", "attentio
 @dataclass(frozen=True)
 class Entry:
     """A table or figure. `source` is `<module of dllm_agents.reporting>.<function>`; `needs` maps kinds of results to benchmarks: one by
-    name, `embodied`, or `all` of the run; `size` is a figure's width and height in inches; `paper` is whose experiment it repeats."""
+    name, `embodied`, or `all` of the run; `size` is a figure's width and height in inches; `paper` is whose experiment it repeats; `agents`
+    says in words whom it shows, where those who play its benchmarks are not enough."""
 
     name: str
     source: str
     title: str
     needs: dict[str, str]
     paper: str = ""
+    agents: str = ""
     size: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -44,7 +46,7 @@ def read(text: str) -> tuple[dict[str, Entry], dict[str, Entry]]:
 
 def _entry(name: str, item: dict[str, Any], *, with_size: bool) -> Entry:
     wanted = {"source", "title", "needs"} | ({"size"} if with_size else set())
-    missing, extra = sorted(wanted - set(item)), sorted(set(item) - wanted - {"paper"})
+    missing, extra = sorted(wanted - set(item)), sorted(set(item) - wanted - {"paper", "agents"})
     if missing or extra:
         raise StageError(f"catalogue.yaml: {name}: " + (f"{missing[0]} is missing" if missing else f"unknown key {extra[0]!r}"))
     if unknown := sorted(set(item["needs"]) - KINDS):

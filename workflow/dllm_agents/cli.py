@@ -58,6 +58,9 @@ COMMANDS = {
     "plot": Command("reporting.figures", "make a figure from scores and failures"),
     "browse": Command("reporting.browser", "make the page that shows every episode"),
     "paper": Command("reporting.paper", "build the manuscript from tables and figures"),
+    "coverage": Command(
+        "reporting.coverage", "say which of the papers' tables and figures a configuration produces, and why not the others"
+    ),
     "status": Command("reporting.status", "tell what of a run is done, running, missing or stale, and why"),
     "provenance": Command(
         "reporting.crate:provenance", "record where a finished run came from: provenance.json and an RO-Crate beside its results"
