@@ -318,6 +318,34 @@ def test_context_causal_loss_is_the_hand_sum():
     assert batch.loss(model).item() == pytest.approx(total / weights, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["causal", "context_causal"])
+def test_prompts_without_gradients_change_no_loss_and_teach_nothing_by_their_keys(kind):
+    examples = [REPLY, Example.exchange([7, 8, 9, 10], [8, 6, END]), Example.exchange([7], [8, END])]
+
+    def gradient(**options):
+        draw = generator(1)
+        context = [objectives.context_causal(example, MASK, END, 4, draw) for example in examples]
+        rows = context if kind == "context_causal" else [objectives.next_token(example) for example in examples]
+        batch, model = objectives.collate(rows, kind, PAD, **options), tiny_model()
+        value = batch.loss(model)
+        value.backward()
+        return batch, value.item(), model
+
+    whole, expected, _ = gradient()
+    batch, value, model = gradient(prompt_gradient=False)
+    assert batch.prompt == 4, "the last token of a prompt predicts the first of the reply"
+    assert value == pytest.approx(expected, rel=1e-5) and batch.supervised == whole.supervised
+    # The same in one pass whose keys and values at prompts are cut out of the graph.
+    by_hand, cut = tiny_model(), batch.prompt
+    batch.prompt = 0
+    for layer in by_hand.model.layers:
+        for projection in (layer.self_attn.k_proj, layer.self_attn.v_proj):
+            projection.register_forward_hook(lambda _, __, out: torch.cat([out[:, :cut].detach(), out[:, cut:]], 1))
+    batch.loss(by_hand).backward()
+    for (name, own), other in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, msg=name)
+
+
 def packed_and_padded(kind):
     examples = [REPLY, TURNS, REPLY, Example.exchange([7], [8, END])]
     row_of = {"block_causal": objectives.block_diffusion, "context_causal": objectives.context_causal}.get(kind)

