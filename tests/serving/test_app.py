@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -323,6 +324,33 @@ def test_a_trace_tells_the_settings_with_every_default_filled_in(diffusion_check
     answer["choices"][0]["trace"]["decoding"]["strategy"] = "nobody's"
     with pytest.raises(BadReply, match="strategy"):
         completion_of(answer, 0.0)
+
+
+def test_a_trace_tells_what_happened_forward_by_forward_where_it_is_asked_for(diffusion_checkpoint: Path, tokenizer: Any) -> None:
+    """From the server into the record of an episode, as `generate` notes it."""
+    from dllm_agents.agents.recording import recorded
+    from dllm_agents.client.client import completion_of
+    from dllm_agents.decoding import generate
+    from dllm_agents.engine.engine import Engine
+    from dllm_agents.models import load
+
+    model = load(diffusion_checkpoint)
+    app = create_app(Engine(model), tokenizer, "tiny", Decoding(), 512)
+    settings = {"max_new_tokens": 16, "dynamics": True}
+    answer, plain = (
+        TestClient(app).post("/v1/completions", json={"model": "tiny", "prompt": "go", "return_trace": True, **fields}).json()
+        for fields in (settings, {"max_new_tokens": 16})
+    )
+    app.state.backend.close()
+    trace = answer["choices"][0]["trace"]
+    expected = generate(model, tokenizer("go")["input_ids"], Decoding(**settings)).dynamics
+    assert trace["dynamics"] == asdict(expected) and "dynamics" not in plain["choices"][0]["trace"]
+    said = {**answer, "choices": [{"message": {"content": "x"}, "finish_reason": "stop", "trace": trace}]}
+    kept = recorded("policy", 1, completion_of(said, 0.0)).dynamics
+    assert kept is not None and kept.masks == trace["dynamics"]["masks"] and sum(kept.accepted) == 16
+    trace["dynamics"]["masks"].append(3)
+    with pytest.raises(BadReply, match="a value for every forward"):
+        completion_of(said, 0.0)
 
 
 def test_control_tokens_spelled_out_are_text_or_tokens(tokenizer: Any, scripted: Callable[..., Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dllm_agents.tool_calls import call_text
 
@@ -99,6 +99,24 @@ class Call(Record):
         return "\n".join(part for part in (self.text.strip(), *map(call_text, self.tool_calls)) if part) if self.tool_calls else self.text
 
 
+class Dynamics(Record):
+    """How a reply was unmasked, forward by forward (DLLM Agent, Figures 4 and 6; `dllm_agents.decoding.dynamics`)."""
+
+    block: list[int] = Field(description="of every denoising forward, the block it worked on")
+    masks: list[int] = Field(description="of every denoising forward, the masks of its block before it")
+    entropy: list[float] = Field(description="of every denoising forward, the mean entropy at the masks it may take, in nats")
+    shown: list[int] = Field(
+        min_length=10, max_length=10, description="predictions in each of ten bins of confidence on [0, 1], over all denoising forwards"
+    )
+    accepted: list[int] = Field(min_length=10, max_length=10, description="those of them that were taken")
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Dynamics:
+        if not len(self.block) == len(self.masks) == len(self.entropy):
+            raise ValueError("block, masks and entropy have a value for every forward")
+        return self
+
+
 class TracedCall(Call):
     """A call with the trace of its tokens, which is most of an episode file."""
 
@@ -107,6 +125,7 @@ class TracedCall(Call):
     reveal_step: list[int] | None = Field(default=None, description="0-based forward that unmasked every completion token")
     tokens: list[str] | None = Field(default=None, description="text of every completion token")
     confidence: list[float] | None = Field(default=None, description="probability with which every completion token was unmasked")
+    dynamics: Dynamics | None = Field(default=None, description="what happened forward by forward, where the decoding settings ask for it")
 
 
 class Turn(NamedTuple):

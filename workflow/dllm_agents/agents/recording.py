@@ -23,7 +23,7 @@ from dllm_agents.records import Record, TracedCall, TracedEpisode
 MAX_REPLY_CHARACTERS = 64_000
 ANSWER_FIELDS = (
     *("text", "prompt_tokens", "completion_tokens", "nfe", "seconds", "finish_reason"),
-    *("tool_calls", "reveal_step", "tokens", "confidence", "repaired"),
+    *("tool_calls", "reveal_step", "tokens", "confidence", "repaired", "dynamics"),
 )
 """What a call keeps of a completion."""
 

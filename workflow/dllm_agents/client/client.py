@@ -18,6 +18,7 @@ from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, coun
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
+from dllm_agents.records import Dynamics
 
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 OPENAI_FIELDS = ("temperature", "top_p")
@@ -73,7 +74,8 @@ class Completion:
     """One answer. `nfe` is the number of forward evaluations (for plain OpenAI servers, which decode autoregressively, the number
     of new tokens), `reveal_step` the 0-based forward that unmasked each token, `tokens` their texts, `confidence` the probability with
     which each was unmasked, `decoding` the settings with every default filled in where the server tells them, `repaired` how many tokens
-    a constraint put in place of the model's own, `seconds` the wall time with retries left out."""
+    a constraint put in place of the model's own, `dynamics` what happened forward by forward where the settings ask for it, `seconds` the
+    wall time with retries left out."""
 
     text: str
     prompt_tokens: int
@@ -88,6 +90,7 @@ class Completion:
     confidence: list[float] | None = None
     decoding: Decoding | None = None
     repaired: int = 0
+    dynamics: Dynamics | None = None
 
 
 class Client:
@@ -270,23 +273,12 @@ def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:
         tokens, confidence = listed(trace.get("tokens"), str), listed(trace.get("confidence"), float)
         repaired = len(listed(trace.get("repaired"), int) or ())
         decoding = None if trace.get("decoding") is None else Decoding.model_validate(trace["decoding"])
+        dynamics = None if trace.get("dynamics") is None else Dynamics.model_validate(trace["dynamics"])
     except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {reason})") from None
     if not isinstance(finish_reason, str | None):
         raise BadReply("the reply's finish_reason is not text")
-    return Completion(
-        content,
-        prompt_tokens,
-        completion_tokens,
-        completion_tokens if nfe is None else nfe,
-        seconds,
-        finish_reason,
-        reveal_step,
-        token_ids,
-        calls,
-        tokens,
-        confidence,
-        decoding,
-        repaired,
-    )
+    nfe = completion_tokens if nfe is None else nfe
+    cost, texts = (prompt_tokens, completion_tokens, nfe, seconds), (tokens, confidence)
+    return Completion(content, *cost, finish_reason, reveal_step, token_ids, calls, *texts, decoding, repaired, dynamics)

@@ -46,11 +46,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """For each of a call's positions: the token [k], the model's probability of it [k], and whether it is to be committed [k]."""
+    """For each of a call's positions: the token [k], the model's probability of it [k], whether it is to be committed [k], and, where it
+    is asked for, the entropy of what the model says there, in nats [k]."""
 
     token_ids: Positions
     confidence: Floats
     chosen: npt.NDArray[np.bool_]
+    entropy: Floats | None = None
 
 
 # A strategy: yields the calls it needs, is sent the prediction of each.

@@ -88,7 +88,7 @@ class Constraint:
                 if token_ids[row] != free[row]:
                     self.repaired.add(place)
             taken += 1
-        return Prediction(token_ids, confidence, chosen)
+        return Prediction(token_ids, confidence, chosen, prediction.entropy)
 
     @property
     def complete(self) -> bool:

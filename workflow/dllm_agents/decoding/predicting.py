@@ -24,6 +24,7 @@ def predictions(requests: Sequence[tuple[State, Call]], logits: Tensor) -> list[
     numbers = _numbers(requests, logits)
     bounds = np.cumsum([0, *(len(call.positions) for _, call in requests)]).tolist()
     parts = [slice(first, last) for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    entropy = -numbers[ENTROPY] if len(numbers) > ENTROPY else None  # as the model says it, whatever a constraint changes
     free, finite = numbers[TOKEN].astype(np.int64), np.isfinite(numbers[CONFIDENCE])
     whole = bool(finite.all())
     constraints = [
@@ -44,7 +45,7 @@ def predictions(requests: Sequence[tuple[State, Call]], logits: Tensor) -> list[
         if not (whole or finite[part].all()):
             results.append(StageError(NOT_FINITE))
             continue
-        prediction = Prediction(token_ids[part], sure, mask)
+        prediction = Prediction(token_ids[part], sure, mask, None if entropy is None else entropy[part])
         results.append(prediction if constraint is None else constraint.settle(call, free[part], prediction, logits[part]))
     return results
 
@@ -63,7 +64,7 @@ def _numbers(requests: Sequence[tuple[State, Call]], logits: Tensor) -> Floats:
             columns = (np.arange(first, first + rows), state.decoding.temperature, top_p, call.draws, call.untempered)
             table.append(np.stack(np.broadcast_arrays(*columns)))
         first += rows
-    scored = any(call.rule is not None and call.rule.by in ("entropy", "margin") for _, call in requests)
+    scored = any(call.rule is not None and (call.rule.by in ("entropy", "margin") or state.decoding.dynamics) for state, call in requests)
     draws = Draws.of(torch.from_numpy(np.concatenate(table, axis=1)).to(logits.device, non_blocking=True)) if table else None
     masks = torch.tensor(mask_ids).to(logits.device, non_blocking=True) if mask_ids[0] >= 0 else None
     return predict(logits, masks, draws, scored).cpu().numpy()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dllm_agents.decoding.canvas import Call, Canvas, Prediction
 from dllm_agents.decoding.constrained import Constraint
+from dllm_agents.decoding.dynamics import Dynamics
 from dllm_agents.decoding.predicting import predictions
 from dllm_agents.decoding.resolve import automaton
 from dllm_agents.decoding.settings import Decoding, DecodingError
@@ -48,6 +49,8 @@ class Generation:
     deferred: int = 0
     decoding: Decoding | None = None
     """The settings it was decoded with, every default filled in."""
+    dynamics: Dynamics | None = None
+    """What happened forward by forward, where the settings ask for it."""
 
 
 class Session:
@@ -69,6 +72,8 @@ class Session:
         mask_block = decoding.block_length if strategy.aligned else model.block_length
         constraint = None if decoding.constraint is None else Constraint(automaton(decoding, model), self.canvas, decoding)
         self.state = State(self.canvas, decoding, self.stop_ids, model.shift, model.attention, mask_block, tags, constraint)
+        self._dynamics = Dynamics() if decoding.dynamics else None
+        self._aligned = strategy.aligned
         self._steps = strategy.decode(self.state)
         self.call: Call | None = next(self._steps)
         self.clean = 0
@@ -77,6 +82,8 @@ class Session:
     def advance(self, prediction: Prediction) -> tuple[list[int], list[int]]:
         """Take the prediction of `call`; returns the positions (from 0 at the first new token) and ids it unmasked."""
         assert self.call is not None
+        if self._dynamics is not None:
+            self._dynamics.note(self.call, prediction, self.canvas, self.decoding, self._aligned)
         self.canvas.nfe += 1
         self.canvas.skip(1)
         self.clean = max(self.clean, self.call.clean)
@@ -128,6 +135,7 @@ class Session:
             deferred=0 if constraint is None else constraint.deferred,
             repaired=() if constraint is None else tuple(i for i, place in enumerate(kept) if place in constraint.repaired),
             decoding=self.decoding,
+            dynamics=self._dynamics,
         )
 
     @property

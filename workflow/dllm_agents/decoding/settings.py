@@ -79,6 +79,9 @@ class Decoding(BaseModel):
     mask_id: int | None = Field(default=None, ge=0, description="default: the checkpoint's")
     stop_ids: list[int] | None = Field(default=None, description="default: the checkpoint's")
     seed: int = 0
+    dynamics: bool = Field(
+        default=False, description="with the trace: masks and entropy of every denoising forward, and how many predictions were accepted"
+    )
     tool_prefill: ToolPrefill | None = None
     constraint: dict[str, Any] | None = Field(
         default=None,

@@ -236,7 +236,7 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
     return_trace: bool | None = Field(
         default=None,
         description="adds choices[].trace: token ids, their texts, the forward that settled each, how surely, and its "
-        "settings with every default filled in",
+        "settings with every default filled in; with `dynamics` what happened forward by forward",
     )
 
     def stop_strings(self) -> list[str]:

@@ -9,7 +9,7 @@ import string
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -173,6 +173,8 @@ class Form:
         trace |= {name: values for name, values in (("confidence", confidence), ("repaired", repaired)) if values}
         if (decoding := getattr(reply.generation, "decoding", None)) is not None:
             trace["decoding"] = decoding.model_dump(mode="json", exclude_none=True)
+        if (dynamics := getattr(reply.generation, "dynamics", None)) is not None:
+            trace["dynamics"] = asdict(dynamics)
         return {"trace": trace}
 
 
