@@ -34,6 +34,8 @@ TAXONOMY: dict[str, str] = {
     "prompt_too_long": "the prompt does not fit the backbone's context, however much of the history is left out",
     "server": "the backbone's server or the environment gave an error",
 }
+MALFORMED = frozenset({"schema", "format", "empty"})
+"""The classes of replies that cannot be read as an action at all."""
 ERROR = "server"
 """The class that is no failure of the agent: such episodes are counted beside the others."""
 LOOP_LENGTH = 3

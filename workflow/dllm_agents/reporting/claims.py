@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dllm_agents.analysis.failures import TAXONOMY
+from dllm_agents.analysis.failures import MALFORMED, TAXONOMY
 from dllm_agents.config import Section
 from dllm_agents.errors import StageError
 from dllm_agents.layout import CLAIMS
@@ -56,8 +56,11 @@ FAILURES = {
     "schema": "malformed calls",
     "parameter_value": "calls with wrong arguments",
     "wrong_function": "calls of a wrong function",
+    "malformed": "replies that cannot be read",
 }
-METRICS = COLUMNS | MEASURES | RATIOS | REPLAYED | {f"failure.{kind}": (FAILURES.get(kind, kind), 100.0, "%") for kind in TAXONOMY}
+KINDS = {**{kind: frozenset({kind}) for kind in TAXONOMY}, "malformed": MALFORMED}
+"""Class of failures, or of several together -> those classes."""
+METRICS = COLUMNS | MEASURES | RATIOS | REPLAYED | {f"failure.{kind}": (FAILURES.get(kind, kind), 100.0, "%") for kind in KINDS}
 TIMED = ("seconds", "tokens_per_second")
 BOUNDED = ("at_most", "at_least", "ratio_at_most", "mostly_at_most")
 LEVELS = ("at_most", "at_least", "mostly_at_most")
@@ -75,6 +78,10 @@ class Group(Section):
         default=None, description="backbones that come ready, that are trained by preferences, or that such a one starts from"
     )
     mask: Literal["aligned", "naive"] | None = Field(default=None, description="trainings that differ in their context mask alone")
+    constrain: bool = Field(default=False, description="agents that can write only what can be read; they are in no other group")
+    parallel: Literal["most", "least"] | None = Field(
+        default=None, description="of agents that differ in their decoding alone those with most, or fewest, tokens a forward"
+    )
     models: list[str] | None = Field(default=None, description="published models, by their names in the papers' tables")
     agents: list[str] | None = None
     metric: str | None = Field(default=None, description="for `against`: the same agents under another metric")

@@ -75,7 +75,8 @@ def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
     """(diffusion agent, AR agent, benchmark) of agents that differ in their policy's paradigm alone: no modules, the same way of acting,
     both trained in this run or both ready-made, both on the benchmark."""
     config = inputs.config
-    plain = [agent for agent in inputs.agents if set(config.agents[agent].backbones) == {"policy"}]
+    others = variants(inputs)
+    plain = [agent for agent in inputs.agents if set(config.agents[agent].backbones) == {"policy"} and agent not in others]
     return [
         (first, second, benchmark)
         for benchmark in config.run.benchmarks
@@ -83,10 +84,26 @@ def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
         for second in plain
         if (inputs.paradigm(first), inputs.paradigm(second)) == ("diffusion", "ar")
         and inputs.trained(first) == inputs.trained(second)
-        and config.agents[first].acting == config.agents[second].acting
+        and (config.agents[first].acting, config.agents[first].constrain) == (config.agents[second].acting, config.agents[second].constrain)
         and benchmark in config.agent_benchmarks(first)
         and benchmark in config.agent_benchmarks(second)
     ]
+
+
+def families(inputs: Inputs, key: str) -> list[list[str]]:
+    """The run's agents that differ in one key of their entries alone, beside what they play and how much at once; two or more of each."""
+    kinds: dict[str, list[str]] = {}
+    for agent in inputs.agents:
+        rest = inputs.config.agents[agent].model_dump_json(exclude={key, "benchmarks", "tasks", "concurrency"})
+        kinds.setdefault(rest, []).append(agent)
+    return [family for family in kinds.values() if len(family) > 1]
+
+
+def variants(inputs: Inputs) -> set[str]:
+    """Agents that are another one of the run, decoded otherwise than its backbone is."""
+    entries = inputs.config.agents
+    kinds = [family for family in families(inputs, "decoding") if any(not entries[agent].decoding for agent in family)]
+    return {agent for family in kinds for agent in family if entries[agent].decoding}
 
 
 def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:

@@ -120,12 +120,13 @@ def call_first_pairs(inputs: Inputs, acting: str) -> list[tuple[str, str]]:
         return (backbone.model, backbone.url, backbone.training)
 
     players = [agent for agent in inputs.agents if SEARCH in config.agent_benchmarks(agent) and config.agents[agent].workflow is None]
-    plain = [agent for agent in players if config.agents[agent].acting == "react"]
+    plain = [agent for agent in players if config.agents[agent].acting == "react" and not config.agents[agent].decoding]
     pairs = []
     for agent in players:
         if config.agents[agent].acting == acting:
-            same_name = [other for other in plain if config.agents[other].policy == config.agents[agent].policy]
-            same_weights = [other for other in plain if weights(other) == weights(agent)]
+            alike = [other for other in plain if config.agents[other].constrain == config.agents[agent].constrain]
+            same_name = [other for other in alike if config.agents[other].policy == config.agents[agent].policy]
+            same_weights = [other for other in alike if weights(other) == weights(agent)]
             pairs += [(agent, other) for other in (same_name or same_weights)[:1]]
     return pairs
 

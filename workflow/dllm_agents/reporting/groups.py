@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dllm_agents.config import PREFERENCE
 from dllm_agents.reporting import published
 from dllm_agents.reporting.claims import Group, Test
-from dllm_agents.reporting.comparison import masking_pairs
+from dllm_agents.reporting.comparison import families, masking_pairs, variants
 from dllm_agents.reporting.inputs import Inputs
 
 
@@ -61,6 +61,8 @@ def _belongs(agent: str, group: Group, inputs: Inputs) -> bool:
     kind = "team" if entry.workflow is not None else None
     if (entry.acting, kind, entry.history == "recent") != (group.acting, group.workflow, group.history == "recent"):
         return False
+    if entry.constrain != group.constrain or agent not in _by_parallelism(group.parallel, inputs):
+        return False
     if backbone is None or group.paradigm not in (None, backbone.paradigm):
         return False
     if group.models is not None and published.published_name(config, agent) not in group.models:
@@ -77,6 +79,22 @@ def _stage(policy: str, group: Group, inputs: Inputs) -> bool:
         return training is None
     # What was trained further by preferences is the same model twice, and is asked for by its stage.
     return (group.stage == "preference") == (training is not None and training.objective in PREFERENCE)
+
+
+def _by_parallelism(parallel: str | None, inputs: Inputs) -> set[str]:
+    """Of agents that differ in their decoding settings alone those that decide the most, or the fewest, tokens a forward; without a wish
+    those that decode as their backbone does."""
+    if parallel is None:
+        return set(inputs.agents) - variants(inputs)
+    choose = max if parallel == "most" else min
+    return {choose(family, key=lambda agent: tokens_per_forward(inputs, agent)) for family in families(inputs, "decoding")}
+
+
+def tokens_per_forward(inputs: Inputs, agent: str) -> float:
+    """Tokens that an agent's backbones decide a forward evaluation, over all its benchmarks."""
+    played = [inputs.rows(agent, benchmark) for benchmark in inputs.config.agent_benchmarks(agent)]
+    tokens, forwards = (sum(float(scores[name].sum()) for scores in played) for name in ("completion_tokens", "nfe"))
+    return tokens / max(forwards, 1.0)
 
 
 def _masked(mask: str, inputs: Inputs) -> set[str]:
@@ -108,6 +126,7 @@ def label(group: Group, agents: Sequence[str]) -> str:
     """What a reader calls a group, with the names of its agents."""
     kind = {None: "agents", "ar": "AR agents", "diffusion": "dLLM agents"}[group.paradigm]
     kind = {"p_react": "P-ReAct agents", "tool_first": "call-first agents"}.get(group.acting, kind)
+    kind = f"constrained {kind}" if group.constrain else kind
     if group.role != "policy":
         kind = f"{'AR ' if group.paradigm == 'ar' else 'dLLM ' if group.paradigm else ''}{group.role} agents"
     return f"{kind} ({', '.join(dict.fromkeys(agents))})"

@@ -179,13 +179,14 @@ class Inputs:
         return all(benchmark in (chosen or [benchmark]) for chosen in (entry.benchmarks, backbone.benchmarks if backbone else None))
 
     def alone(self, agent: str) -> bool:
-        """Whether a backbone acts without modules in the benchmark's own workflow, thinking first and seeing more than the recent steps:
-        what the papers' main tables hold."""
+        """Whether a backbone acts without modules in the benchmark's own workflow, thinking first, seeing more than the recent steps and
+        free in what it writes: what the papers' main tables hold."""
         entry = self.config.agents[agent]
         return (
             set(self.config.agents[agent].backbones) == {"policy"}
             and (entry.acting, entry.workflow) == ("react", None)
             and entry.history != "recent"
+            and not entry.constrain
         )
 
     def random_agent(self) -> str | None:

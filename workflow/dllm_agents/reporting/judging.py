@@ -13,7 +13,7 @@ from dllm_agents.analysis import statistics
 from dllm_agents.config import EMBODIED
 from dllm_agents.errors import StageError
 from dllm_agents.reporting.cells import NOT_RUN
-from dllm_agents.reporting.claims import COLUMNS, LEVELS, MEASURES, METRICS, REPLAYED, Claim, Test
+from dllm_agents.reporting.claims import COLUMNS, KINDS, LEVELS, MEASURES, METRICS, REPLAYED, Claim, Test
 from dllm_agents.reporting.comparison import clusters
 from dllm_agents.reporting.groups import Sides, groups, label, sides_of
 from dllm_agents.reporting.inputs import Inputs
@@ -156,8 +156,8 @@ def _with_metric(inputs: Inputs, agent: str, benchmark: str, metric: str) -> pd.
         if not inputs.classified(agent, benchmark):
             return scores.iloc[:0].assign(value=0.0)
         failures = inputs.failures(benchmark)
-        kind = metric.removeprefix("failure.")
-        failed = set(failures[(failures["agent"] == agent) & (failures["kind"] == kind)]["task_id"])
+        kinds = KINDS[metric.removeprefix("failure.")]
+        failed = set(failures[(failures["agent"] == agent) & failures["kind"].isin(kinds)]["task_id"])
         return scores.assign(value=100.0 * scores["task_id"].isin(failed))
     values = METRICS[metric][1] * _values(scores, metric)
     return scores.assign(value=values)[np.isfinite(values)]
