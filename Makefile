@@ -1,4 +1,4 @@
-# make demo | test | lint | report | paper
+# make demo | test | lint | docs | report | paper
 PYTHON ?= python3
 CONFIG ?= config/demo.yaml
 CORES ?= 2
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-clients test-vllm lint schema clean test-cluster test-faults status provenance verify lock download audit test-export
+.PHONY: help demo report paper test test-browser test-clients test-vllm lint docs schema clean test-cluster test-faults status provenance verify lock download audit test-export
 
 help:
 	@echo "Take another configuration with CONFIG=config/paper.yaml, more cores with CORES=8."
@@ -27,6 +27,7 @@ help:
 	@echo "make audit    pip-audit on the locked packages, where its service can be reached"
 	@echo "make clean    remove the environment; results and the records of their settings stay"
 	@echo "make lint     ruff, mypy, snakefmt (snakemake --lint is one of the tests)"
+	@echo "make docs     build the documentation into build/site"
 	@echo "make schema   write the JSON Schemas and the table of defaults after a change of the typed configuration"
 
 # Without ensurepip (Debian's bare python3) venv cannot bring pip, so the outer pip puts it there.
@@ -146,7 +147,7 @@ lock: $(VENV)/.installed-dev
 	cp envs/requirements.txt build/main.txt
 	$(COMPILE) $(EXTRAS) --constraint envs/torch.txt --no-emit-package torch pyproject.toml --output-file build/main.txt
 	cat envs/requirements.txt envs/requirements-dev.txt > build/dev.txt
-	$(COMPILE) $(EXTRAS) --extra test --extra lint --constraint envs/torch.txt --no-emit-package torch pyproject.toml --output-file build/dev.txt
+	$(COMPILE) $(EXTRAS) --extra test --extra lint --extra docs --constraint envs/torch.txt --no-emit-package torch pyproject.toml --output-file build/dev.txt
 	{ echo "# Everything the package runs on, pinned by \`make lock\`. Installed after torch.txt; shared by the Makefile and the containers."; \
 	  grep -Ev "$(TORCHS)|^#" build/main.txt; } > envs/requirements.txt
 	{ echo "# What tests and linting need beside requirements.txt, pinned by \`make lock\`."; \
@@ -158,6 +159,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 schema: $(VENV)/.installed
 	$(BIN)/dllm-agents schema
