@@ -25,6 +25,10 @@ from dllm_agents.decoding.strategies import strategy_of
 from dllm_agents.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
+ARROW_HEAD = (
+    '<defs><marker id="up" viewBox="0 0 8 8" refX="4" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
+    '<path d="M0 0 8 4 0 8z" fill="currentColor"/></marker></defs>'
+)
 PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "reference/security.md",
@@ -155,9 +159,9 @@ def rooms() -> str:
             parts.append(f'<text x="{x + box / 2:.0f}" y="{y + 22}" text-anchor="middle" font-size="13">{escape(room)}</text>')
         if row:
             parts.append(f'<path d="M{width / 2} {row * height + 1} v-13" stroke="currentColor" marker-end="url(#up)"/>')
-    head = '<defs><marker id="up" viewBox="0 0 8 8" refX="4" refY="4" markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor"/></marker></defs>'
     size = f'viewBox="0 -2 {width} {len(lines) * height}"'
-    return f'<svg {size} role="img" aria-label="Rooms of the package, imports going up" style="width:100%;fill:currentColor">{head}{"".join(parts)}</svg>'
+    label = 'role="img" aria-label="Rooms of the package, imports going up"'
+    return f'<svg {size} {label} style="width:100%;fill:currentColor">{ARROW_HEAD}{"".join(parts)}</svg>'
 
 
 PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (families, workflows, strategies, failures, rooms)}

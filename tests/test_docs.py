@@ -82,19 +82,12 @@ def test_a_command_exists_and_takes_its_arguments(line):
 
 def check_snakemake(arguments):
     """Options that name files name some that are there; targets are rules, or files that some rule makes."""
-    options = {
-        "--workflow-profile": True,
-        "--configfile": True,
-        "-n": False,
-        "--unlock": False,
-        "--report": True,
-        "--cores": True,
-        "-R": True,
-    }
+    flags, valued = {"-n", "--unlock"}, {"--workflow-profile", "--configfile", "--report", "--cores", "-R"}
     while arguments:
         word = arguments.pop(0)
         if word.startswith("-"):
-            value = arguments.pop(0) if options[word] else ""
+            assert word in flags | valued
+            value = arguments.pop(0) if word in valued else ""
             assert word not in ("--configfile", "--workflow-profile") or value.isupper() or (ROOT / value).exists(), value
         elif word.startswith("results/"):
             name = Path(word)
