@@ -621,17 +621,40 @@ def test_questions_with_their_own_paragraphs_are_played_and_the_oracle_reads_the
         assert environment.success and steps[-1][2].progress == 1.0
 
 
-def test_training_questions_are_drawn_evenly_and_never_stand_in_the_evaluated_sets(tmp_path):
+def test_training_questions_are_drawn_evenly(tmp_path):
     sets = {
         name: write_lines(tmp_path / f"{name}.jsonl", [{"idx": i, "question": f"{name} {i}?", "answer": "a"} for i in range(30)])
         for name in "abc"
     }
-    test = write_lines(tmp_path / "t.jsonl", [{"idx": i, "question": f"A {i}", "answer": "a"} for i in range(25)])
+    test = write_lines(tmp_path / "t.jsonl", [{"idx": i, "question": f"A {i}", "answer": "a"} for i in range(30, 40)])
     options = {"sets": {"t": test}, "train_sets": sets, "train_tasks": 15}
     train = benchmarks.load("multihop_qa", options).tasks("train")
     assert Counter(task.category for task in train) == {"train-a": 5, "train-b": 5, "train-c": 5}
     assert train == benchmarks.load("multihop_qa", options).tasks("train")
-    assert {task.goal for task in train if task.category == "train-a"} == {f"a {i}?" for i in range(25, 30)}
+
+
+@pytest.mark.parametrize("key, split", [("train_sets", "train"), ("pair_sets", "pairs")])
+def test_questions_that_are_evaluated_too_are_refused_in_one_line(key, split, tmp_path):
+    test = write_lines(tmp_path / "t.jsonl", [{"question": f"Who {i}?", "answer": "a"} for i in range(9)])
+    other = write_lines(tmp_path / "o.jsonl", [{"question": f"who  {i}", "answer": "a"} for i in range(7, 20)])
+    benchmark = benchmarks.load("multihop_qa", {"sets": {"t": test}, key: {"x": other}})
+    said = rf"multihop_qa\.{key}\.x: 2 of its questions are evaluated too, the first 'who  7' \(sets\.t\)"
+    with pytest.raises(StageError, match=said) as error:
+        benchmark.tasks(split)
+    assert "\n" not in str(error.value)
+
+
+def test_preferences_have_a_draw_of_their_own(tmp_path):
+    files = {
+        name: write_lines(tmp_path / f"{name}.jsonl", [{"question": f"{name} {i}?", "answer": "a"} for i in range(5)]) for name in "abc"
+    }
+    options = {"sets": {"a": files["a"]}, "train_sets": {"b": files["b"]}, "pair_sets": {"c": files["c"]}, "train_tasks": 3}
+    benchmark = benchmarks.load("multihop_qa", options)
+    drawn = benchmark.tasks("pairs")
+    assert [task.goal for task in drawn] == [f"c {i}?" for i in range(5)]
+    assert {(task.split, task.category) for task in drawn} == {("pairs", "pairs-c")}
+    assert not {task.goal for task in drawn} & {task.goal for split in ("train", "test") for task in benchmark.tasks(split)}
+    assert {f"{tmp_path}/c.jsonl"} <= set(benchmark.options.files.values())
 
 
 def test_a_corpus_file_is_searched_and_its_first_bad_line_named(tmp_path):

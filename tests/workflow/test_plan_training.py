@@ -25,6 +25,14 @@ def test_preferences_are_learnt_from_pairs_and_a_base_trained_here() -> None:
     assert files.pair_inputs("vrpo") == {"tasks": [results / "tasks/train/babyai.jsonl"], "models": [results / "models/sft/babyai"]}
 
 
+def test_preferences_are_learnt_on_questions_of_their_own_where_they_are_named() -> None:
+    settings = config().model_dump(exclude_unset=True) | {"benchmarks": {"multihop_qa": {"pair_sets": {"stage2": "stage2.jsonl"}}}}
+    settings["run"]["benchmarks"] = ["multihop_qa"]
+    files = Files(Config.model_validate(settings))
+    assert files.pair_inputs("vrpo")["tasks"] == [Path("results/s/tasks/pairs/multihop_qa.jsonl")]
+    assert Path("results/s/tasks/pairs/multihop_qa.jsonl") in files.between()
+
+
 def test_one_process_needs_no_launcher() -> None:
     assert launcher(config(), "sft") == "dllm-agents"
 

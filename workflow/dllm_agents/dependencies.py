@@ -28,9 +28,8 @@ OF_ONE_BENCHMARK = {
 
 
 def of_tasks(config: Config, benchmark: str, split: str) -> Settings:
-    """Frozen tasks of a split, `test` or `train`."""
-    part = {"test": "evaluation", "train": "training"}[split]
-    return {"seed": config.seed} | config.benchmark_options(benchmark).settings(part)
+    """Frozen tasks of a split: `test`, `train` or `pairs`."""
+    return {"seed": config.seed} | config.benchmark_options(benchmark).settings("evaluation" if split == "test" else "training")
 
 
 def of_trajectories(config: Config, benchmark: str) -> Settings:

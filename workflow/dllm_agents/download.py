@@ -59,8 +59,7 @@ def _question_files(config: Config) -> list[str]:
     """The addresses on the hub among the files that the run's benchmarks read."""
     if "multihop_qa" not in config.run.benchmarks:
         return []
-    options = config.benchmarks.multihop_qa
-    return [path for path in (*options.sets.values(), *options.train_sets.values(), options.corpus) if path and HUB_ADDRESS.fullmatch(path)]
+    return [path for path in config.benchmarks.multihop_qa.files.values() if HUB_ADDRESS.fullmatch(path)]
 
 
 def _listed(key: str, kind: Literal["model", "dataset"], name: str, revision: str | None) -> Any:

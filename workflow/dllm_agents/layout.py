@@ -37,7 +37,8 @@ class Results:
     root: Path
 
     def tasks(self, benchmark: str, split: str = "test") -> Path:
-        """The frozen tasks of a split: `test` is evaluated, `train` is what the teacher plays."""
+        """The frozen tasks of a split: `test` is evaluated, `train` is what the teacher plays, `pairs` what
+        preferences are learnt on where that is a draw of its own."""
         return self.root / "tasks" / ("" if split == "test" else split) / f"{benchmark}.jsonl"
 
     def trajectories(self, benchmark: str, part: str) -> Path:

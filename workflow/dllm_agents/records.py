@@ -28,7 +28,7 @@ class Task(Record):
 
     id: str = Field(description="unique over all benchmarks: <benchmark>/<category>/<instance>")
     benchmark: str
-    split: Literal["train", "test"]
+    split: Literal["train", "pairs", "test"]
     category: str = Field(description="BabyAI level, BFCL category, household task type, question set")
     seed: int
     version: str = Field(description="package and version, or checksum, of the task's source")

@@ -25,11 +25,13 @@ rule sample_tasks:
 
 
 rule sample_training_tasks:
-    """Freeze the tasks a teacher plays; never one that is evaluated."""
+    """Freeze the tasks a teacher plays, or preferences are learnt on; never one that is evaluated."""
     output:
-        RESULTS.tasks("{benchmark}", "train"),
+        RESULTS.tasks("{benchmark}", "{split}"),
+    wildcard_constraints:
+        split="train|pairs",
     log:
-        RESULTS.log("sample_training_tasks", "{benchmark}"),
+        RESULTS.log("sample_training_tasks", "{benchmark}.{split}"),
     conda:
         "../../envs/main.yaml"
     resources:
@@ -37,10 +39,10 @@ rule sample_training_tasks:
         runtime=minutes("sample_tasks"),
     params:
         settings=lambda wildcards: dependencies.of_tasks(
-            CONFIG, wildcards.benchmark, "train"
+            CONFIG, wildcards.benchmark, wildcards.split
         ),
     shell:
-        "dllm-agents sample-tasks --config {FROZEN:q} --benchmark {wildcards.benchmark} --split train"
+        "dllm-agents sample-tasks --config {FROZEN:q} --benchmark {wildcards.benchmark} --split {wildcards.split}"
         " --output {output:q} 2>&1 | tee {log:q}"
 
 

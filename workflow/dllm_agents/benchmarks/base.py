@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from dllm_agents.errors import StageError
 from dllm_agents.records import EpisodeStep, Task
 
-Split = Literal["train", "test"]
+Split = Literal["train", "pairs", "test"]
+"""What is evaluated (`test`), what a teacher plays (`train`), and what preferences are learnt on, where it is other tasks (`pairs`)."""
 
 
 class Step(NamedTuple):

@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -176,7 +176,7 @@ def long_thought(known: int, hops: int, learnt: str, missing: str | None) -> str
 
 
 class MultiHopQA(Benchmark):
-    """Multi-hop QA. Same options and seed, same tasks; a training question never stands in the evaluated sets."""
+    """Multi-hop QA. Same options and seed, same tasks; no question of training or of pairs stands in the evaluated sets."""
 
     name = "multihop_qa"
     options: MultiHopQAOptions
@@ -189,8 +189,8 @@ class MultiHopQA(Benchmark):
     @cached_property
     def version(self) -> str:
         """Question sources with their fingerprints, the corpus, and the search engine: what a score depends on."""
-        train = {f"train/{name}": path for name, path in self.options.train_sets.items()}
-        paths = {**self.options.sets, **train, "corpus": self.options.corpus}
+        named = {f"{split}/{name}".removeprefix("test/"): path for split, sets in self._sets.items() for name, path in sets.items()}
+        paths = {**named, "corpus": self.options.corpus}
         parts = [f"{name} {qa_files.fingerprint(path)}" for name, path in paths.items() if path]
         if GENERATED in self.options.sets:
             names = f" names {self.options.names}" if self.options.names else ""
@@ -200,10 +200,11 @@ class MultiHopQA(Benchmark):
         return "; ".join([*parts, f"{engine} top {self.options.top_k}"])
 
     def tasks(self, split: Split) -> list[Task]:
-        """Test: every question of every set, or `tasks` of them; train: `train_tasks` questions. A number is spread evenly over the
-        sets and drawn by seed: 6,144 over three training sets is the published draw of 2,048 each."""
-        if split == "test":
-            names, wanted = list(self.options.sets), self.options.tasks
+        """Test: every question of every set, or `tasks` of them; train: `train_tasks` questions; pairs: every question of the sets for
+        them. A number is spread evenly over the sets and drawn by seed: 6,144 over three training sets is the published draw of 2,048 each.
+        Raises StageError for questions of training or pairs that are evaluated too."""
+        if split != "train":
+            names, wanted = list(self._sets[split]), self.options.tasks if split == "test" else None
         else:
             names, wanted = list(self.options.train_sets) + [GENERATED] * self._trains_on_generated, self.options.train_tasks
             if wanted and not names:
@@ -223,8 +224,8 @@ class MultiHopQA(Benchmark):
         if name == GENERATED:
             return self._generated_tasks(split, GENERATED_TEST_QUESTIONS if share is None else share)
         rows = self._rows[split, name]
-        if split == "train":
-            rows = [row for row in rows if normalise(row.question) not in self._evaluated]
+        if split != "test":
+            self._check_apart(f"{split.removesuffix('s')}_sets.{name}", rows)
         if share is not None and share < len(rows):
             kept = sorted(random.Random(f"{self.seed}/{split}/{name}").sample(range(len(rows)), share))
             rows = [rows[index] for index in kept]
@@ -232,7 +233,7 @@ class MultiHopQA(Benchmark):
 
     def _file_task(self, name: str, split: Split, row: QuestionRow) -> Task:
         hops = [{"title": title, "text": "", "query": title[:MAX_QUERY_CHARACTERS]} for title in row.supporting]
-        category = name if split == "test" else f"train-{name}"
+        category = name if split == "test" else f"{split}-{name}"
         return self._task(f"{category}/{row.id}", category, split, row.question, {"set": name, "answers": list(row.answers), "hops": hops})
 
     def _generated_tasks(self, split: Split, count: int) -> list[Task]:
@@ -279,7 +280,7 @@ class MultiHopQA(Benchmark):
     def _rows(self) -> dict[tuple[str, str], list[QuestionRow]]:
         """(split, set) -> questions of the sets that are files."""
         rows: dict[tuple[str, str], list[QuestionRow]] = {}
-        for split, sets in (("test", self.options.sets), ("train", self.options.train_sets)):
+        for split, sets in self._sets.items():
             for name, path in sets.items():
                 if path is not None:
                     rows[split, name] = qa_files.read_questions(path)
@@ -287,9 +288,20 @@ class MultiHopQA(Benchmark):
                     raise StageError(f"benchmarks.multihop_qa.sets.{name}: needs the path of a question file; only {GENERATED!r} has none")
         return rows
 
-    @cached_property
-    def _evaluated(self) -> frozenset[str]:
-        return frozenset(normalise(row.question) for (split, _), rows in self._rows.items() if split == "test" for row in rows)
+    @property
+    def _sets(self) -> dict[Split, Mapping[str, str | None]]:
+        """Split -> question set -> its file."""
+        return {"test": self.options.sets, "train": self.options.train_sets, "pairs": self.options.pair_sets}
+
+    def _check_apart(self, key: str, rows: Sequence[QuestionRow]) -> None:
+        evaluated = {normalise(row.question): name for (split, name), part in self._rows.items() if split == "test" for row in part}
+        shared = [(row.question, evaluated[text]) for row in rows if (text := normalise(row.question)) in evaluated]
+        if shared:
+            question, name = shared[0]
+            raise StageError(
+                f"benchmarks.multihop_qa.{key}: {len(shared)} of its questions are evaluated too, the first {question[:100]!r} "
+                f"(sets.{name}); take them out of the file"
+            )
 
     def environment(self, task: Task) -> SearchEnvironment:
         options = self.options

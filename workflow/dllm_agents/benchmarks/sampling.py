@@ -13,12 +13,15 @@ from dllm_agents.files import write_jsonl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", required=True)
-    parser.add_argument("--split", choices=["test", "train"], default="test")
+    parser.add_argument("--split", choices=["test", "train", "pairs"], default="test")
     add_paths(parser, output="")
 
 
 def run(args: argparse.Namespace) -> None:
-    count = write_jsonl(args.output, benchmarks.load(args.benchmark, load(args.config)).tasks(args.split))
+    benchmark = benchmarks.load(args.benchmark, load(args.config))
+    if args.split == "pairs" and benchmark.options.pair_split != "pairs":
+        raise StageError(f"benchmarks.{args.benchmark}: has no questions for pairs of their own; take --split train, or set pair_sets")
+    count = write_jsonl(args.output, benchmark.tasks(args.split))
     if count == 0 and args.split == "test":
         args.output.unlink()
         raise StageError(f"benchmarks.{args.benchmark}: the configuration selects no task; widen it in {args.config[-1]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -84,6 +85,11 @@ class BenchmarkOptions(Section):
     def files(self) -> dict[str, str]:
         """Key -> path, or hf:// address, of the data files that are named."""
         return {key: path for key in ("data", "task_list", "corpus") if (path := getattr(self, key, None)) is not None}
+
+    @property
+    def pair_split(self) -> Literal["train", "pairs"]:
+        """The tasks that preferences are learnt on: those of training, or a draw of their own."""
+        return "train"
 
     @property
     def stand_in(self) -> str | None:
@@ -178,6 +184,10 @@ class MultiHopQAOptions(BenchmarkOptions):
         "`generated` makes a seeded corpus and 2-4-hop questions",
     )
     train_sets: dict[str, str] = Field(default={}, description="training question set -> path or hf:// address")
+    pair_sets: dict[str, str] = Field(
+        default={},
+        description="question set that preferences are learnt on -> path or hf:// address; empty takes the training questions",
+    )
     corpus: str | None = Field(
         default=None, description="JSON Lines of {title, text} (path or hf://); null uses the questions' own paragraphs"
     )
@@ -217,8 +227,12 @@ class MultiHopQAOptions(BenchmarkOptions):
 
     @property
     def files(self) -> dict[str, str]:
-        sets = {f"sets.{name}": path for name, path in self.sets.items() if path is not None}
-        return super().files | sets | {f"train_sets.{name}": path for name, path in self.train_sets.items()}
+        sets: dict[str, Mapping[str, str | None]] = {"sets": self.sets, "train_sets": self.train_sets, "pair_sets": self.pair_sets}
+        return super().files | {f"{key}.{name}": path for key, named in sets.items() for name, path in named.items() if path is not None}
+
+    @property
+    def pair_split(self) -> Literal["train", "pairs"]:
+        return "pairs" if self.pair_sets else "train"
 
     @property
     def stand_in(self) -> str | None:

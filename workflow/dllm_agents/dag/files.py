@@ -121,7 +121,7 @@ class Files:
         benchmarks, base = self.paired_benchmarks(backbone), self.config.trained_base(backbone)
         assert base is not None, "preferences are learnt from a base that is trained here"
         return {
-            "tasks": [self.results.tasks(benchmark, "train") for benchmark in benchmarks],
+            "tasks": [self.results.tasks(benchmark, self.config.benchmark_options(benchmark).pair_split) for benchmark in benchmarks],
             "models": [path for benchmark in benchmarks for path in self.checkpoints([base], benchmark)],
         }
 
@@ -169,7 +169,7 @@ class Files:
             *(results.tasks(benchmark, "train") for benchmark in taught),
             *(results.trajectories(benchmark, part) for benchmark in taught for part in ("teacher", "accepted", "rejected")),
             *(results.model(backbone, benchmark) for backbone, benchmark in self.trained()),
-            *map(results.pairs, self.paired()),
+            *(path for backbone in self.paired() for path in (*self.pair_inputs(backbone)["tasks"], results.pairs(backbone))),
             *self.played(),
             *(path for name in (*self.config.report.tables, *self.config.report.figures) for path in self.result_inputs(name)),
         ]

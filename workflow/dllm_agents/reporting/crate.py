@@ -157,10 +157,7 @@ def _inputs(config: Config, files: list[str]) -> Iterator[Path]:
     for tree in (*(WORKFLOW / tree for tree in HASHED_TREES), DATA):
         named += sorted(path for path in tree.rglob("*") if path.is_file())
     for name in config.run.benchmarks:
-        options = config.benchmark_options(name).model_dump()
-        values = [value for value in options.values() if isinstance(value, str)]
-        values += [value for group in ("sets", "train_sets") for value in (options.get(group) or {}).values() if value]
-        named += [Path(value) for value in values if Path(value).is_file()]
+        named += [Path(value) for value in config.benchmark_options(name).files.values() if Path(value).is_file()]
     yield from dict.fromkeys(path.resolve() for path in named)
 
 
