@@ -249,6 +249,13 @@ def test_the_checkers_verdict_gives_the_figure_4_class():
     assert [(f.kind, f.detail) for f in found] == [("wrong_function", "simple_function_checker:wrong_func_name")]
 
 
+def test_a_thought_that_is_not_closed_is_a_class_of_its_own():
+    for text, kind in (("<think>First I", "unclosed_thought"), ("no action", "format"), ("<think>Go.</think>", "format")):
+        assert kinds(classify(replied(text))) == [kind], text
+    single = answer("<think>x [f(a=1)]", answer="<think>x [f(a=1)]", success=False, ended="answered")
+    assert "unclosed_thought" in kinds(classify(single, "ast_decoder:decoder_failed"))
+
+
 def test_hostile_text_is_only_text(recwarn):
     text = "<script>alert(1)</script>\x00" * 5000
     assert kinds(classify(answer(text, answer=text), tools=TOOLS)) == ["schema"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 
+from dllm_agents import thoughts
 from dllm_agents.benchmarks.search_reply import parse_reply, reply_text
 from dllm_agents.errors import StageError
 from dllm_agents.layout import PROMPTS
@@ -186,7 +187,11 @@ def react_completion(thought: str, action: str) -> str:
 
 
 def parse_react(text: str) -> tuple[str, str] | None:
-    """(thought, action) of a ReAct reply, or None when no "Thought: ... Action: ..." is found (DiffuAgent, released agent)."""
+    """(thought, action) of a ReAct reply, behind what the model may have thought in tags, or None when no "Thought: ... Action: ..." is
+    found (DiffuAgent, released agent)."""
+    if text.lstrip().startswith(thoughts.OPEN):
+        leading = thoughts.first(text)
+        text = (leading and leading.behind) or ""
     # Plain finds, since a regular expression takes quadratic time on a reply that repeats "Thought:" without end.
     _, found, rest = text.partition("Thought:")
     thought, follows, tail = rest.partition("Action:")
@@ -196,8 +201,8 @@ def parse_react(text: str) -> tuple[str, str] | None:
 
 def react_pattern(actions: Sequence[str] = ()) -> str:
     """The replies that `parse_react` reads an action from, one of `actions` where there are any, as a regular expression. Before the
-    thought stands no "t:", in it no "n:", so that the first "Thought:" and "Action:" are the ones meant."""
-    before, thought = (f"(?:[^{last}]|{last}+[^{last}:])*{last}*" for last in "tn")
+    thought stands no "t:" and no tag, in it no "n:", so that the first "Thought:" and "Action:" are the ones meant."""
+    before, thought = "(?:[^t<]|t+[^t:<])*t*", "(?:[^n]|n+[^n:])*n*"
     listed = "|".join(map(re.escape, actions)) or r"[!-~][^\n]*"
     return rf"{before}Thought:{thought}Action:[ \t]*(?:{listed})[ \t]*(?:\n[\s\S]*)?"
 

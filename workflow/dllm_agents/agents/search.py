@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dllm_agents import prompts
+from dllm_agents import prompts, thoughts
 from dllm_agents.agents.policy import EpisodeLimit, Stream, ending_of
 from dllm_agents.agents.react import call_seed
 from dllm_agents.benchmarks.base import Environment, Step
@@ -138,7 +138,7 @@ def _take_turn(environment: Environment, parts: Iterator[Partial | Call], pool: 
             if not isinstance(part, Partial):
                 answer = part
             elif early and running is None and (call := early_call(part)) is not None:
-                dispatched, call_first = time.perf_counter() - started, "</think>" not in part.content
+                dispatched, call_first = time.perf_counter() - started, thoughts.CLOSE not in part.content
                 running = pool.submit(_timed_step, environment, call.action)
         decoded = time.perf_counter() - started
     finally:

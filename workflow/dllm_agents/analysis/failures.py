@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, UnknownType, ValidationError
 
-from dllm_agents import tool_calls
+from dllm_agents import thoughts, tool_calls
 from dllm_agents.records import Episode, EpisodeStep, Failure, FailureSource, Turn
 
 TAXONOMY: dict[str, str] = {
     "loop": "the same action three or more times in a row",
+    "unclosed_thought": "a thought that is begun and never closed",
     "format": "text without an action that parses",
     "schema": "a tool call that is malformed (Figure 4: JSON Schema Error)",
     "parameter_value": "a tool call with wrong, missing or unknown arguments (Figure 4: Parameter / Value Error)",
@@ -149,9 +150,9 @@ def parse_calls(text: str) -> list[Call] | None:
 def layout(text: str) -> str:
     """How a single answer that the official decoder cannot read lays its calls out: whether the calls are there in another layout, the
     syntax of a call is wrong, a thought stands around it, or there is no call. The official score stays the only one."""
-    thought, closed, behind = text.rpartition("</think>")
-    if not closed and "<think>" in text:
+    if thoughts.unclosed(text):
         return "thinking not closed"
+    _, closed, behind = text.rpartition(thoughts.CLOSE)
     body = behind if closed else text
     if closed and _python_calls(body.strip("` \t\r\n")):
         return "calls behind a thought"
@@ -189,7 +190,8 @@ def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]])
 _TURN_RULES: dict[str, Callable[[Turn], bool]] = {
     # A step's error names its format failure; a planner's search that was skipped has one and no text, and is no reply at all.
     "empty": lambda turn: turn.step.error in (None, "empty output") and turn.step.action is None and not turn.text.strip(),
-    "format": lambda turn: turn.step.action is None and bool(turn.text.strip()),
+    "unclosed_thought": lambda turn: thoughts.unclosed(turn.text),
+    "format": lambda turn: turn.step.action is None and bool(turn.text.strip()) and not thoughts.unclosed(turn.text),
     "invalid_action": lambda turn: turn.step.action is not None and not turn.step.valid,
     "truncated": lambda turn: turn.call is not None and turn.call.finish_reason == "length",
 }

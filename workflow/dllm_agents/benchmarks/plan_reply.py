@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from dllm_agents import thoughts
+
 MAX_PLAN_STEPS = 6
 MAX_PLAN_CHARACTERS = 4_096
 MAX_STEP_CHARACTERS = 300
@@ -42,8 +44,8 @@ def parse_plan(text: str) -> tuple[str, list[str]] | str:
         return PLAN_FORMAT_ERROR
     if any(not 1 <= reference <= index for index, step in enumerate(steps) for reference in references(step)):
         return PLAN_REFERENCE_ERROR
-    thought = text.partition("<think>")[2].partition("</think>")[0].strip()
-    return thought, [step.encode("utf-8", "ignore").decode().strip() for step in steps]
+    thought = thoughts.first(text)
+    return thought.text if thought else "", [step.encode("utf-8", "ignore").decode().strip() for step in steps]
 
 
 def plan_text(plan: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dllm_agents import thoughts
 from dllm_agents.tool_calls import CLOSE, OPEN, Span, call_text, read_tagged
 
 EMPTY_OUTPUT = "empty output"
@@ -35,7 +36,7 @@ _CALL_LIKE = re.compile(r"</?tools?(?:_calls?)?(?![a-z_])|</?function(?:_call)?(
 # What `constrain` holds a reply to: all that `parse_reply` reads, but that no text, query or answer holds a "<" of its own, and a call is
 # JSON with a name and arguments. Every query and answer has a character that is no blank in any reading.
 _BLANK, _TEXT = r"[ \t\n\r]*", "[^<]*"
-_THOUGHT = f"{_TEXT}(?:<think>{_TEXT}</think>{_TEXT})?"
+_THOUGHT = f"{_TEXT}(?:{thoughts.written(_TEXT)}{_TEXT})?"
 _WRITTEN = r"[!#-;=-\[\]-~\u0100-\u167f\u3001-\ud7ff]"
 _LETTERS = r"(?:[^\x00-\x1f\x22\\<]|\\[\x22\\/bfnrt])*"
 _QUERY = f'"{_LETTERS}{_WRITTEN}{_LETTERS}"'
@@ -76,7 +77,7 @@ def answer_text(answer: str) -> str:
 
 def reply_text(thought: str, action: str, tool_first: bool = False) -> str:
     """A whole reply, which `parse_reply` reads back; `tool_first` puts the action before the thought (Searcher section 5.3.3)."""
-    think = f"<think>{thought}</think>"
+    think = thoughts.written(thought)
     return f"{action}\n{think}" if tool_first else f"{think}\n{action}"
 
 
@@ -105,7 +106,7 @@ def parse_reply(text: str) -> Reply | str:
     if isinstance(read, str) or thought is not None:
         return read if isinstance(read, str) else read._replace(thought=thought)
     behind = _behind_action(rest[start:], read).partition(RESPONSE)[0].lstrip()
-    if not behind.startswith("<think>"):
+    if not behind.startswith(thoughts.OPEN):
         return read
     _, thought, tail = _leading_thought(behind)
     return THINK_FORMAT_ERROR if tail is None else read._replace(thought=thought)
@@ -128,7 +129,7 @@ def format_failure(text: str, require_thought: bool = False) -> str | None:
 def complete_call(text: str) -> str | None:
     """The first call of a growing reply, with its tags, once it is closed; None while there is none outside an open thought."""
     start = text.find(OPEN)
-    if start < 0 or text.rfind("<think>", 0, start) > text.rfind("</think>", 0, start):
+    if start < 0 or thoughts.unclosed(text[:start]):
         return None
     span = read_tagged(text[start : start + MAX_CALL_CHARACTERS], final=False)
     return call_text(span.calls[0]) if isinstance(span, Span) else None
@@ -137,13 +138,10 @@ def complete_call(text: str) -> str | None:
 def _leading_thought(text: str) -> tuple[str, str | None, str | None]:
     """(text before, thought, text behind) of a think block that precedes the first action; the thought is None when there is none
     and text behind is None when the block is not closed or is nested."""
-    opened, action = text.find("<think>"), _first_action(text)
-    if opened < 0 or 0 <= action < opened:
+    thought, action = thoughts.first(text), _first_action(text)
+    if thought is None or 0 <= action < len(thought.before):
         return "", None, text
-    thought, closed, behind = text[opened + len("<think>") :].partition("</think>")
-    if not closed or "<think>" in thought:
-        return "", None, None
-    return text[:opened], thought.strip(), behind
+    return ("", None, None) if thought.behind is None else thought
 
 
 def _first_action(text: str | None) -> int:

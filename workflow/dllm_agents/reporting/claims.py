@@ -52,6 +52,7 @@ REPLAYED = {
 """The same of verifiers that are replayed on stored episodes."""
 FAILURES = {
     "loop": "episodes with a retry loop",
+    "unclosed_thought": "episodes with a thought that is not closed",
     "format": "episodes with an unreadable reply",
     "schema": "malformed calls",
     "parameter_value": "calls with wrong arguments",

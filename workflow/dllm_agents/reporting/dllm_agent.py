@@ -35,7 +35,7 @@ COSTS = {
     "p95_s": "p95 (s)",
     "tokens_per_second": "Tokens/s",
 }
-UNREADABLE = ("schema", "format", "empty")
+UNREADABLE = ("schema", "unclosed_thought", "format", "empty")
 
 
 def efficiency(inputs: Inputs) -> Table:
@@ -155,7 +155,7 @@ def tool_errors(inputs: Inputs) -> Table:
         failures = failures[(failures["agent"] == agent) & failures["task_id"].isin(scores["task_id"])]
         errors = inputs.errors(agent, "bfcl", calling)
         n = len(scores) if inputs.classified(agent, "bfcl") else 0
-        malformed = set(failures[failures["kind"].isin(["schema", "format", "empty", "prompt_too_long"])]["task_id"])
+        malformed = set(failures[failures["kind"].isin([*UNREADABLE, "prompt_too_long"])]["task_id"])
         misnamed = malformed | set(failures[failures["kind"] == "wrong_function"]["task_id"])
         own = [
             rate_row(agent, "bfcl", "", "well_formed", n - len(malformed) if n else 0, n, errors=errors),

@@ -164,7 +164,7 @@ def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]
         ]
     if benchmark not in EMBODIED:
         return []
-    refused = scores["task_id"].isin(faults[faults["kind"].isin(("format", "empty", "invalid_action"))]["task_id"])
+    refused = scores["task_id"].isin(faults[faults["kind"].isin(("unclosed_thought", "format", "empty", "invalid_action"))]["task_id"])
     failed = scores["task_id"].isin(faults[faults["kind"].isin(("premature_exit", "step_limit", "prompt_too_long"))]["task_id"])
     return [
         row("refused steps", refused == (scores["invalid_steps"] > 0)),

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dllm_agents import prompts, tool_calls
+from dllm_agents import prompts, thoughts, tool_calls
 from dllm_agents.agents.deepdiver import tools
 from dllm_agents.agents.deepdiver.tools import ASSIGN, DONE, Desk, Library
 from dllm_agents.agents.deepdiver.workspace import Workspace
@@ -290,7 +290,7 @@ def messages(style: str, role: Role, task: str, history: Sequence[tuple[Turn, st
 
 def reply_text(thought: str, calls: Sequence[tool_calls.Call]) -> str:
     """A thought and calls in the format of the prompts."""
-    return (f"<think>{thought}</think>" if thought else "") + "".join(map(tool_calls.call_text, calls))
+    return (thoughts.written(thought) if thought else "") + "".join(map(tool_calls.call_text, calls))
 
 
 def results_text(turn: Turn) -> str:
@@ -299,5 +299,5 @@ def results_text(turn: Turn) -> str:
 
 
 def _thought(content: str) -> str:
-    inner = content.partition("<think>")[2].partition("</think>")[0]
-    return (inner or content.replace("<think>", "").replace("</think>", "")).strip()
+    thought = thoughts.first(content)
+    return thought.text if thought and thought.text else content.replace(thoughts.OPEN, "").replace(thoughts.CLOSE, "").strip()
