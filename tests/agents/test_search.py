@@ -7,7 +7,7 @@ import pytest
 
 from dllm_agents import benchmarks
 from dllm_agents.agents.search import play
-from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
+from dllm_agents.benchmarks.search_reply import answer_text, parse_reply, reply_text, tool_call
 from dllm_agents.client.client import PromptTooLong, ServerFault
 from dllm_agents.client.streaming import Partial
 from dllm_agents.records import Call
@@ -51,12 +51,12 @@ class Scripted:
     """A backbone that gives the listed answers in turn, each a list of parts; a number among them is a pause in seconds."""
 
     def __init__(self, *answers):
-        self.answers, self.messages, self.seeds, self.finals = list(answers), [], [], []
+        self.answers, self.messages, self.seeds, self.turns = list(answers), [], [], []
 
-    def __call__(self, messages, *, seed, final, constraint=None):
+    def __call__(self, messages, *, seed, turn, constraint=None):
         self.messages.append(messages)
         self.seeds.append(seed)
-        self.finals.append(final)
+        self.turns.append(turn)
         for part in self.answers[len(self.messages) - 1]:
             if isinstance(part, float):
                 time.sleep(part)
@@ -143,7 +143,7 @@ def test_a_searcher_that_never_answers_stops_at_the_limit_and_is_told_the_last_t
     backbone = Scripted(*(whole(tool_call(["mother"])) for _ in range(9)))
     played = run(benchmark, task, backbone, max_steps=4)
     assert played.ended == "step_limit" and len(played.steps) == 4 and played.answer is None
-    assert backbone.finals == [False, False, False, True]
+    assert backbone.turns == [0, 1, 2, 3]
 
 
 def test_a_wrong_answer_ends_as_answered(benchmark, task):
@@ -155,10 +155,10 @@ def test_oldest_turns_are_dropped_whole_until_the_prompt_fits(benchmark, task):
     call = whole(tool_call(["mother"]))
 
     class Short(Scripted):
-        def __call__(self, messages, *, seed, final, constraint=None):
+        def __call__(self, messages, *, seed, turn, constraint=None):
             if len(messages) > 3:
                 raise PromptTooLong("context")
-            return super().__call__(messages, seed=seed, final=final)
+            return super().__call__(messages, seed=seed, turn=turn)
 
     backbone = Short(call, call, call, whole(answer_text("x")))
     played = run(benchmark, task, backbone)
@@ -268,3 +268,8 @@ def test_the_time_of_the_turns_is_decoding_and_tools_less_their_overlap(slow, sl
     for acting in ("react", "p_react"):
         spent = run(slow, slow_task, Scripted(parallel(thought, action, 0.25), whole(answer_text("x"))), acting=acting).search
         assert spent.turns_seconds == pytest.approx(spent.decoding_seconds + spent.tool_seconds - spent.overlap_seconds, abs=0.01)
+
+
+def test_an_answer_between_the_tags_of_published_checkpoints_is_read():
+    reply = parse_reply("<think>a</think><|box_start|> Oslo <|box_end|><|im_end|>")
+    assert (reply.thought, reply.answer, reply.action) == ("a", "Oslo", answer_text("Oslo"))

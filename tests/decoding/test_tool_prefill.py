@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dllm_agents.decoding import Decoding, Generation, ToolPrefill, generate
 from dllm_agents.decoding.canvas import Canvas
+from dllm_agents.decoding.settings import DecodingError
 from dllm_agents.decoding.tool_prefill import Tags
 
 OPEN, CLOSE, BLOCK = 1, 2, 16
@@ -79,6 +81,31 @@ def test_the_rule_predicted_looks_once_and_may_leave_the_turn_alone(pair: Any, p
     first = plain.token_ids[plain.reveal_step.index(0)]
     taken = decode(model, prompt(16), "llada", tags(rule="predicted", open_id=first))
     assert taken.token_ids[7] == first and taken.token_ids[14] == CLOSE
+
+
+def test_the_turn_rule_says_which_tags_a_turn_gets() -> None:
+    def kinds(rule: Any) -> list[str | None]:
+        on_turns = [ToolPrefill(rule=rule, tool_turns=3).on_turn(turn, 4) for turn in range(5)]
+        return [prefill and prefill.tags for prefill in on_turns]
+
+    assert kinds("always") == kinds("predicted") == ["tool_call"] * 4 + [None]
+    assert kinds("tool_then_answer") == ["tool_call"] * 3 + ["answer"] * 2
+    answering = ToolPrefill(rule="tool_then_answer", open_id=5, close_id=6).on_turn(3, 4)
+    assert answering is not None and (answering.rule, answering.open_id, answering.close_id) == ("always", None, None)
+
+
+def test_a_request_knows_no_turns(pair: Any, prompt: Any) -> None:
+    with pytest.raises(DecodingError, match="tool_prefill.rule: tool_then_answer is for the turns of a search agent"):
+        decode(pair("llada").model, prompt(16), "llada", tags(rule="tool_then_answer"))
+
+
+@pytest.mark.parametrize("texts", [("<answer>", "</answer>"), ("<|box_start|>", "<|box_end|>")])
+def test_an_answer_stands_between_the_tags_that_the_checkpoint_has(texts: Any, pair: Any, prompt: Any, monkeypatch: Any) -> None:
+    model = pair("llada").model
+    tokenizer = SimpleNamespace(get_vocab=lambda: dict(zip(texts, (41, 42), strict=True)))
+    monkeypatch.setitem(model.__dict__, "tokenizer", tokenizer)
+    out = decode(model, prompt(16), "llada", tags(tags="answer", open_id=None, close_id=None))
+    assert (out.token_ids[7], out.token_ids[14]) == (41, 42)
 
 
 def test_the_bias_reaches_masked_positions_of_the_span_only() -> None:

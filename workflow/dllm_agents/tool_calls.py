@@ -21,8 +21,11 @@ from typing import Any, NamedTuple
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 LIST_MARK, PYTHON_MARK = "[TOOL_CALLS]", "<|python_tag|>"
 MARKS = (OPEN, LIST_MARK, PYTHON_MARK)
+ANSWER_TAGS = ("<answer>", "</answer>")
+BOX_TAGS = ("<|box_start|>", "<|box_end|>")
+"""Tokens of Qwen's vocabulary, in which published search checkpoints enclose their answers."""
 # Texts whose tokens must be kept in decoding, special or not, where calls are to be read.
-KEPT = (*MARKS, CLOSE, "[ARGS]", "[CALL_ID]")
+KEPT = (*MARKS, CLOSE, "[ARGS]", "[CALL_ID]", *BOX_TAGS)
 
 Call = dict[str, Any]
 """{name, arguments}: the function's name and its arguments as an object."""

@@ -29,9 +29,9 @@ class Complete(Protocol):
 
 
 class Stream(Protocol):
-    """Ask a backbone and watch its answer grow: snapshots, then the whole of it. `final` marks the last turn, in which no tool call may be
+    """Ask a backbone and watch its answer grow: snapshots, then the whole of it. `turn` counts from 0: it decides whether a tool call is
     forced on it. Raises PromptTooLong before the first snapshot."""
 
     def __call__(
-        self, messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+        self, messages: Sequence[Message], *, seed: int, turn: int, constraint: dict[str, Any] | None = None
     ) -> Iterator[Partial | Call]: ...

@@ -38,7 +38,7 @@ class StreamedAnswer(Protocol):
     """A backbone that is watched while it answers; see `policy.Stream`."""
 
     def __call__(
-        self, messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+        self, messages: Sequence[Message], *, seed: int, turn: int, constraint: dict[str, Any] | None = None
     ) -> Iterator[Partial | Completion]: ...
 
 
@@ -97,11 +97,11 @@ class Recording:
         live = self.backbones.stream(role)
 
         def ask(
-            messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+            messages: Sequence[Message], *, seed: int, turn: int, constraint: dict[str, Any] | None = None
         ) -> Iterator[Partial | TracedCall]:
             early: Partial | None = None
             with self._refusals(role, seed):
-                for part in live(messages, seed=seed, final=final, constraint=constraint):
+                for part in live(messages, seed=seed, turn=turn, constraint=constraint):
                     if not isinstance(part, Partial):
                         yield self._keep(role, seed, part, early)
                         continue
@@ -152,7 +152,7 @@ class Replay:
 
     def stream(self, role: str) -> StreamedAnswer:
         def ask(
-            messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+            messages: Sequence[Message], *, seed: int, turn: int, constraint: dict[str, Any] | None = None
         ) -> Iterator[Partial | Completion]:
             call = self._next(role, seed)
             answer = self._answer(call)

@@ -4,8 +4,8 @@ Three ways to act, over the same environment and prompts:
 - `react`: the reply is decoded to its end, then its call is made (section 3.2);
 - `p_react`: a diffusion backbone decodes the call before the thinking (equations 6 and 7, in `decoding.tool_prefill`), and the call is
   made the moment it is complete in the stream, while thinking goes on (section 4.4);
-  How such a turn ends in an answer is not published. Here `tool_prefill.rule` decides whether a turn calls at all, an answer in front
-  of the call wins over it (the search is then wasted), and no tags are forced on the last turn;
+  How such a turn ends in an answer is not published: `tool_prefill.rule` decides which turns get the tags of a call, and which those of
+  an answer. An answer in front of the call wins over it (the search is then wasted);
 - `tool_first`: the autoregressive control, told by its prompt to write the call before the thinking (section 5.3.3), made as early.
 """
 
@@ -101,7 +101,7 @@ def play(
         while True:
             messages = prompts.search_messages(style, task.goal, outcome.steps[dropped:], max_steps, acting == "tool_first")
             try:
-                parts = backbone(messages, seed=key, final=index == max_steps - 1, constraint=constraint)
+                parts = backbone(messages, seed=key, turn=index, constraint=constraint)
                 return _take_turn(environment, parts, pool, early=acting != "react"), dropped
             except PromptTooLong:
                 if dropped >= len(outcome.steps):

@@ -47,13 +47,13 @@ class Served:
         """What answers for a role, as a stream."""
         name = self.config.agent_backbones(self.agent, self.benchmark)[role]
         decoding = self.config.decoding(self.agent, role, self.benchmark)
-        # The last turn has to answer, so no tool-call tags are forced on it.
-        last = decoding.model_copy(update={"tool_prefill": None})
+        prefill, last = decoding.tool_prefill, self.config.benchmark_options(self.benchmark).max_steps - 1
 
         def ask(
-            messages: Sequence[Message], *, seed: int, final: bool, constraint: dict[str, Any] | None = None
+            messages: Sequence[Message], *, seed: int, turn: int, constraint: dict[str, Any] | None = None
         ) -> Iterator[Partial | Completion]:
-            chosen = (last if final else decoding).model_copy(update={"constraint": constraint or decoding.constraint})
+            tags = None if prefill is None else prefill.on_turn(turn, last)
+            chosen = decoding.model_copy(update={"tool_prefill": tags, "constraint": constraint or decoding.constraint})
             with self._settings(role):
                 yield from stream(self.clients[name], messages, decoding=chosen, seed=seed, tools=[SEARCH_TOOL])
 

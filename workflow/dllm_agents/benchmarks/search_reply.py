@@ -1,8 +1,8 @@
 """The search agent's reply format: how it is written, how it is read, and the named ways in which it fails.
 
 A reply is `<think>...</think>` followed by `<tool_call>{"name": "search", "arguments": {"query": ["..."]}}</tool_call>` or by
-`<answer>...</answer>` (DLLM-Searcher section 4.4 and its released code). Replies are hostile: reading takes linear time and bounded
-memory, and never raises.
+`<answer>...</answer>` (DLLM-Searcher section 4.4), the latter in published checkpoints between Qwen's box tokens. Replies are hostile:
+reading takes linear time and bounded memory, and never raises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dllm_agents import thoughts
-from dllm_agents.tool_calls import CLOSE, OPEN, Span, call_text, read_tagged
+from dllm_agents.tool_calls import ANSWER_TAGS, BOX_TAGS, CLOSE, OPEN, Span, call_text, read_tagged
 
 EMPTY_OUTPUT = "empty output"
 NO_TOOL_CALL = "no tool_call"
@@ -90,6 +90,8 @@ def parse_reply(text: str) -> Reply | str:
     """
     if len(text) > MAX_REPLY_CHARACTERS:
         return OTHER
+    for boxed, tag in zip(BOX_TAGS, ANSWER_TAGS, strict=True):
+        text = text.replace(boxed, tag)
     text = _END_TOKENS.sub("", text).strip()
     invented, action = text.find(RESPONSE), _first_action(text)
     if invented >= 0 and not 0 <= action < invented:

@@ -8,11 +8,13 @@ from dllm_agents.decoding import tool_prefill
 from dllm_agents.decoding.constraints import CACHE, ConstraintError, TokenAutomaton
 from dllm_agents.decoding.settings import Decoding, DecodingError, ToolPrefill
 from dllm_agents.decoding.strategies import Strategy, strategy_of
+from dllm_agents.tool_calls import ANSWER_TAGS, BOX_TAGS, CLOSE, OPEN
 
 if TYPE_CHECKING:
     from dllm_agents.models import Model
 
 
+TAGS = {"tool_call": [(OPEN, CLOSE)], "answer": [ANSWER_TAGS, BOX_TAGS]}
 # Below the one every draw is the best token, above the other all tokens are equal; in between the tempered logits are finite.
 COLDEST, HOTTEST = 1e-6, 1e6
 
@@ -154,13 +156,16 @@ def _mask_id(decoding: Decoding, model: Model) -> int:
 def _with_tags(settings: ToolPrefill, model: Model, block_length: int) -> ToolPrefill:
     """The settings with the ids of both tags."""
     tool_prefill.check(settings, block_length)
-    open_id = _tag_id(model, settings.open_id, "<tool_call>", "open_id")
-    return settings.model_copy(update={"open_id": open_id, "close_id": _tag_id(model, settings.close_id, "</tool_call>", "close_id")})
+    opening, closing = settings.open_id, settings.close_id
+    if opening is None or closing is None:
+        vocabulary, kinds = model.tokenizer.get_vocab(), TAGS[settings.tags]
+        tags = next((pair for pair in kinds if all(tag in vocabulary for tag in pair)), kinds[0])
+        opening, closing = (own if own is not None else vocabulary.get(tag) for own, tag in zip((opening, closing), tags, strict=True))
+    ids = {"open_id": _tag_id(model, opening, f"<{settings.tags}>", "open_id")}
+    return settings.model_copy(update=ids | {"close_id": _tag_id(model, closing, f"</{settings.tags}>", "close_id")})
 
 
 def _tag_id(model: Model, token_id: int | None, text: str, field: str) -> int:
-    if token_id is None:
-        token_id = model.tokenizer.get_vocab().get(text)
     if token_id is None:
         raise DecodingError(f"tool_prefill.{field}: the tokenizer has no single token {text}; give its id")
     if not 0 <= token_id < model.vocab_size:

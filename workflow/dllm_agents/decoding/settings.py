@@ -34,12 +34,23 @@ class ToolPrefill(BaseModel):
     span: Literal["between", "after_open"] = Field(
         default="between", description="biased positions: between the tags (paper), or everything after the first (released code)"
     )
-    rule: Literal["always", "predicted"] = Field(
+    rule: Literal["always", "predicted", "tool_then_answer"] = Field(
         default="always",
-        description="tool-call turns: every turn, or those where a first look at the bare block predicts the opening tag (one forward)",
+        description="turns with the tags of a call: every one but a search agent's last; those where a first look at the bare block "
+        "predicts the opening tag (one forward); or a search agent's first `tool_turns`, and the tags of an answer later (public code)",
     )
-    open_id: int | None = Field(default=None, description="token id of the opening tag; default: the checkpoint's <tool_call>")
-    close_id: int | None = Field(default=None, description="token id of the closing tag; default: the checkpoint's </tool_call>")
+    tool_turns: int = Field(default=3, ge=1, description="turns with the tags of a call (tool_then_answer)")
+    tags: Literal["tool_call", "answer"] = Field(default="tool_call", description="which tags: those of a call, or of an answer")
+    open_id: int | None = Field(default=None, description="token id of the opening tag; default: the checkpoint's for `tags`")
+    close_id: int | None = Field(default=None, description="token id of the closing tag; default: that of the same kind")
+
+    def on_turn(self, turn: int, last: int) -> ToolPrefill | None:
+        """What is set on a search agent's turn, counted from 0 to `last`; None for nothing."""
+        if self.rule != "tool_then_answer":
+            return None if turn == last else self
+        if turn < self.tool_turns:
+            return self.model_copy(update={"rule": "always"})
+        return self.model_copy(update={"rule": "always", "tags": "answer", "open_id": None, "close_id": None})
 
 
 class Decoding(BaseModel):

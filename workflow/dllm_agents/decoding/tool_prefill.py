@@ -55,7 +55,9 @@ class Tags:
 
 
 def check(settings: ToolPrefill, block_length: int) -> None:
-    """Raises DecodingError unless both tags fit into a block, in order."""
+    """Raises DecodingError unless both tags fit into a block, in order, and the rule is one of a single request."""
+    if settings.rule == "tool_then_answer":
+        raise DecodingError("tool_prefill.rule: tool_then_answer is for the turns of a search agent; a request takes always or predicted")
     if not settings.open < settings.close < block_length:
         raise DecodingError(
             f"tool_prefill: open {settings.open} and close {settings.close} must be ordered places in a block of {block_length}; "
