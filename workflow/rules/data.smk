@@ -28,10 +28,10 @@ rule sample_training_tasks:
     """Freeze the tasks a teacher plays, or preferences are learnt on; never one that is evaluated."""
     output:
         RESULTS.tasks("{benchmark}", "{split}"),
-    wildcard_constraints:
-        split="train|pairs",
     log:
         RESULTS.log("sample_training_tasks", "{benchmark}.{split}"),
+    wildcard_constraints:
+        split="train|pairs",
     conda:
         "../../envs/main.yaml"
     resources:
