@@ -97,3 +97,18 @@ except SystemExit:
     print([name for name in {absent} if name in sys.modules], file=sys.stderr)"""
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert done.stderr.strip() == "[]"
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 450, 60
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"training.stage"}))
+def test_a_file_and_its_functions_can_be_read_at_a_sitting(name):
+    text = MODULES[name].read_text()
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert not long
+    assert len(text.splitlines()) <= LONGEST_FILE

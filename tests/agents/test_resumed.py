@@ -11,7 +11,7 @@ from dllm_agents.client.client import ServerFault
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.files import read_jsonl, write_jsonl
-from dllm_agents.records import Episode
+from dllm_agents.records import Episode, Task
 
 TASKS = 6
 
@@ -85,3 +85,24 @@ def test_what_an_agent_does_plays_all_again_and_keeps_what_was_played(half: Shar
     assert len(asked) == TASKS
     (kept,) = half.output.parent.glob(".a.jsonl.*.journal")
     assert kept.name in capsys.readouterr().err and len(kept.read_text().splitlines()) == 1 + TASKS // 2
+
+
+def test_another_number_of_parts_takes_up_what_was_played(half: Shard, said_by_prompt: Callable[..., str]) -> None:
+    """Of an interrupted rollout and of a finished one; not where the file was changed, or another agent played it."""
+    asked: list[str] = []
+    config = configuration(said_by_prompt(lambda prompt: (asked.append(prompt), "Thought: t\nAction: turn left")[1]))
+
+    def played(count: int) -> int:
+        asked.clear()
+        for index in range(1, count + 1):
+            output = half.output.parent / "parts" / f"a.{index}-of-{count}.jsonl" if count > 1 else half.output
+            rollout(config, "a", Shard(half.tasks, output, part=(index, count)))
+        return len(asked)
+
+    assert played(2) == TASKS - TASKS // 2
+    assert played(3) == played(1) == 0
+    assert [episode.task_id for episode in read_jsonl(half.output, Episode)] == [task.id for task in read_jsonl(half.tasks, Task)]
+    for path in half.output.parent.rglob("*a.*.jsonl"):
+        write_jsonl(path, [episode.model_copy(update={"agent": "b"}) for episode in read_jsonl(path, Episode)])
+    half.output.write_text(half.output.read_text() + "\n")
+    assert played(4) == TASKS

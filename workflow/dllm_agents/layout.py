@@ -17,6 +17,7 @@ PUBLISHED = DATA / "paper" / "published"
 CHECKOUT = Path(__file__).resolve().parents[2]
 WORKFLOW = CHECKOUT if (CHECKOUT / "Snakefile").is_file() else DATA / "workflow"
 SNAKEFILE = WORKFLOW / "Snakefile"
+PARTS = "parts"
 
 
 def default_config() -> Path:
@@ -62,7 +63,7 @@ class Results:
 
     def episodes_part(self, benchmark: str, agent: str, part: str) -> Path:
         """The episodes of one job of several (`run.shards`); `part` is such as 2-of-8."""
-        return self.root / "episodes" / benchmark / "parts" / f"{agent}.{part}.jsonl"
+        return self.root / "episodes" / benchmark / PARTS / f"{agent}.{part}.jsonl"
 
     def scores(self, benchmark: str, agent: str) -> Path:
         return self.root / "scores" / benchmark / f"{agent}.parquet"

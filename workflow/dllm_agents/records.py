@@ -62,12 +62,12 @@ class EpisodeStep(Record):
 class RoleUsage(Record):
     """What one role of the agent (policy, memory, verifier, ...) cost over an episode."""
 
-    calls: int = 0
+    calls: int = Field(default=0, description="answers asked for")
     prompt_tokens: int = 0
     completion_tokens: int = 0
     nfe: int = 0
     repaired: int = 0
-    seconds: float = 0.0
+    seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
 
 
 class Call(Record):
@@ -267,14 +267,19 @@ def usage_of(calls: Iterable[Call]) -> dict[str, RoleUsage]:
     return total
 
 
-class Header(Record):
-    """Of which task an episode is, who played it, and with what."""
+class OfEpisode(Record):
+    """Of which task an episode is, and which agent played it."""
 
     task_id: str
     benchmark: str
     category: str
-    goal: str
     agent: str
+
+
+class Header(OfEpisode):
+    """Of which task an episode is, who played it, and with what."""
+
+    goal: str
     backbones: dict[str, str] = Field(default_factory=dict, description="role -> backbone")
     seed: int
     max_steps: int
@@ -299,13 +304,9 @@ class TracedEpisode(Episode):
     calls: tuple[TracedCall, ...] = Field(default=(), description="every answer of every role, by role and seed")
 
 
-class Score(Record):
+class Score(OfEpisode):
     """The outcome of one episode, one row of scores/<benchmark>/<agent>.parquet."""
 
-    task_id: str
-    benchmark: str
-    category: str
-    agent: str
     seed: int
     success: bool
     progress: float = Field(ge=0.0, le=1.0)
@@ -332,13 +333,10 @@ class Score(Record):
     )
 
 
-class Exit(Record):
-    """What an early-exit verifier, replayed on a stored episode, would have done; one row of exits/<benchmark>.parquet."""
+class Exit(RoleUsage, OfEpisode):
+    """What an early-exit verifier, replayed on a stored episode, would have done; one row of exits/<benchmark>.parquet. The calls and
+    their costs are the verifier's, the agent is that of the episode."""
 
-    task_id: str
-    benchmark: str
-    category: str
-    agent: str = Field(description="the agent whose stored episode it is")
     verifier: str = Field(description="backbone of the verifier")
     prompt: str = Field(description="strict or modest")
     every: int = Field(description="steps between two verifications")
@@ -350,11 +348,6 @@ class Exit(Record):
     progress_lost: float = Field(description="PD(e) = progress(T) - progress(e); 0 without an exit")
     redundant_steps: int = Field(description="RS(T): steps since progress last rose before T")
     redundant_steps_saved: int = Field(description="RS(T) - RS(e); 0 without an exit")
-    calls: int = Field(description="times the verifier was asked")
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    nfe: int = 0
-    seconds: float = Field(default=0.0, description="wall seconds in the verifier; not deterministic")
 
 
 class Attention(Record):
@@ -375,13 +368,9 @@ class Attention(Record):
     own: float = Field(description="mass on the reply itself")
 
 
-class Failure(Record):
+class Failure(OfEpisode):
     """One failure found in an episode, with its evidence; one row of failures/<benchmark>/<agent>.parquet."""
 
-    task_id: str
-    benchmark: str
-    category: str
-    agent: str
     kind: str = Field(description="class of dllm_agents.analysis.failures.TAXONOMY")
     detail: str = Field(default="", description="sub-class, e.g. the checker's error type")
     source: FailureSource = Field(

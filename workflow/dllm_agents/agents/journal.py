@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -29,7 +30,7 @@ class Journal:
     Raises StageError for a journal that another run or another version writes, or that cannot be written; nothing of it is changed."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path = path
+        self.path, self.fingerprint = path, fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._opened()
         other = self._fingerprint()
@@ -87,20 +88,13 @@ class Journal:
         stays where it is: a kill here must not lose it."""
         if self._fingerprint() is None:
             self._file.truncate(0)
-            self._write(json.dumps({"version": __version__, "fingerprint": fingerprint}).encode() + b"\n")
+            self._write(_header(fingerprint) + b"\n")
             return {}
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
         if lines[-1]:
             self._write(b"\n")
-        episodes: dict[str, TracedEpisode] = {}
-        for line in lines[1:]:
-            try:
-                episode = TracedEpisode.model_validate_json(line)
-            except (ValidationError, UnicodeDecodeError):
-                continue
-            episodes[episode.task_id] = episode
-        return episodes
+        return {episode.task_id: episode for episode in _whole(lines[1:])}
 
     def append(self, episode: TracedEpisode) -> None:
         """Store a finished episode; it survives the death of this process."""
@@ -123,3 +117,20 @@ class Journal:
         """Release the lock. What a full disk refused is not written again: it has been reported."""
         with suppress(OSError):
             self._file.close()
+
+
+def read(path: Path, fingerprint: str) -> Iterator[TracedEpisode]:
+    """The whole episodes of a journal that this version wrote with a fingerprint; none of any other. Nothing of it is changed."""
+    header, *lines = path.read_bytes().split(b"\n")
+    if header == _header(fingerprint):
+        yield from _whole(lines)
+
+
+def _header(fingerprint: str) -> bytes:
+    return json.dumps({"version": __version__, "fingerprint": fingerprint}).encode()
+
+
+def _whole(lines: Iterable[bytes]) -> Iterator[TracedEpisode]:
+    for line in lines:
+        with suppress(ValidationError, UnicodeDecodeError):
+            yield TracedEpisode.model_validate_json(line)

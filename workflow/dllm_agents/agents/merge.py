@@ -1,14 +1,21 @@
-"""The parts of a rollout that was dealt out over several jobs, as one file."""
+"""The parts of a rollout that was dealt out over several jobs: as one file, and taken up when its tasks are
+dealt out in another way."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dllm_agents import __version__
+from dllm_agents.agents import journal
 from dllm_agents.commands import add_paths, say
 from dllm_agents.errors import StageError
-from dllm_agents.files import iter_jsonl, write_jsonl
+from dllm_agents.files import iter_jsonl, write_json, write_jsonl
+from dllm_agents.layout import PARTS
+from dllm_agents.provenance import sha256
 from dllm_agents.records import Task, TracedEpisode
 
 
@@ -27,6 +34,34 @@ def merge(tasks: Path, parts: Sequence[Path], output: Path) -> int:
                 raise StageError(f"{part}: task {episode.task_id} is not in {tasks}; delete the part to play it again")
             episodes[episode.task_id] = episode
     return write_jsonl(output, (episodes[name] for name in sorted(episodes, key=order.__getitem__)))
+
+
+def sign(output: Path, fingerprint: str) -> None:
+    """Write beside a file of episodes which settings they were played with."""
+    write_json(_signature(output), _signed(output, fingerprint))
+
+
+def played_in_other_parts(output: Path, agent: str, count: int, fingerprint: str) -> Iterator[TracedEpisode]:
+    """The episodes that an agent played with the same settings when its tasks were dealt out over another number of jobs than `count`: of
+    journals, and of files that are as they were signed."""
+    folder = output.parent.parent if output.parent.name == PARTS else output.parent
+    name = re.compile(rf"\.?{re.escape(agent)}(?:\.\d+-of-(\d+))?\.jsonl(\.journal)?")
+    for path in sorted(path for place in (folder, folder / PARTS) for path in place.glob(f"*{agent}.*")):
+        match = name.fullmatch(path.name)
+        if match is None or int(match[1] or 1) == count:
+            continue
+        if match[2]:
+            yield from journal.read(path, fingerprint)
+        elif _signature(path).is_file() and json.loads(_signature(path).read_bytes()) == _signed(path, fingerprint):
+            yield from iter_jsonl(path, TracedEpisode)
+
+
+def _signature(output: Path) -> Path:
+    return output.with_name(f".{output.name}.settings")
+
+
+def _signed(output: Path, fingerprint: str) -> dict[str, str]:
+    return {"version": __version__, "fingerprint": fingerprint, "sha256": sha256(output)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

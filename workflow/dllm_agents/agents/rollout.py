@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from dllm_agents import benchmarks, dependencies, prompts
 from dllm_agents.agents.journal import Journal
+from dllm_agents.agents.merge import played_in_other_parts, sign
 from dllm_agents.agents.modules.tool_graph import ToolGraph
 from dllm_agents.agents.play import Player
 from dllm_agents.agents.recording import Replay, timeless
@@ -71,6 +72,7 @@ def rollout(config: Config, agent: str, shard: Shard) -> None:
         tasks, journal = play_shard(config, agent, shard, stack, servers)
         episodes = [journal.episodes[task.id] for task in tasks]
         write_jsonl(shard.output, episodes)
+        sign(shard.output, journal.fingerprint)
         journal.remove()
     if errors := [episode for episode in episodes if episode.ended == "error"]:
         message = f"{len(errors)} of {len(tasks)} episodes ended in an error and are left out of n; the first: {errors[0].error}"
@@ -92,6 +94,10 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, 
     fingerprint = _fingerprint(config, agent_name, benchmark, shard)
     journal = Journal(shard.output.with_name(f".{shard.output.name}.journal"), fingerprint)
     stack.callback(journal.close)
+    missing = {task.id for task in tasks} - set(journal.episodes)
+    for episode in played_in_other_parts(shard.output, agent_name, parts, fingerprint) if missing else ():
+        if episode.agent == agent_name and episode.task_id in missing - set(journal.episodes):
+            journal.append(episode)
     served = [name for name in config.agent_backbones(agent_name, benchmark.name).values() if not config.backbones[name].url]
     restarts = RESTARTS if served else 0
     player = _player(config, agent_name, benchmark, shard.trajectories)
@@ -263,11 +269,10 @@ def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds:
 
 
 def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:
-    """Everything the episodes of a shard depend on, hashed."""
+    """Everything the episodes of a shard depend on, hashed. Into how many parts the tasks are dealt out changes none of them."""
     files = {"tasks": shard.tasks, "trajectories": shard.trajectories, "replay": shard.replay}
     models = {f"models.{name}": path for name, path in shard.models.items()}
-    settings = dependencies.of_episodes(config, agent_name, benchmark.name) | {"part": shard.part}
-    return dependencies.fingerprint(settings, files | models)
+    return dependencies.fingerprint(dependencies.of_episodes(config, agent_name, benchmark.name), files | models)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

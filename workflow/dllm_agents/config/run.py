@@ -54,7 +54,8 @@ class Run(Section):
     shards: int = Field(
         default=1,
         ge=1,
-        description="jobs that share an agent's tasks on a benchmark, each with one start of the servers",
+        description="jobs that share an agent's tasks on a benchmark, each with one start of the servers; another number takes up what "
+        "was played",
         json_schema_extra=NOTHING,
     )
     verification: Verification = Field(default_factory=Verification)
