@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "workflow" / "dllm_agents"
 # A room may import the rooms on the lines before its own, and those of its own line that make no circle.
 ROOMS = [
     ["errors", "__init__", "layout", "commands", "tool_calls", "thoughts"],
-    ["records", "lifeline", "progress", "provenance", "catalogue", "decoding.settings", "models.families", "frames", "files"],
+    ["records", "stage_records", "lifeline", "progress", "provenance", "catalogue", "frames", "files"],
+    ["decoding.settings", "models.families"],
     ["config"],
     ["benchmarks"],
     ["prompts"],

@@ -74,7 +74,7 @@ def test_readers_that_need_no_traces_skip_them(tasks, tmp_path):
     write_jsonl(tmp_path / "e.jsonl", [full])
     (read,) = iter_jsonl(tmp_path / "e.jsonl", Episode)
     assert type(read.calls[0]) is Call and read.turns()[0].text == "c"
-    assert read.model_dump() == full.model_dump(exclude={"calls": {0: {"reveal_step", "tokens", "confidence"}}})
+    assert read.model_dump() == full.model_dump(exclude={"calls": {0: {"reveal_step", "tokens", "confidence", "dynamics"}}})
     assert list(iter_jsonl(tmp_path / "e.jsonl", TracedEpisode)) == [full]
     (tmp_path / "bad.jsonl").write_text((tmp_path / "e.jsonl").read_text()[:-30])
     with pytest.raises(StageError, match=r"bad.jsonl:1: not a Episode record"):

@@ -7,7 +7,8 @@ from pathlib import Path
 from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, Config
 from dllm_agents.files import write_json
 from dllm_agents.frames import write_frame
-from dllm_agents.records import Failure, Probe, Score
+from dllm_agents.records import Failure, Score
+from dllm_agents.stage_records import Probe
 
 SKILL = {"random": 0.48, "empty": 0.0, "teacher": 1.0, "tiny-ar": 0.87, "tiny-block": 0.88, "tiny-full": 0.7, "smollm2-135m": 0.1}
 LOOPS = {"random": 0.02, "empty": 0.0, "teacher": 0.0, "tiny-ar": 0.1, "tiny-block": 0.16, "tiny-full": 0.3, "smollm2-135m": 0.4}

@@ -10,10 +10,11 @@ from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_json
 from dllm_agents.frames import write_frame
-from dllm_agents.records import Failure, Score, TrainingReport
+from dllm_agents.records import Failure, Score
 from dllm_agents.reporting.dllm_agent import masking, masking_pairs
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.run import training_curves
+from dllm_agents.stage_records import TrainingReport
 
 COUNTS = {"steps": 1, "invalid_steps": 0, "prompt_tokens": 1, "completion_tokens": 1, "nfe": 1}
 

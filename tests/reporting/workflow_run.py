@@ -5,7 +5,8 @@ from pathlib import Path
 from dllm_agents.config import BFCL_SINGLE_TURN, Config
 from dllm_agents.files import write_json, write_jsonl
 from dllm_agents.frames import write_frame
-from dllm_agents.records import EpisodeStep, Exit, Failure, Probe, Score, SearchMeasures, Task, TracedCall, TracedEpisode
+from dllm_agents.records import EpisodeStep, Exit, Failure, Score, SearchMeasures, Task, TracedCall, TracedEpisode
+from dllm_agents.stage_records import Probe
 
 QUESTIONS = 12
 TOKENS = ["<think>", "I", " need", " it", "</think>", "\n", "<tool_call>", '{"name": "search"}', "</tool_call>"]

@@ -11,7 +11,8 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import write_jsonl
 from dllm_agents.models import adapters
 from dllm_agents.models.checkpoints import resolve_model
-from dllm_agents.records import EpisodeStep, Task, TrainingReport, Trajectory
+from dllm_agents.records import EpisodeStep, Task, Trajectory
+from dllm_agents.stage_records import TrainingReport
 from dllm_agents.training import data, objectives
 from dllm_agents.training.objectives import Example
 from dllm_agents.training.stage import train

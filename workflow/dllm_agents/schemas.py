@@ -37,15 +37,14 @@ from dllm_agents.records import (
     Exit,
     Failure,
     Pair,
-    Probe,
     Record,
     Score,
     TableRow,
     Task,
     TracedEpisode,
-    TrainingReport,
     Trajectory,
 )
+from dllm_agents.stage_records import Probe, TrainingReport
 
 RECORDS: tuple[type[Record], ...] = (
     *(Task, Trajectory, TracedEpisode, Score, Exit, Attention, Failure, Probe, Pair, TrainingReport, TableRow),

@@ -51,30 +51,17 @@ def play(
                 memory.update(task, outcome.initial_observation, outcome.steps, call_seed(seed, task, index, 0))
             actions = environment.valid_actions() if list_actions else ()
             constraint = {"regex": prompts.react_pattern(actions if len(actions) <= MAX_LISTED else ())} if constrain else None
-            parsed = None
             for attempt in range(1, attempts + 1):
-                completion, dropped = _ask(
-                    partial(complete, seed=call_seed(seed, task, index, attempt), constraint=constraint),
-                    outcome,
-                    task,
-                    style,
-                    history,
-                    actions,
-                    memory,
-                    dropped,
-                )
+                ask = partial(complete, seed=call_seed(seed, task, index, attempt), constraint=constraint)
+                completion, dropped = _ask(ask, outcome, task, style, history, actions, memory, dropped)
                 parsed = prompts.parse_react(completion.text)
                 if parsed is not None:
                     break
             outcome.steps.append(_take_step(environment, index, completion, parsed, attempt))
             if outcome.steps[-1].done:
                 break
-            last = index + 1 == max_steps
-            if (
-                verifier is not None
-                and not last
-                and verifier.exits(task.benchmark, task.goal, outcome.initial_observation, outcome.steps, call_seed(seed, task, index, -1))
-            ):
+            seen = (task.benchmark, task.goal, outcome.initial_observation, outcome.steps)
+            if verifier is not None and index + 1 < max_steps and verifier.exits(*seen, call_seed(seed, task, index, -1)):
                 ended = "early_exit"
                 break
     except (EpisodeLimit, PromptTooLong) as stop:
@@ -111,9 +98,8 @@ def play_scripted(environment: Environment, choose: Scripted, *, max_steps: int)
     for index in range(max_steps):
         thought, action = choose(environment) or (None, None)
         observation, progress, done, valid = environment.step(action or "")
-        outcome.steps.append(
-            EpisodeStep(index=index, thought=thought, action=action, observation=observation, progress=progress, valid=valid, done=done)
-        )
+        step = EpisodeStep(index=index, thought=thought, action=action, observation=observation, progress=progress, valid=valid, done=done)
+        outcome.steps.append(step)
         if done:
             break
     return close(environment, outcome)

@@ -21,8 +21,9 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
 from dllm_agents.frames import read_frame
 from dllm_agents.layout import Results
-from dllm_agents.records import Attention, Episode, Exit, Failure, Probe, Record, Score, Task, TracedEpisode, TrainingReport
+from dllm_agents.records import Attention, Episode, Exit, Failure, Record, Score, Task, TracedEpisode
 from dllm_agents.reporting.cells import NOT_RUN
+from dllm_agents.stage_records import Probe, TrainingReport
 
 E = TypeVar("E", bound=Episode)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dllm_agents.analysis import statistics
 from dllm_agents.config import PREFERENCE
-from dllm_agents.records import Probe, TableRow, TrainingReport
+from dllm_agents.records import TableRow
 from dllm_agents.reporting import published, style
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NOT_RUN, cell, number, rate_row
@@ -18,6 +18,7 @@ from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import NOBODY, VERDICTS, Finding, evaluate
 from dllm_agents.reporting.layout import OURS_BLOCK, Block, Cell, Layout, Line, Table, Text, plain_heads
 from dllm_agents.reporting.sentences import sentence
+from dllm_agents.stage_records import Probe, TrainingReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

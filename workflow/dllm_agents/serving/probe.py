@@ -20,8 +20,8 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import write_json
 from dllm_agents.models.checkpoints import not_run, resolve_model
 from dllm_agents.provenance import hardware, versions
-from dllm_agents.records import Probe
 from dllm_agents.serving.launch import running_server
+from dllm_agents.stage_records import Probe
 
 CANARY = "Goal: go to the red ball. You see a red ball 2 steps forward. What do you do?"
 CANARY_TOKENS = 24

@@ -18,7 +18,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import write_json
 from dllm_agents.models.adapters import ADAPTER_WEIGHTS, PREFIX, weights_sha256
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG, NOT_RUN
-from dllm_agents.records import TrainingReport
+from dllm_agents.stage_records import TrainingReport
 from dllm_agents.training.objectives import Attention
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from dllm_agents.files import iter_jsonl
 from dllm_agents.models.adapters import ADAPTER_WEIGHTS
 from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.provenance import hardware, sha256, versions
-from dllm_agents.records import Pair, TrainingReport
+from dllm_agents.records import Pair
+from dllm_agents.stage_records import TrainingReport
 from dllm_agents.training import checkpoint, data, lora, objectives, preference
 from dllm_agents.training.loop import Run, Scalars, fit
 from dllm_agents.training.objectives import Batch, Example, Row
