@@ -4,6 +4,7 @@ malformed is one of choice."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -108,16 +109,15 @@ def pairs(inputs: Inputs) -> list[tuple[Side, Side]]:
     """(free, constrained) agents that differ in `constrain` alone, on every benchmark that both have played."""
     twins = []
     for family in families(inputs, "constrain"):
-        free, constrained = sorted(family, key=lambda agent: inputs.config.agents[agent].constrain)
-        for benchmark in inputs.config.agent_benchmarks(free):
-            frames = [_bound(inputs, agent, benchmark) for agent in (free, constrained)]
-            shared = set(frames[0]["task_id"]) & set(frames[1]["task_id"])
-            if shared and all(inputs.classified(agent, benchmark) for agent in family):
-                sides = [
-                    _side(inputs, agent, benchmark, frame[frame["task_id"].isin(shared)].sort_values("task_id"))
-                    for agent, frame in zip((free, constrained), frames, strict=True)
-                ]
-                twins.append((sides[0], sides[1]))
+        free, constrained = ([agent for agent in family if inputs.config.agents[agent].constrain == held] for held in (False, True))
+        for pair in product(free, constrained):
+            for benchmark in inputs.config.agent_benchmarks(pair[0]):
+                frames = [_bound(inputs, agent, benchmark) for agent in pair]
+                shared = set(frames[0]["task_id"]) & set(frames[1]["task_id"])
+                if shared and all(inputs.classified(agent, benchmark) for agent in pair):
+                    frames = [frame[frame["task_id"].isin(shared)].sort_values("task_id") for frame in frames]
+                    first, second = (_side(inputs, agent, benchmark, frame) for agent, frame in zip(pair, frames, strict=True))
+                    twins.append((first, second))
     return twins
 
 

@@ -31,7 +31,11 @@ def sides_of(test: Test, inputs: Inputs, benchmark: str) -> Sides | None:
         of, against = (
             [
                 agent
-                for agent in (_members(group, inputs) if group is not None and group.metric is None else _members(test.of, inputs))
+                for agent in (
+                    _members(group, inputs, benchmark)
+                    if group is not None and group.metric is None
+                    else _members(test.of, inputs, benchmark)
+                )
                 if (trained is None or inputs.trained(agent) == trained) and inputs.errors(agent, benchmark, test.categories).episodes
             ]
             for group in (test.of, test.against)
@@ -45,12 +49,12 @@ def sides_of(test: Test, inputs: Inputs, benchmark: str) -> Sides | None:
     return None
 
 
-def _members(group: Group, inputs: Inputs) -> list[str]:
-    """The agents of a group."""
-    return [agent for agent in group.agents or inputs.agents if group.agents is not None or _belongs(agent, group, inputs)]
+def _members(group: Group, inputs: Inputs, benchmark: str) -> list[str]:
+    """The agents of a group on a benchmark."""
+    return [agent for agent in group.agents or inputs.agents if group.agents is not None or _belongs(agent, group, inputs, benchmark)]
 
 
-def _belongs(agent: str, group: Group, inputs: Inputs) -> bool:
+def _belongs(agent: str, group: Group, inputs: Inputs, benchmark: str) -> bool:
     config = inputs.config
     entry = config.agents[agent]
     backbone = config.backbones.get(entry.backbones.get(group.role, ""))
@@ -61,7 +65,7 @@ def _belongs(agent: str, group: Group, inputs: Inputs) -> bool:
     kind = "team" if entry.workflow is not None else None
     if (entry.acting, kind, entry.history == "recent") != (group.acting, group.workflow, group.history == "recent"):
         return False
-    if entry.constrain != group.constrain or agent not in _by_parallelism(group.parallel, inputs):
+    if entry.constrain != group.constrain or agent not in _by_parallelism(group.parallel, inputs, benchmark):
         return False
     if backbone is None or group.paradigm not in (None, backbone.paradigm):
         return False
@@ -81,20 +85,19 @@ def _stage(policy: str, group: Group, inputs: Inputs) -> bool:
     return (group.stage == "preference") == (training is not None and training.objective in PREFERENCE)
 
 
-def _by_parallelism(parallel: str | None, inputs: Inputs) -> set[str]:
+def _by_parallelism(parallel: str | None, inputs: Inputs, benchmark: str) -> set[str]:
     """Of agents that differ in their decoding settings alone those that decide the most, or the fewest, tokens a forward; without a wish
     those that decode as their backbone does."""
     if parallel is None:
         return set(inputs.agents) - variants(inputs)
+
+    def tokens_per_forward(agent: str) -> float:
+        scores = inputs.rows(agent, benchmark)
+        return float(scores["completion_tokens"].sum() / max(scores["nfe"].sum(), 1))
+
     choose = max if parallel == "most" else min
-    return {choose(family, key=lambda agent: tokens_per_forward(inputs, agent)) for family in families(inputs, "decoding")}
-
-
-def tokens_per_forward(inputs: Inputs, agent: str) -> float:
-    """Tokens that an agent's backbones decide a forward evaluation, over all its benchmarks."""
-    played = [inputs.rows(agent, benchmark) for benchmark in inputs.config.agent_benchmarks(agent)]
-    tokens, forwards = (sum(float(scores[name].sum()) for scores in played) for name in ("completion_tokens", "nfe"))
-    return tokens / max(forwards, 1.0)
+    played = [[agent for agent in family if len(inputs.rows(agent, benchmark))] for family in families(inputs, "decoding")]
+    return {choose(agents, key=tokens_per_forward) for agents in played if len(agents) > 1}
 
 
 def _masked(mask: str, inputs: Inputs) -> set[str]:
