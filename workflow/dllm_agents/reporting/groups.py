@@ -31,11 +31,7 @@ def sides_of(test: Test, inputs: Inputs, benchmark: str) -> Sides | None:
         of, against = (
             [
                 agent
-                for agent in (
-                    _members(group, inputs, benchmark)
-                    if group is not None and group.metric is None
-                    else _members(test.of, inputs, benchmark)
-                )
+                for agent in _members(test.of if group is None or group.metric is not None else group, inputs, benchmark)
                 if (trained is None or inputs.trained(agent) == trained) and inputs.errors(agent, benchmark, test.categories).episodes
             ]
             for group in (test.of, test.against)
