@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-clients test-vllm lint docs schema clean test-cluster test-faults status provenance verify lock download audit test-export
+.PHONY: help demo report paper test test-browser test-clients test-vllm lint docs schema clean test-cluster test-faults status provenance verify lock download audit test-export test-schemas
 
 help:
 	@echo "Take another configuration with CONFIG=config/paper.yaml, more cores with CORES=8."
@@ -23,6 +23,7 @@ help:
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
 	@echo "make provenance   record where the results of $(CONFIG) came from; make verify names what changed since"
 	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"
+	@echo "make test-schemas   what constraints make of the official JSON-Schema-Test-Suite, which jsonschema's sources bring"
 	@echo "make test-export    read exported episodes back with inspect_ai and datasets, in an environment of their own"
 	@echo "make audit    pip-audit on the locked packages, where its service can be reached"
 	@echo "make clean    remove the environment; results and the records of their settings stay"
@@ -76,6 +77,17 @@ test-browser: $(VENV)/.installed-dev
 
 test-export: .venv-export/.installed
 	PYTHONPATH=workflow .venv-export/bin/python -m pytest tests/reporting/test_export.py
+
+# The suite is in the source archive of jsonschema alone, at the version that is locked.
+SCHEMAS = $(shell sed -n 's/^jsonschema==//p' envs/requirements.txt)
+build/schemas/.unpacked: envs/requirements.txt | $(BIN)/python
+	rm -rf build/schemas && mkdir -p build/schemas
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary jsonschema jsonschema==$(SCHEMAS) --dest build/schemas
+	tar -xzf build/schemas/jsonschema-$(SCHEMAS).tar.gz -C build/schemas --strip-components=1
+	touch $@
+
+test-schemas: $(VENV)/.installed-dev build/schemas/.unpacked
+	JSON_SCHEMA_TEST_SUITE=build/schemas/json/tests/draft2020-12 $(BIN)/python -m pytest -k official_suite tests/decoding
 
 # The clients bring two hundred packages that nothing else here needs; the server they ask is the project's own.
 .venv-clients/.installed: envs/clients.txt

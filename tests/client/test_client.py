@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from local_server import Handler, local_servers
 
 from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault, SettingsRefused
 from dllm_agents.config import Backbone
+from dllm_agents.decoding.constraints.turns import tool_schema
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 
@@ -54,6 +56,36 @@ def test_plain_openai_servers_get_plain_requests(server: Any) -> None:
         "seed": 3,
         "stop": ["\n"],
     }
+
+
+TOOLS = [{"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}]
+CALL = {"type": "or", "elements": [{"type": "json_schema", "json_schema": tool_schema(TOOLS[0])}]}
+TAG = {"type": "tag", "begin": "<tool_call>\n", "content": CALL, "end": "\n</tool_call>"}
+TURN = {"type": "triggered_tags", "triggers": ["<tool_call>"], "tags": [TAG], "at_least_one": False, "stop_after_first": False}
+BOUND = TURN | {"at_least_one": True, "stop_after_first": True}
+
+EITHER = {"type": "or", "elements": [{"type": "regex", "pattern": "a+"}, BOUND]}
+
+
+@pytest.mark.parametrize(
+    "constraint, spelling",
+    [
+        ({"regex": "a+"}, {"regex": "a+"}),
+        ({"choice": ["a", "b"]}, {"choice": ["a", "b"]}),
+        ({"type": "object"}, {"json": {"type": "object"}}),
+        ({"tools": TOOLS}, TURN),
+        (
+            {"tools": TOOLS, "several": False, "answer": {"regex": "a+"}},
+            {"type": "or", "elements": [{"type": "regex", "pattern": "a+"}, BOUND]},
+        ),
+    ],
+)
+def test_a_constraint_is_spelled_as_vllm_does(server: Any, constraint: dict[str, Any], spelling: dict[str, Any]) -> None:
+    url, seen = server([(200, GOOD)])
+    with Client(Endpoint(url, "tiny", native=False)) as client:
+        client.complete([{"role": "user", "content": "x"}], decoding=Decoding(constraint=constraint))
+    asked = seen[0]["structured_outputs"]
+    assert asked == spelling if "tools" not in constraint else json.loads(asked["structural_tag"])["format"] == spelling
 
 
 def test_our_own_server_gets_every_decoding_field(server: Any) -> None:

@@ -16,9 +16,11 @@ from pydantic import ValidationError
 
 from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, json_object, listed, text_of, tool_call
 from dllm_agents.config import Backbone
+from dllm_agents.decoding.constraints.turns import tool_schema
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.records import Dynamics
+from dllm_agents.tool_calls import CLOSE, OPEN
 
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 OPENAI_FIELDS = ("temperature", "top_p")
@@ -166,9 +168,8 @@ class Client:
         if self.endpoint.native:
             return {**decoding.model_dump(exclude_none=True), **self._template, "seed": chosen, "return_trace": True}
         plain = {name: getattr(decoding, name) for name in OPENAI_FIELDS if getattr(decoding, name) is not None}
-        if decoding.constraint is not None:  # vLLM's spelling
-            spelled = set(decoding.constraint) <= {"regex", "choice"}
-            plain["structured_outputs"] = decoding.constraint if spelled else {"json": decoding.constraint}
+        if decoding.constraint is not None:
+            plain["structured_outputs"] = structured_outputs(decoding.constraint)
         limit = "max_completion_tokens" if "max_tokens" in self._omit else "max_tokens"
         return {**plain, **self._template, limit: decoding.max_new_tokens, "seed": chosen}
 
@@ -200,6 +201,31 @@ class Client:
                 if len(content) > MAX_REPLY_BYTES:
                     raise BadReply(f"{self.endpoint!r}: a reply of more than {MAX_REPLY_BYTES >> 20} MiB")
             return response.status_code, bytes(content)
+
+
+def structured_outputs(constraint: Mapping[str, Any]) -> dict[str, Any]:
+    """A constraint as vLLM spells it; a turn that may call tools as a structural tag. One that must is nothing but calls there."""
+    if set(constraint) <= {"regex", "choice"}:
+        return dict(constraint)
+    if "tools" not in constraint:
+        return {"json": dict(constraint)}
+    calls = [{"type": "json_schema", "json_schema": tool_schema(tool)} for tool in constraint["tools"]]
+    turn = {
+        "type": "triggered_tags",
+        "triggers": [OPEN],
+        "tags": [{"type": "tag", "begin": f"{OPEN}\n", "content": {"type": "or", "elements": calls}, "end": f"\n{CLOSE}"}],
+        "at_least_one": bool(constraint.get("required")) or "answer" in constraint,
+        "stop_after_first": not constraint.get("several", True),
+    }
+    whole = {"type": "or", "elements": [*_formats(constraint["answer"]), turn]} if "answer" in constraint else turn
+    return {"structural_tag": json.dumps({"type": "structural_tag", "format": whole})}
+
+
+def _formats(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The texts of a constraint as formats of a structural tag."""
+    if "choice" in answer:
+        return [{"type": "const_string", "value": text} for text in answer["choice"]]
+    return [{"type": "regex", "pattern": answer["regex"]} if "regex" in answer else {"type": "json_schema", "json_schema": dict(answer)}]
 
 
 def api_key(backbone: Backbone) -> str | None:

@@ -15,18 +15,19 @@ ANY_ARGUMENTS = {"type": "object"}
 
 
 def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The JSON of a call of one of the tools {name, parameters}; a tool without parameters takes any object.
-
-    The definitions of a tool's parameters stay where their references look for them: under its own pointer.
-    """
-    return {"anyOf": [_one(tool, f"#/anyOf/{i}/properties/arguments") for i, tool in enumerate(tools)]}
+    """The JSON of a call of one of the tools {name, parameters}."""
+    return {"anyOf": [tool_schema(tool, f"#/anyOf/{i}") for i, tool in enumerate(tools)]}
 
 
-def _one(tool: Mapping[str, Any], place: str) -> dict[str, Any]:
-    arguments = _moved(tool.get("parameters") or ANY_ARGUMENTS, place)
+def tool_schema(tool: Mapping[str, Any], place: str = "#") -> dict[str, Any]:
+    """The JSON of a call of one tool, at the pointer `place`; a tool without parameters takes any object. The definitions of its parameters
+    stay where their references look for them."""
     return {
         "type": "object",
-        "properties": {"name": {"const": tool["name"]}, "arguments": arguments},
+        "properties": {
+            "name": {"const": tool["name"]},
+            "arguments": _moved(tool.get("parameters") or ANY_ARGUMENTS, f"{place}/properties/arguments"),
+        },
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
