@@ -149,19 +149,19 @@ def rooms() -> str:
     """The rooms of the package as a drawing: a room imports only those above it."""
     tree = ast.parse((ROOT / "tests/test_arrows.py").read_text(encoding="utf-8"))
     value = next(node.value for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ROOMS")
-    lines = [[room for room in line if room != "__init__"] for line in ast.literal_eval(value)]
+    lines = [[room for room in line if not room.startswith("__")] for line in ast.literal_eval(value)][:-1]
     height, width, parts = 46, 900, []
     for row, line in enumerate(lines):
-        box = width / len(line)
+        box, size = width / len(line), 13 if len(line) < 8 else 10
         for column, room in enumerate(line):
             x, y = column * box, row * height
             parts.append(f'<rect x="{x + 4:.0f}" y="{y + 2}" width="{box - 8:.0f}" height="30" rx="6" fill="none" stroke="currentColor"/>')
-            parts.append(f'<text x="{x + box / 2:.0f}" y="{y + 22}" text-anchor="middle" font-size="13">{escape(room)}</text>')
+            parts.append(f'<text x="{x + box / 2:.0f}" y="{y + 22}" text-anchor="middle" font-size="{size}">{escape(room)}</text>')
         if row:
             parts.append(f'<path d="M{width / 2} {row * height + 1} v-13" stroke="currentColor" marker-end="url(#up)"/>')
-    size = f'viewBox="0 -2 {width} {len(lines) * height}"'
+    view = f'viewBox="0 -2 {width} {len(lines) * height}"'
     label = 'role="img" aria-label="Rooms of the package, imports going up"'
-    return f'<svg {size} {label} style="width:100%;fill:currentColor">{ARROW_HEAD}{"".join(parts)}</svg>'
+    return f'<svg {view} {label} style="width:100%;fill:currentColor">{ARROW_HEAD}{"".join(parts)}</svg>'
 
 
 PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (families, workflows, strategies, failures, rooms)}
