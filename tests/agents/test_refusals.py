@@ -1,31 +1,25 @@
 """What is no answer is no result: refused settings, dead servers, broken environments and prompts that do not fit, from the rollout to the
 cells of the tables."""
 
-import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from small_run import Run, configuration
 
-from dllm_agents import benchmarks
-from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.analysis.metrics import ERROR_SHARE, Errors
-from dllm_agents.analysis.stage import classify_file, score_file
 from dllm_agents.benchmarks.babyai import BabyAI
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.client.client import Client
-from dllm_agents.config import Config
 from dllm_agents.errors import StageError
-from dllm_agents.files import read_jsonl, write_jsonl
 from dllm_agents.frames import read_frame
-from dllm_agents.records import Episode, Score, Task
+from dllm_agents.records import Score, Task
 from dllm_agents.reporting.claims import Claim
 from dllm_agents.reporting.figures import plot
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import evaluate
-from dllm_agents.reporting.tables import tabulate
 
 Start = Callable[[Callable[[str], Any]], str]
 GO = "Thought: on.\nAction: move forward"
@@ -35,51 +29,6 @@ REFUSED = 400, {"message": "strategy: ar needs a causal model, this one is block
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Client, "for_backbone", classmethod(lambda cls, endpoint, backbone: cls(endpoint, attempts=2, backoff=0.01)))
-
-
-def configuration(url: str, **agent: Any) -> Config:
-    """Twenty tasks of BabyAI, and eight of BFCL."""
-    return Config.model_validate(
-        {
-            "benchmarks": {
-                "babyai": {"levels": ["GoToObj"], "seeds": list(range(20)), "max_steps": 3},
-                "bfcl": {"categories": ["simple", "irrelevance"], "per_category": 4},
-            },
-            "backbones": {"mine": {"url": url}},
-            "agents": {"mine": {"policy": "mine", "concurrency": 1, **agent}, "random": {"policy": "random"}},
-            "run": {"agents": ["random", "mine"], "benchmarks": ["babyai", "bfcl"]},
-        }
-    )
-
-
-class Run:
-    """The stages from rollout to table of a small run, in files."""
-
-    def __init__(self, config: Config, results: Path) -> None:
-        self.config, self.results = config, results
-        for benchmark in config.run.benchmarks:
-            write_jsonl(self.path("tasks", benchmark), benchmarks.load(benchmark, config).tasks("test"))
-
-    def path(self, kind: str, benchmark: str, agent: str = "", suffix: str = "jsonl") -> Path:
-        return self.results / kind / (f"{benchmark}/{agent}.{suffix}" if agent else f"{benchmark}.{suffix}")
-
-    def play(self, agent: str, benchmark: str) -> list[Episode]:
-        episodes = self.path("episodes", benchmark, agent)
-        rollout(self.config, agent, Shard(self.path("tasks", benchmark), episodes))
-        scores, failures = (self.path(kind, benchmark, agent, "parquet") for kind in ("scores", "failures"))
-        score_file(self.config, episodes, self.path("tasks", benchmark), scores)
-        classify_file(self.config, episodes, scores, self.path("tasks", benchmark), failures)
-        return read_jsonl(episodes, Episode)
-
-    def table(self, name: str) -> tuple[list[dict[str, str]], str]:
-        """A table's tidy rows, and what its reader sees."""
-        tabulate(name, self.config, self.results, self.results / "tables" / name)
-        with open(self.results / "tables" / f"{name}.csv", newline="") as handle:
-            return list(csv.DictReader(handle)), (self.results / "tables" / f"{name}.md").read_text()
-
-    def cells(self, name: str, **wanted: str) -> list[tuple[str, str]]:
-        """(n, value) of the rows of a table that have these columns."""
-        return [(row["n"], row["value"]) for row in self.table(name)[0] if all(row[key] == value for key, value in wanted.items())]
 
 
 @pytest.fixture

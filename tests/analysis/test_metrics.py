@@ -12,7 +12,7 @@ CALLS = (
     Call(role="policy", seed=1, completion_tokens=3, nfe=1),
     Call(role="policy", seed=2, completion_tokens=4, nfe=2),
     Call(role="policy", seed=3, refused="prompt_too_long"),
-    Call(role="memory", seed=4, nfe=4),
+    Call(role="memory", seed=4, completion_tokens=0, nfe=4),
 )
 
 
@@ -37,6 +37,17 @@ def test_an_interactive_episode_keeps_the_environments_outcome():
     assert (row.success, row.progress, row.steps, row.invalid_steps, row.completion_tokens, row.nfe) == (True, 1.0, 2, 1, 7, 7)
     assert (row.measures["policy.calls"], row.measures["memory.nfe"]) == (2.0, 4.0)
     assert (row.version, row.package) == ("minigrid 3.2.0", "0.1")
+
+
+def test_what_one_call_does_not_count_is_unknown_and_never_a_number(tmp_path):
+    """In the score, its measures and its Parquet form, where the other role's numbers stand."""
+    episode = played(calls=(*CALLS, Call(role="memory", seed=5, nfe=1)))
+    assert (episode.usage["memory"].completion_tokens, episode.usage["policy"].completion_tokens) == (None, 7)
+    (row,) = score([episode])
+    assert (row.completion_tokens, row.prompt_tokens, row.nfe) == (None, None, 8)
+    assert "memory.completion_tokens" not in row.measures and row.measures["policy.completion_tokens"] == 7.0
+    write_frame(tmp_path / "s.parquet", score([episode]), Score)
+    assert read_frame(tmp_path / "s.parquet", Score)["completion_tokens"].isna().all()
 
 
 def test_a_verdict_decides_over_a_single_answer():

@@ -117,12 +117,12 @@ def test_server_faults_are_retried(server: Any, status: int) -> None:
         ((400, {"error": {"message": "no room", "code": "context_length_exceeded"}}), PromptTooLong, 1),
         ((400, {"error": {"message": "This model's maximum context length is 4096 tokens"}}), PromptTooLong, 1),
         ((401, {"error": {"message": "key"}}), ServerFault, 1),
+        ((307, b""), ServerFault, 1),
         ((404, {"detail": "Not Found"}), SettingsRefused, 1),
         ((200, b"not json"), BadReply, 1),
         ((200, []), BadReply, 1),
         ((200, {"choices": []}), BadReply, 1),
         ((200, {"choices": [{"message": {"content": 3}}]}), BadReply, 1),
-        ((200, {**GOOD, "usage": {"completion_tokens": -1}}), BadReply, 1),
         ((200, {"choices": [GOOD["choices"][0] | {"trace": {"reveal_step": ["x"]}}]}), BadReply, 1),
         ((200, b"[" * 100_000), BadReply, 1),
         ((200, b" " * ((16 << 20) + 1)), BadReply, 1),
@@ -149,6 +149,12 @@ def test_a_refused_setting_is_named(server: Any, status: int, error: dict[str, A
     with pytest.raises(SettingsRefused, match=error["message"].split(":")[0]) as caught:
         ask(url)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"completion_tokens": -1}, {"completion_tokens": "2"}, {"completion_tokens": True}, {"x": {}}])
+def test_what_a_server_does_not_count_is_unknown(server: Any, usage: Any) -> None:
+    completion = ask(server([(200, {**GOOD, "usage": usage})])[0])
+    assert (completion.text, completion.prompt_tokens, completion.completion_tokens, completion.nfe) == ("Action: go", None, None, None)
 
 
 def test_long_and_empty_answers_are_answers(server: Any) -> None:

@@ -104,6 +104,8 @@ def test_calls_come_whole_or_in_fragments():
     }
     for name, pieces in shapes.items():
         assert answer(body(*pieces, chunk("tool_calls"))).tool_calls == (f,), name
+    late = [chunk(tool_calls=[{"index": at, **whole, "function": {"name": name, "arguments": "{}"}}]) for at, name in ((1, "g"), (0, "f"))]
+    assert [call["name"] for call in answer(body(*late, chunk("tool_calls"))).tool_calls] == ["f", "g"]
     two = [chunk(tool_calls=[{"index": 0, **whole}]), chunk(tool_calls=[{"index": 0, **whole, "id": "2"}])]
     assert answer(body(*two, chunk("tool_calls"))).tool_calls == (f, f)
 

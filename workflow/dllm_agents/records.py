@@ -60,12 +60,12 @@ class EpisodeStep(Record):
 
 
 class RoleUsage(Record):
-    """What one role of the agent (policy, memory, verifier, ...) cost over an episode."""
+    """What one role of the agent (policy, memory, verifier, ...) cost over an episode; None where a server does not say."""
 
     calls: int = Field(default=0, description="answers asked for")
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    nfe: int = 0
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    nfe: int | None = 0
     repaired: int = 0
     seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
 
@@ -83,9 +83,9 @@ class Call(Record):
     early: dict[str, Any] | None = Field(default=None, description="content and tool_calls of the stream when its first call was complete")
     refused: str | None = Field(default=None, description="why there was no answer: prompt_too_long, token_limit")
     finish_reason: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    nfe: int = Field(default=0, description="number of forward evaluations (NFE)")
+    prompt_tokens: int | None = Field(default=None, description="None where the server does not say")
+    completion_tokens: int | None = None
+    nfe: int | None = Field(default=None, description="number of forward evaluations (NFE)")
     repaired: int = Field(default=0, description="tokens that a constraint put in place of the model's own")
     seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
 
@@ -254,17 +254,27 @@ class Outcome(Record):
 
 def usage_of(calls: Iterable[Call]) -> dict[str, RoleUsage]:
     """Role -> what its answers cost; a call that was refused cost nothing."""
-    total: dict[str, RoleUsage] = {}
+    answered: dict[str, list[Call]] = {}
     for call in calls:
         if call.refused is None:
-            usage = total.setdefault(call.role, RoleUsage())
-            usage.calls += 1
-            usage.prompt_tokens += call.prompt_tokens
-            usage.completion_tokens += call.completion_tokens
-            usage.nfe += call.nfe
-            usage.repaired += call.repaired
-            usage.seconds += call.seconds
-    return total
+            answered.setdefault(call.role, []).append(call)
+    return {
+        role: RoleUsage(
+            calls=len(own),
+            prompt_tokens=total(call.prompt_tokens for call in own),
+            completion_tokens=total(call.completion_tokens for call in own),
+            nfe=total(call.nfe for call in own),
+            repaired=sum(call.repaired for call in own),
+            seconds=sum(call.seconds for call in own),
+        )
+        for role, own in answered.items()
+    }
+
+
+def total(counts: Iterable[int | None]) -> int | None:
+    """The sum of counts; None, which is unknown, where one of them is."""
+    parts = list(counts)
+    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 class OfEpisode(Record):
@@ -318,9 +328,9 @@ class Score(OfEpisode):
     ended: Ending
     steps: int
     invalid_steps: int
-    prompt_tokens: int
-    completion_tokens: int
-    nfe: int
+    prompt_tokens: int | None = Field(description="None where a server does not say")
+    completion_tokens: int | None
+    nfe: int | None
     version: str = Field(default="", description="version of the benchmark's source; rows of different versions do not mix")
     package: str = Field(default="", description="version of this package")
     seconds: float = 0.0

@@ -80,10 +80,11 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, strict=
 def json_text(value: Any) -> str:
     """`value` as JSON that is valid UTF-8 too: half a surrogate pair, which JSON can spell and UTF-8 cannot, stays an escape."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text if text.isascii() or _is_unicode(text) else json.dumps(value, allow_nan=False)
+    return text if text.isascii() or is_unicode(text) else json.dumps(value, allow_nan=False)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: half a surrogate pair it cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -99,7 +100,7 @@ def call_of(value: Any, bare: bool = False) -> Call | None:
     if isinstance(inner := value.get("function"), dict) and set(value) <= {"function", "type", "id", "index"}:
         value = inner
     name, places = value.get("name"), [key for key in _ARGUMENTS if key in value]
-    if not isinstance(name, str) or not name or not _is_unicode(name) or len(places) > 1 or (bare and not places):
+    if not isinstance(name, str) or not name or not is_unicode(name) or len(places) > 1 or (bare and not places):
         return None
     arguments = value[places[0]] if places else {}
     if isinstance(arguments, str):

@@ -117,11 +117,18 @@ class Recording:
         self.calls.append(recorded(role, seed, completion, early))
         return self.calls[-1]
 
+    def _written(self) -> int:
+        """New tokens so far. Raises StageError when a server does not count them."""
+        uncounted = next((call.role for call in self.calls if call.refused is None and call.completion_tokens is None), None)
+        if uncounted is not None:
+            raise StageError(f"the server of {uncounted} does not say how many tokens it writes, so max_tokens cannot limit an episode")
+        return sum(call.completion_tokens or 0 for call in self.calls)
+
     @contextmanager
     def _refusals(self, role: str, seed: int) -> Iterator[None]:
         """Note why a call was not answered, where the workflow reacts to it."""
         try:
-            if self.max_tokens is not None and sum(call.completion_tokens for call in self.calls) >= self.max_tokens:
+            if self.max_tokens is not None and self._written() >= self.max_tokens:
                 raise EpisodeLimit()
             yield
         except EpisodeLimit:

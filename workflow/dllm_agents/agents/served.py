@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,17 +11,20 @@ from typing import Any
 from dllm_agents.agents.policy import Message
 from dllm_agents.agents.recording import Answer, StreamedAnswer
 from dllm_agents.agents.search import SEARCH_TOOL
-from dllm_agents.client.client import Client, Completion, SettingsRefused
+from dllm_agents.client.client import BadReply, Client, Completion, PromptTooLong, RequestRefused, SettingsRefused
 from dllm_agents.client.streaming import Partial, stream
 from dllm_agents.config import Config
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 
+UNANSWERED = 3
+"""Requests without one answer after which a server counts as one that answers none."""
+
 
 @dataclass(frozen=True)
 class Served:
-    """The served backbones of an agent, by role. A backbone whose server refuses its settings ends the run (StageError, naming the key):
-    every further episode would fare the same."""
+    """The served backbones of an agent, by role. A backbone whose server refuses its settings, or answers nothing that can be read, ends
+    the run (StageError, naming the key): every further episode would fare the same."""
 
     config: Config
     agent: str
@@ -28,6 +32,8 @@ class Served:
     clients: Mapping[str, Client]
     _accepted: set[str] = field(default_factory=set)
     """Roles whose settings the server has taken."""
+    _unanswered: Counter[str] = field(default_factory=Counter)
+    """Requests of a role, none of which was answered so far, that the server refused or answered with what is no completion."""
 
     def complete(self, role: str) -> Answer | None:
         """What answers for a role; None when nothing plays it."""
@@ -62,15 +68,23 @@ class Served:
     @contextmanager
     def _settings(self, role: str) -> Iterator[None]:
         """Tell a refusal of the settings from one of a prompt: settings that have been answered before are not what is refused now."""
+        name = self.config.agent_backbones(self.agent, self.benchmark)[role]
         try:
             yield
         except SettingsRefused as refusal:
             if role in self._accepted and refusal.field != "model":
                 raise
-            name = self.config.agent_backbones(self.agent, self.benchmark)[role]
             own = role != "policy" and getattr(self.config.agents[self.agent], role) is not None
             key = setting_key(self.config, name, self.benchmark, refusal.field, "" if own else self.agent)
             raise StageError(f"{refusal}; change {key}; finished episodes are kept") from None
+        except PromptTooLong:
+            raise
+        except (BadReply, RequestRefused) as error:
+            self._unanswered[role] += 1
+            if role not in self._accepted and self._unanswered[role] >= UNANSWERED:
+                endpoint = self.clients[name].endpoint
+                raise StageError(f"{endpoint!r} has answered none of {UNANSWERED} requests ({error}); see backbones.{name}") from None
+            raise
         self._accepted.add(role)
 
 

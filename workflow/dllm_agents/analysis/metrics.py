@@ -10,7 +10,7 @@ from dllm_agents.analysis.planning import planner_metrics, team_metrics
 from dllm_agents.benchmarks.base import Verdict
 from dllm_agents.benchmarks.qa_accuracy import contains_words
 from dllm_agents.errors import StageError
-from dllm_agents.records import Episode, RoleUsage, Score, Task
+from dllm_agents.records import Episode, RoleUsage, Score, Task, total
 
 ERROR_SHARE = 0.1
 """Share of a cell's episodes that may have ended in an error of server, client or environment. Those are left out of n; above this share
@@ -70,9 +70,9 @@ def score_episode(episode: Episode, verdict: Verdict | None = None, task: Task |
         ended=episode.ended,
         steps=len(episode.steps),
         invalid_steps=sum(not step.valid for step in episode.steps),
-        prompt_tokens=sum(role.prompt_tokens for role in costs),
-        completion_tokens=sum(role.completion_tokens for role in costs),
-        nfe=sum(role.nfe for role in costs),
+        prompt_tokens=total(role.prompt_tokens for role in costs),
+        completion_tokens=total(role.completion_tokens for role in costs),
+        nfe=total(role.nfe for role in costs),
         version=episode.versions.get(episode.benchmark, ""),
         package=episode.versions.get("dllm-agents", ""),
         seconds=episode.seconds,
@@ -83,8 +83,8 @@ def score_episode(episode: Episode, verdict: Verdict | None = None, task: Task |
 
 
 def measures(episode: Episode, usage: Mapping[str, RoleUsage], task: Task | None = None) -> dict[str, float]:
-    """The metrics of an episode's workflow, flags as 1 or 0, and what every role cost."""
-    spent = {f"{role}.{name}": float(value) for role, cost in usage.items() for name, value in cost.model_dump().items()}
+    """The metrics of an episode's workflow, flags as 1 or 0, and what every role cost, where its server says."""
+    spent = {f"{role}.{name}": float(value) for role, cost in usage.items() for name, value in cost.model_dump(exclude_none=True).items()}
     metrics = team_metrics(episode)
     if episode.search is not None:
         metrics |= episode.search.model_dump(exclude={"format_failure"})

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import httpx
 from pydantic import ValidationError
 
-from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, json_object, listed, text_of, tool_call
+from dllm_agents.client.reading import BadReply, bounded, calls_of, count, json_object, listed, text_of, tool_call, unicode_only
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.constraints.turns import tool_schema
 from dllm_agents.decoding.settings import Decoding
@@ -23,6 +23,7 @@ from dllm_agents.records import Dynamics
 from dllm_agents.tool_calls import CLOSE, OPEN
 
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 OPENAI_FIELDS = ("temperature", "top_p")
 # What of a request differs from prompt to prompt; a refusal that names anything else would meet every request.
 PROMPT_FIELDS = ("messages", "prompt")
@@ -73,16 +74,16 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `nfe` is the number of forward evaluations (for plain OpenAI servers, which decode autoregressively, the number
-    of new tokens), `reveal_step` the 0-based forward that unmasked each token, `tokens` their texts, `confidence` the probability with
-    which each was unmasked, `decoding` the settings with every default filled in where the server tells them, `repaired` how many tokens
-    a constraint put in place of the model's own, `dynamics` what happened forward by forward where the settings ask for it, `seconds` the
-    wall time with retries left out."""
+    """One answer. What the server does not count is None. `nfe` is the number of forward evaluations (for plain OpenAI servers, which
+    decode autoregressively, the number of new tokens), `reveal_step` the 0-based forward that unmasked each token, `tokens` their texts,
+    `confidence` the probability with which each was unmasked, `decoding` the settings with every default filled in where the server
+    tells them, `repaired` how many tokens a constraint put in place of the model's own, `dynamics` what happened forward by forward where
+    the settings ask for it, `seconds` the wall time with retries left out."""
 
     text: str
-    prompt_tokens: int
-    completion_tokens: int
-    nfe: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    nfe: int | None
     seconds: float
     finish_reason: str | None
     reveal_step: list[int] | None = None
@@ -174,16 +175,17 @@ class Client:
         return {**plain, **self._template, limit: decoding.max_new_tokens, "seed": chosen}
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
-        fault = "no answer"
+        fault, response = "no answer", None
         for attempt in range(self.attempts):
             if attempt:
-                time.sleep(self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+                time.sleep(self.pause(attempt, response))
             started = time.perf_counter()
             try:
-                status, content = self._exchange(path, body)
-            except (httpx.TransportError, httpx.StreamError) as error:
-                fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                response, content = self._exchange(path, body)
+            except (httpx.RequestError, httpx.StreamError) as error:
+                fault, response = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, None
                 continue
+            status = response.status_code
             payload = json_object(content, "the reply") if status == 200 else {}
             if payload and (payload.get("choices") or not payload.get("error")):
                 return payload, time.perf_counter() - started
@@ -193,14 +195,15 @@ class Client:
                 raise refusal(status, reason, self.endpoint)
         raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})")
 
-    def _exchange(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    def _exchange(self, path: str, body: dict[str, Any]) -> tuple[httpx.Response, bytes]:
         with self._http.stream("POST", path, json=body) as response:
-            content = bytearray()
-            for block in response.iter_bytes():
-                content += block
-                if len(content) > MAX_REPLY_BYTES:
-                    raise BadReply(f"{self.endpoint!r}: a reply of more than {MAX_REPLY_BYTES >> 20} MiB")
-            return response.status_code, bytes(content)
+            return response, b"".join(bounded(response.iter_bytes()))
+
+    def pause(self, attempt: int, response: httpx.Response | None = None) -> float:
+        """Seconds to wait before an attempt but the first: what the answer to the one before asks for, a minute at most, else ever more."""
+        after = response.headers.get("Retry-After", "") if response is not None else ""
+        asked = min(float(after), LONGEST_PAUSE) if after.isdecimal() else 0.0
+        return max(asked, self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
 
 
 def structured_outputs(constraint: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +257,8 @@ def refusal(status: int, reason: Reason, endpoint: Endpoint) -> Exception:
     message = reason.message
     if reason.code == "context_length_exceeded" or (status in (400, 413, 422) and _TOO_LONG.search(message)):
         return PromptTooLong(message)
+    if 300 <= status < 400:
+        return ServerFault(f"{endpoint!r} sends requests elsewhere (HTTP {status}); set the URL that answers itself")
     if status in (401, 403):
         return ServerFault(f"{endpoint!r} refuses the key (HTTP {status}: {message}); set the right one")
     text, field = f"{endpoint!r} refuses (HTTP {status}: {message})", _field(reason)
@@ -286,25 +291,24 @@ def reason_of(content: bytes) -> Reason:
 def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:
     """The answer that a chat completion holds, in any of the shapes that servers give it. Raises BadReply when it holds none."""
     try:
-        choice = payload["choices"][0]
+        choice = unicode_only(payload["choices"][0])
         message = choice["message"]
         usage = payload.get("usage") or {}
         content = text_of(message.get("content")) or text_of(message.get("refusal"))
         finish_reason = choice.get("finish_reason")
         trace = choice.get("trace") or {}
         calls = tuple(map(tool_call, calls_of(message)))
-        prompt_tokens, completion_tokens = (count(usage, name) or 0 for name in ("prompt_tokens", "completion_tokens"))
-        nfe = count(usage, "nfe")
+        prompt_tokens, completion_tokens, nfe = (count(usage, name) for name in ("prompt_tokens", "completion_tokens", "nfe"))
         reveal_step, token_ids = (listed(trace.get(name), int) for name in ("reveal_step", "token_ids"))
         tokens, confidence = listed(trace.get("tokens"), str), listed(trace.get("confidence"), float)
         repaired = len(listed(trace.get("repaired"), int) or ())
         decoding = None if trace.get("decoding") is None else Decoding.model_validate(trace["decoding"])
         dynamics = None if trace.get("dynamics") is None else Dynamics.model_validate(trace["dynamics"])
-    except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValidationError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {reason})") from None
-    if not isinstance(finish_reason, str | None):
-        raise BadReply("the reply's finish_reason is not text")
+    finish_reason = finish_reason if isinstance(finish_reason, str) else None
+    completion_tokens = None if completion_tokens == 0 and (content or calls) else completion_tokens
     nfe = completion_tokens if nfe is None else nfe
     cost, texts = (prompt_tokens, completion_tokens, nfe, seconds), (tokens, confidence)
     return Completion(content, *cost, finish_reason, reveal_step, token_ids, calls, *texts, decoding, repaired, dynamics)

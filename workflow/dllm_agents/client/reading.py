@@ -8,13 +8,17 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
 
+from dllm_agents.tool_calls import decoded, is_unicode
+
 T = TypeVar("T")
 MAX_REPLY_BYTES = 16 << 20
+MAX_REPLY_SECONDS = 3600.0
 # What ends a line of a stream; Python's own lines end at more than that.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _BESIDE = re.compile(r":|event:|id:|retry:")
@@ -57,11 +61,15 @@ def tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str):
         raise TypeError("a tool call's name is not text")
     if not isinstance(arguments, str):
-        return {"name": name, "arguments": {} if arguments is None else arguments}
-    try:
-        return {"name": name, "arguments": json.loads(arguments) if arguments.strip() else {}}
-    except (ValueError, RecursionError):
-        return {"name": name, "arguments": arguments}
+        arguments = "" if arguments is None else json.dumps(arguments)
+    value = {} if arguments.strip() in ("", "null") else decoded(arguments)
+    return {"name": name, "arguments": arguments if value is None else unicode_only(value)}
+
+
+def unicode_only(value: T) -> T:
+    """A JSON value whose text UTF-8 can hold: halves of a surrogate pair are joined, and one without the other is replaced."""
+    text = json.dumps(value, ensure_ascii=False)
+    return value if is_unicode(text) else json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -73,15 +81,11 @@ def calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def count(usage: Mapping[str, Any], name: str) -> int | None:
-    """A number of the usage; None where the server does not give it. Raises TypeError for what is no count."""
+    """A number of the usage; None, which is unknown, where the server gives none or what is no count."""
     value = usage.get(name)
-    if value is None:
-        return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"usage.{name} is {value!r}")
-    return value
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def listed(value: Any, kind: type[T]) -> list[T] | None:
@@ -158,18 +162,28 @@ class Collected:
 
     def payload(self) -> dict[str, Any]:
         """The answer as a whole one would have come."""
-        message = {"content": "".join(self.content), "tool_calls": list(self.calls.values())}
+        calls = [self.calls[key] for key in sorted(self.calls, key=lambda key: key if isinstance(key, int) else len(self.calls))]
+        message = {"content": "".join(self.content), "tool_calls": calls}
         return {"choices": [{"message": message, **self.choice}], "usage": self.usage}
 
 
-def lines(blocks: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a stream of server-sent events, ended by CR LF, LF or CR and by nothing else. Raises BadReply beyond 16 MiB."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text, size = "", 0
+def bounded(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks of a reply. Raises BadReply beyond 16 MiB, or for one that still comes in after an hour."""
+    size, started = 0, time.monotonic()
     for block in blocks:
         size += len(block)
         if size > MAX_REPLY_BYTES:
-            raise BadReply(f"a stream of more than {MAX_REPLY_BYTES >> 20} MiB")
+            raise BadReply(f"a reply of more than {MAX_REPLY_BYTES >> 20} MiB")
+        if time.monotonic() - started > MAX_REPLY_SECONDS:
+            raise BadReply(f"a reply that takes more than {MAX_REPLY_SECONDS:.0f} s")
+        yield block
+
+
+def lines(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a stream of server-sent events, ended by CR LF, LF or CR and by nothing else. Raises BadReply as `bounded` does."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = ""
+    for block in bounded(blocks):
         text += decoder.decode(block)
         half = "\r" if text.endswith("\r") else ""  # maybe of a CR LF
         *whole, text = _LINE_END.split(text.removesuffix(half))

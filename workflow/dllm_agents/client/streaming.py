@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from dllm_agents.client.client import RETRIED_STATUS, Client, Completion, ServerFault, completion_of, reason_of, refusal
-from dllm_agents.client.reading import BrokenStream, Collected, events
+from dllm_agents.client.reading import BrokenStream, Collected, events, unicode_only
 from dllm_agents.decoding.settings import Decoding
 
 
@@ -42,25 +42,25 @@ def stream(
     if tools and client.endpoint.native:
         extra |= {"tools": list(tools), "tools_in_prompt": True}
     body = client.body(messages, decoding, seed, **extra)
-    fault = "no answer"
+    fault, response = "no answer", None
     for attempt in range(client.attempts):
         if attempt:
-            time.sleep(client.backoff * 2 ** (attempt - 1))
+            time.sleep(client.pause(attempt, response))
         started, collected = time.perf_counter(), Collected()
         try:
             with client._http.stream("POST", "chat/completions", json=body) as response:
                 if response.status_code == 200:
                     for event in _whole_events(response, collected):
                         if collected.add(event):
-                            yield Partial("".join(collected.content), collected.complete_calls())
+                            yield Partial(unicode_only("".join(collected.content)), collected.complete_calls())
                     yield completion_of(collected.payload(), time.perf_counter() - started)
                     return
                 reason = reason_of(response.read())
                 fault = f"HTTP {response.status_code}: {reason.message}"
                 if response.status_code not in RETRIED_STATUS:
                     raise refusal(response.status_code, reason, client.endpoint)
-        except (httpx.TransportError, httpx.StreamError, BrokenStream) as error:
-            fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        except (httpx.RequestError, httpx.StreamError, BrokenStream) as error:
+            fault, response = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, None
     raise ServerFault(f"{client.endpoint!r} does not answer after {client.attempts} attempts ({fault})")
 
 
@@ -68,7 +68,7 @@ def _whole_events(response: httpx.Response, collected: Collected) -> Iterator[di
     """The events of an answer. One that breaks off when it has said how it ends is whole. Raises BrokenStream for any other."""
     try:
         yield from events(response.iter_bytes())
-    except httpx.TransportError:
+    except httpx.RequestError:
         if not collected.ended:
             raise
     if not collected.ended:

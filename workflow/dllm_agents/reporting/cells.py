@@ -11,6 +11,7 @@ from dllm_agents.analysis.metrics import Errors
 from dllm_agents.records import TableRow
 
 NOT_RUN = "not run"
+UNKNOWN = "unknown"
 NO_ERRORS = Errors()
 
 
@@ -61,8 +62,11 @@ def mean_row(
 
 
 def ratio_row(agent: str, benchmark: str, metric: str, top: statistics.Floats, bottom: statistics.Floats, seed: int) -> TableRow:
-    """A ratio of totals over episodes with its bootstrap interval; "not run" when there is nothing to divide by."""
+    """A ratio of totals over episodes with its bootstrap interval; "not run" when there is nothing to divide by, "unknown" when a server
+    did not count for an episode."""
     row = TableRow(agent=agent, benchmark=benchmark, metric=metric, n=len(top))
+    if np.isnan(top).any() or np.isnan(bottom).any():
+        return row.model_copy(update={"missing": UNKNOWN})
     if bottom.sum() <= 0:
         return row.model_copy(update={"n": 0})
     low, high = statistics.ratio_interval(top, bottom, seed=seed)

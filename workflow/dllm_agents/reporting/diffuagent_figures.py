@@ -119,9 +119,10 @@ def _planes(inputs: Inputs, models: Iterable[str]) -> tuple[Plane, Plane]:
 
 
 def _speed(inputs: Inputs, agent: str, benchmarks: Sequence[str]) -> float | None:
-    """Kept tokens per second of an agent's model over all its calls on the benchmarks; None where it wrote nothing or was not timed."""
+    """Kept tokens per second of an agent's model over all its calls on the benchmarks; None where it wrote nothing, was not timed, or its
+    server does not count."""
     scores = [inputs.rows(agent, name) for name in benchmarks]
-    tokens, seconds = (sum(float(part[column].sum()) for part in scores) for column in ("completion_tokens", "model_seconds"))
+    tokens, seconds = (sum(float(part[column].sum(skipna=False)) for part in scores) for column in ("completion_tokens", "model_seconds"))
     return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 

@@ -22,7 +22,7 @@ from dllm_agents.commands import add_results, say
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
-from dllm_agents.records import Call, Episode, EpisodeStep, TracedCall
+from dllm_agents.records import Call, Episode, EpisodeStep, TracedCall, total
 from dllm_agents.reporting.captions import benchmark_note
 from dllm_agents.reporting.inputs import Inputs
 
@@ -107,9 +107,12 @@ def _log(config: Config, agent: str, benchmark: str, episodes: list[Episode]) ->
         samples.append(_sample(model, episode, epochs[episode.task_id]))
     played = [episode for episode in episodes if episode.ended != "error"]
     means = {name: sum(getattr(episode, name) for episode in played) / max(1, len(played)) for name in ("success", "progress")}
-    tokens = [
-        sum(getattr(role, key) for episode in episodes for role in episode.usage.values()) for key in ("prompt_tokens", "completion_tokens")
-    ]
+    usage = [role for episode in episodes for role in episode.usage.values()]
+    tokens = {
+        f"{side}_tokens": total(getattr(role, key) for role in usage)
+        for side, key in (("input", "prompt_tokens"), ("output", "completion_tokens"))
+    }
+    tokens["total_tokens"] = total(tokens.values())
     scores = [
         {
             "name": metric,
@@ -147,7 +150,7 @@ def _log(config: Config, agent: str, benchmark: str, episodes: list[Episode]) ->
         "stats": {
             "started_at": started,
             "completed_at": started,
-            "model_usage": {model: {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)}},
+            "model_usage": {model: tokens} if tokens["total_tokens"] is not None else {},
         },
         "samples": samples,
     }
@@ -185,7 +188,7 @@ def _sample(model: str, episode: Episode, epoch: int) -> dict[str, Any]:
             "category": episode.category,
             "seed": episode.seed,
             "ended": episode.ended,
-            "nfe": sum(role.nfe for role in episode.usage.values()),
+            "nfe": total(role.nfe for role in episode.usage.values()),
             "reveal_steps": [call.reveal_step for _, call in episode.turns() if isinstance(call, TracedCall) and call.reveal_step],
             **_measures(episode),
         },

@@ -72,8 +72,8 @@ def _finding(inputs: Inputs, benchmark: str) -> str:
     first, second = max(pairs, key=lambda pair: sum(rates[agent].value or 0.0 for agent in pair))
     difference = compare(inputs, [first], [second], benchmark)["success_difference"]
     verdict = "better than" if (difference.low or 0) > 0 else "worse than" if (difference.high or 0) < 0 else "not to be told from"
-    costs = [inputs.rows(agent, benchmark)["nfe"].mean() for agent in (first, second)]
-    cost = f"; it takes {costs[0] / costs[1]:.2f} times the forward evaluations" if min(costs) > 0 else ""
+    costs = [inputs.rows(agent, benchmark)["nfe"].mean(skipna=False) for agent in (first, second)]
+    cost = f"; it takes {costs[0] / costs[1]:.2f} times the forward evaluations" if all(value > 0 for value in costs) else ""
     return (
         f"{name}: {first} (diffusion) solves {number(rates[first].value or 0.0)} %, {second} (autoregressive) "
         f"{number(rates[second].value or 0.0)} %: {verdict} it, {cell(difference)} points{cost}."
@@ -91,8 +91,8 @@ def success_over_nfe(inputs: Inputs, figure: Figure) -> None:
     for axis, benchmark in zip(axes, played, strict=False):
         points = []
         for agent in (name for name in inputs.players(benchmark, alone=True) if name not in inputs.baselines):
-            row, nfe = success_row(inputs, agent, benchmark), inputs.rows(agent, benchmark)["nfe"]
-            if row.value is not None and float(nfe.sum()) > 0:
+            row, nfe = success_row(inputs, agent, benchmark), inputs.rows(agent, benchmark)["nfe"].to_numpy(dtype=float)
+            if row.value is not None and nfe.sum() > 0:
                 points.append(drawing.Point(agent, float(nfe.mean()), row.value, row.low, row.high, False))
         axis.set(title=display_name(benchmark), xlabel="NFE per episode (log scale)")
         if points:

@@ -20,6 +20,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import write_json
 from dllm_agents.models.checkpoints import not_run, resolve_model
 from dllm_agents.provenance import hardware, versions
+from dllm_agents.records import total
 from dllm_agents.serving.launch import running_server
 from dllm_agents.stage_records import Probe
 
@@ -105,7 +106,8 @@ def _reference(backbone: Backbone, model_dir: Path | None, record: Probe) -> lis
 
 
 def measure(client: Client, decoding: Decoding, level: int, requests: int) -> dict[str, float]:
-    """Kept tokens per second, latency and forwards per token of `requests` requests, `level` at a time."""
+    """Kept tokens per second, latency and forwards per token of `requests` requests, `level` at a time; what the server does not count is
+    left out."""
     started = time.perf_counter()
     numbers = iter(range(requests))
 
@@ -121,15 +123,15 @@ def measure(client: Client, decoding: Decoding, level: int, requests: int) -> di
     with ThreadPoolExecutor(level) as pool:
         answers = [answer for lane_answers in pool.map(lane, range(level)) for answer in lane_answers]
     elapsed = time.perf_counter() - started
-    tokens = sum(answer.completion_tokens for answer in answers)
+    tokens, nfe = total(answer.completion_tokens for answer in answers), total(answer.nfe for answer in answers)
     median, high = numpy.quantile([answer.seconds for answer in answers], [0.5, 0.95])
     return {
         "concurrency": level,
         "requests": len(answers),
-        "tokens_per_second": tokens / elapsed,
         "p50_s": float(median),
         "p95_s": float(high),
-        "nfe_per_token": sum(answer.nfe for answer in answers) / max(tokens, 1),
+        **({} if tokens is None else {"tokens_per_second": tokens / elapsed}),
+        **({} if not tokens or nfe is None else {"nfe_per_token": nfe / tokens}),
     }
 
 
