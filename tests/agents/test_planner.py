@@ -7,8 +7,8 @@ import pytest
 
 from dllm_agents import benchmarks
 from dllm_agents.agents.planner import Roles, play
+from dllm_agents.agents.planner_teacher import Teacher, reference_plan
 from dllm_agents.analysis.planning import backtracks, covered_hops, planner_hit, planner_metrics, team_metrics
-from dllm_agents.benchmarks.multihop_teacher import reference_plan, team_replies
 from dllm_agents.benchmarks.plan_reply import fill, levels, parse_plan, plan_text
 from dllm_agents.benchmarks.search_reply import answer_text, reply_text, tool_call
 from dllm_agents.records import Call, Outcome, Task
@@ -42,22 +42,6 @@ def run(benchmark, task, roles, **settings) -> Outcome:
         return play(environment, task, roles, style="react", **settings)
 
 
-def teacher_roles(task):
-    """The oracle in every role: its plans and answer, and as seeker one search per hop and then its gold answer."""
-    replies = {role: [reply.reply for reply in team_replies(task) if reply.role == role] for role in ("planner", "writer")}
-    hops, objects = task.data["hops"], [hop["title"] for hop in task.data["hops"][1:]] + task.data["answers"][:1]
-    gold, asked = {hop["query"]: answer for hop, answer in zip(hops, objects, strict=True)}, set()
-
-    def seek(prompt):
-        query = next(query for query in gold if f"Question: {query}\n" in f"{prompt}\n")
-        if query in asked:
-            return reply_text("It is told.", answer_text(gold[query]))
-        asked.add(query)
-        return reply_text(f"I need the {query}.", tool_call([query]))
-
-    return Roles(Scripted(*replies["planner"]), Scripted(seek), Scripted(*replies["writer"]))
-
-
 def chain(*hops, answer="Acorcorp"):
     """A question whose gold hops are (title, query) and a text each."""
     data = {"set": "x", "answers": [answer], "hops": [{"title": title, "text": "t", "query": query} for title, query in hops]}
@@ -71,7 +55,7 @@ TWO_HOPS = chain(("Mira", "mother of Mira"), ("Tovah", "employer of Tovah"))
 def test_the_oracle_in_every_role_solves_every_question_in_one_round(benchmark, tasks, style):
     for task in tasks:
         with benchmark.environment(task) as environment:
-            played = play(environment, task, teacher_roles(task), style=style)
+            played = play(environment, task, Teacher(task).roles(), style=style)
         hops = len(task.data["hops"])
         assert played.success and played.ended == "success" and played.answer == task.data["answers"][0]
         perfect = {"planner_hit": 1, "hop_recall": 1.0, "first_full_round": 1, "rounds": 1, "backtracks": 0}
@@ -95,7 +79,7 @@ def test_the_oracle_plays_published_questions_by_the_titles_of_their_gold_passag
     path.write_text(json.dumps(row), encoding="utf-8")
     benchmark = benchmarks.load("multihop_qa", {"sets": {"mini": str(path)}})
     (task,) = benchmark.tasks("test")
-    played = run(benchmark, task, teacher_roles(task))
+    played = run(benchmark, task, Teacher(task).roles())
     metrics = planner_metrics(played, task)
     assert played.success and metrics["planner_hit"] and team_metrics(played)["tool_calls"] == 2
 
@@ -232,7 +216,7 @@ def test_same_replies_give_the_same_steps_whichever_seeker_is_faster(benchmark, 
     task = tasks[1]
 
     def untimed():
-        played = run(benchmark, task, teacher_roles(task))
+        played = run(benchmark, task, Teacher(task).roles())
         return [step.model_copy(update={"environment_seconds": 0.0}) for step in played.steps], played.planner
 
     assert untimed() == untimed()

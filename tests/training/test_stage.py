@@ -432,7 +432,7 @@ def test_calls_can_weigh_more():
     assert torch.allclose(factor, by_hand) and (plain == plain[0]).all()
 
 
-def test_a_planner_and_a_writer_are_taught_only_where_a_team_plays(tmp_path):
+def test_the_roles_of_a_team_are_taught_only_where_one_plays(tmp_path):
     from dllm_agents import benchmarks
     from dllm_agents.trajectories import collect
 
@@ -450,7 +450,34 @@ def test_a_planner_and_a_writer_are_taught_only_where_a_team_plays(tmp_path):
         options = {"multihop_qa": {"train_tasks": 3, "training": budget}}
         whole = Config.model_validate({"benchmarks": options, "backbones": {"m": entry}, "agents": agents, "run": run})
         taught[team] = train(whole, "m", "multihop_qa", path, tmp_path / str(team)).examples
-    assert taught[False] == sum(len(trajectory.steps) for trajectory in accepted) < taught[True]
+    steps = sum(len(trajectory.steps) for trajectory in accepted)
+    # Beside them a team's: a plan, two turns of a seeker for each hop, that nothing is missing, and the answer.
+    assert taught == {False: steps, True: steps + sum(2 * len(trajectory.task.data["hops"]) + 3 for trajectory in accepted)}
+
+
+def test_calls_before_thoughts_are_taught_to_a_backbone_that_is_told_to_write_them_so(tmp_path):
+    from dllm_agents import benchmarks
+    from dllm_agents.trajectories import collect
+
+    config = conversational()
+    config.benchmarks.multihop_qa.train_tasks = 2
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, collect(config, "multihop_qa", benchmarks.load("multihop_qa", config).tasks("train")))
+    replies = {}
+    for acting in (["react"], ["tool_first"], ["react", "tool_first"]):
+        agents = {name: {"policy": "m", "acting": name} for name in acting}
+        run = {"benchmarks": ["multihop_qa"], "agents": acting}
+        entry = {"prompt": "compact", "training": {"objective": "ar", **SMALL}}
+        whole = Config.model_validate({"backbones": {"m": entry}, "agents": agents, "run": run})
+        found = data.accepted(whole, "m", "multihop_qa", path, {})
+        replies[len(acting) == 2 or acting[0]] = [exchange.reply for exchange in found if exchange.call]
+        words = build_tokenizer(found, 512)
+        for exchange, example in zip(found, data.encode(words, found), strict=True):
+            call = words.decode([token for token, flag in zip(example.ids, example.calls, strict=True) if flag])
+            assert call.replace(" ", "") == exchange.call.replace(" ", ""), "of a reply the call alone is marked as one"
+    assert all(reply.startswith("<think>") for reply in replies["react"])
+    assert all(reply.startswith("<tool_call>") for reply in replies["tool_first"])
+    assert {reply[:6] for reply in replies[True]} == {"<think", "<tool_"}, "who does both is taught both, task by task"
 
 
 def test_spans_that_do_not_fit_their_tokens_are_refused(accepted, tmp_path):

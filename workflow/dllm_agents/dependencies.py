@@ -87,7 +87,8 @@ def _taught(config: Config, backbone: str, benchmark: str) -> Settings:
         "max_steps": options.max_steps,
         "prompt": _prompt(config, backbone, benchmark, teams),
     }
-    return settings | ({"teams": teams} if teams else {})
+    orders = config.call_orders(backbone, benchmark)
+    return settings | ({"teams": teams} if teams else {}) | ({"call_orders": orders} if orders != [False] else {})
 
 
 def of_probe(config: Config, backbone: str) -> Settings:

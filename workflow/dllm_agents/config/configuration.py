@@ -127,6 +127,11 @@ class Config(Section):
         played = {self.workflow(name, benchmark) for name in self.run.agents if benchmark in self.agent_benchmarks(name)}
         return sorted(played & {"planner", "deepdiver"})
 
+    def call_orders(self, backbone: str, benchmark: str) -> list[bool]:
+        """Whether agents of the run have this backbone write a search call before the thought: False, True or both; [False] without any."""
+        policies = [self.agents[name] for name in self.run.agents if benchmark in self.agent_benchmarks(name)]
+        return sorted({agent.acting == "tool_first" for agent in policies if agent.policy == backbone}) or [False]
+
     def workflow(self, agent: str, benchmark: str) -> WorkflowName:
         """How an agent acts on a benchmark."""
         own = self.benchmark_options(benchmark).workflow

@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dllm_agents import benchmarks, prompts
 from dllm_agents.agents.deepdiver.teacher import taught_replies as deepdiver_replies
+from dllm_agents.agents.planner_teacher import taught_replies as planner_replies
 from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.multihop_qa import MultiHopQA
-from dllm_agents.benchmarks.multihop_teacher import team_replies
 from dllm_agents.benchmarks.search_reply import reply_text
 from dllm_agents.config import Config, TrainingBudget
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
-from dllm_agents.records import EpisodeStep, Pair, Task, Trajectory
+from dllm_agents.records import EpisodeStep, Pair, Trajectory
 from dllm_agents.training.objectives import Example
 from dllm_agents.training.tokenizer import CONTROL_TOKENS
 
@@ -38,9 +39,9 @@ class Exchange(NamedTuple):
     call: str = ""
 
 
-def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
+def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, tool_first: bool = False) -> list[Exchange]:
     """One exchange per step with an action, rendered by the templates that rollouts use. The history holds what was executed; the
-    reply is the teacher's label for the state it led to."""
+    reply is the teacher's label for the state it led to, on search tasks `tool_first` with the thought behind the call."""
     task = trajectory.task
     if benchmark.workflow == "tool_calling":
         messages = prompts.tool_messages(style, benchmark, task)
@@ -53,8 +54,8 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[
         call = ""
         seen = history[index - 1].observation if index else trajectory.initial_observation
         if benchmark.workflow == "search":
-            messages = prompts.search_messages(style, task.goal, history[:index], benchmark.max_steps)
-            reply, said = reply_text(step.thought or "", step.action), step.action
+            messages = prompts.search_messages(style, task.goal, history[:index], benchmark.max_steps, tool_first)
+            reply, said = reply_text(step.thought or "", step.action, tool_first), step.action
             call = step.action if step.action.startswith("<tool_call>") else ""
         else:
             messages = prompts.embodied_messages(style, task.benchmark, task.goal, trajectory.initial_observation, history[:index])
@@ -63,32 +64,19 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[
     return found
 
 
-def planner_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
-    """What the oracle says as planner and writer on a search task whose gold hops are told, so that one backbone can play a whole team;
+TEAM_TEACHERS = {"planner": planner_replies, "deepdiver": deepdiver_replies}
+"""Workflow -> what the oracle says in its roles."""
+
+
+def team_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, workflow: str) -> list[Exchange]:
+    """What the oracle says in every role of a team on a search task whose gold hops are told, so that one backbone can play a whole team;
     none for any other task."""
     task = trajectory.task
-    if not _has_gold_texts(benchmark, task):
+    if not isinstance(benchmark, MultiHopQA) or not task.data["hops"] or not all(hop["text"] for hop in task.data["hops"]):
         return []
-    asked = ((prompts.team_messages(style, role, task.goal, findings), reply) for role, findings, reply in team_replies(task))
-    return [Exchange(task.id, messages, reply, ()) for messages, reply in asked]
-
-
-def deepdiver_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str) -> list[Exchange]:
-    """What the oracle says as planner and as seekers of the DeepDiver workflow; none for a task without gold hops."""
-    task = trajectory.task
-    if not _has_gold_texts(benchmark, task):
-        return []
-    assert isinstance(benchmark, MultiHopQA)
-    taught = deepdiver_replies(task, benchmark.environment(task), style)
+    with benchmark.environment(task) as environment:
+        taught = TEAM_TEACHERS[workflow](task, environment, style)
     return [Exchange(task.id, messages, reply, ()) for _, messages, reply in taught]
-
-
-def _has_gold_texts(benchmark: Benchmark, task: Task) -> bool:
-    return benchmark.workflow == "search" and bool(task.data["hops"]) and all(hop["text"] for hop in task.data["hops"])
-
-
-TEAM_EXCHANGES = {"planner": planner_exchanges, "deepdiver": deepdiver_exchanges}
-"""Workflow -> what its roles are taught."""
 
 
 def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dict[str, str]) -> list[Exchange]:
@@ -97,12 +85,15 @@ def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dic
     benchmark, entry = benchmarks.load(name, config), config.backbones[backbone]
     # Replies of the members of a team stand outside of the conversation that a trajectory is.
     teams = config.team_workflows(name) if entry.training and entry.training.layout == "exchange" else []
-    kinds = (exchanges, *(TEAM_EXCHANGES[team] for team in teams))
     taught = []
-    for trajectory in iter_jsonl(source, Trajectory):
+    # A backbone that plays both ways is taught them in turn, task by task.
+    orders = config.call_orders(backbone, name)
+    for trajectory, tool_first in zip(iter_jsonl(source, Trajectory), cycle(orders), strict=False):
         world = trajectory.task.data.get("world")
         worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
-        taught += [exchange for kind in kinds for exchange in kind(benchmark, trajectory, entry.prompt)]
+        taught += exchanges(benchmark, trajectory, entry.prompt, tool_first)
+        for team in teams:
+            taught += team_exchanges(benchmark, trajectory, entry.prompt, team)
     if not taught:
         raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
     return taught
@@ -171,21 +162,23 @@ def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> lis
     rendered = tokenizer.apply_chat_template([exchange.messages for exchange in found], add_generation_prompt=True, tokenize=False)
     prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(list(rendered), add_special_tokens=False)
     reply_ids = tokenizer.backend_tokenizer.encode_batch_fast([exchange.reply for exchange in found], add_special_tokens=False)
-    heads = tokenizer.backend_tokenizer.encode_batch_fast([_before_call(exchange) for exchange in found], add_special_tokens=False)
+    pieces = [_up_to_call(exchange) for exchange in found]
+    heads, calls = (tokenizer.backend_tokenizer.encode_batch_fast(part, add_special_tokens=False) for part in zip(*pieces, strict=True))
     end = tokenizer.eos_token_id
     examples = []
-    for exchange, prompt, reply, head in zip(found, prompt_ids, reply_ids, heads, strict=True):
-        if reply.ids[: len(head.ids)] != head.ids:
+    for exchange, prompt, reply, head, call in zip(found, prompt_ids, reply_ids, heads, calls, strict=True):
+        if reply.ids[: len(head.ids)] != head.ids or reply.ids[: len(call.ids)] != call.ids:
             raise StageError(f"task {exchange.task}: its spans do not fit its tokens, one of which is half in a tool call")
         example = Example.exchange(prompt.ids, [*reply.ids, end])
-        begins = len(prompt.ids) + len(head.ids)
-        calls = [bool(exchange.call) and begins <= at < len(example.ids) - 1 for at in range(len(example.ids))]
-        examples.append(example._replace(calls=calls))
+        first, last = (len(prompt.ids) + len(part.ids) for part in (head, call))
+        examples.append(example._replace(calls=[first <= at < last for at in range(len(example.ids))]))
     return examples
 
 
-def _before_call(exchange: Exchange) -> str:
-    return exchange.reply.removesuffix(exchange.call)
+def _up_to_call(exchange: Exchange) -> tuple[str, str]:
+    """The reply up to its call and up to the call's end; twice the whole of one without a call."""
+    before, call, _ = exchange.reply.partition(exchange.call) if exchange.call else (exchange.reply, "", "")
+    return before, before + call
 
 
 def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[tuple[str, Example]]:
