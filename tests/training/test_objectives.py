@@ -148,15 +148,47 @@ def test_agentic_noising_masks_the_response_after_a_call_and_never_scores_it():
     assert not (targets[noisy & ((positions >= 3) & (positions <= 5))] != IGNORE).any()
 
 
-@pytest.mark.parametrize(("naive", "leaks"), [(False, False), (True, True)])
-def test_a_later_tool_response_never_changes_a_scored_logit_unless_the_mask_is_naive(naive, leaks):
-    model = tiny_model()
+@pytest.mark.parametrize("noise", ["clean", "noisy"])
+@pytest.mark.parametrize(
+    ("mask", "layers", "leaks"),
+    [("aligned", 2, False), ("edges", 1, False), ("edges", 2, True), ("naive", 1, True), ("naive", 2, True)],
+)
+def test_a_later_tool_response_never_changes_a_scored_logit_unless_the_mask_is_naive(mask, layers, leaks, noise):
+    """Removed edges hold in one layer; through two the response comes by way of the prompt's tail, which equation 13 lets see it."""
+    model = tiny_model(layers=layers)
     changed = TURNS._replace(ids=[10, 20, 21, 33, 31, 32, 22, 23, END])
-    pair = [blocks(example, seed=5, naive=naive) for example in (TURNS, changed)]
-    before = (pair[0].targets[0] != IGNORE) & (pair[0].position_ids[0] < 3)
-    assert before.any()
-    first, second = (logits(model, batch)[before] for batch in pair)
-    assert torch.equal(first, second) != leaks
+    changes = False
+    for seed in range(8):
+        pair = [blocks(example, seed, context_mask=mask, context_noise=noise) for example in (TURNS, changed)]
+        before = (pair[0].targets[0] != IGNORE) & (pair[0].position_ids[0] < 3)
+        assert before.any()
+        first, second = (logits(model, batch)[before] for batch in pair)
+        changes |= not torch.equal(first, second)
+    assert changes == leaks
+
+
+def test_removed_edges_are_those_of_equation_13():
+    """M(i, j) = 0 only for a generated i and context j that does not come before it; within its block and copy."""
+    batch = blocks(TURNS, length=8, context_mask="edges")
+    noisy = [place for place, copy in enumerate(batch.copy[0].tolist()) if abs(copy) == 1]
+    block = [place for place in noisy if batch.block[0, place] == 0]
+    generated = dict(zip(block, TURNS.generated[:8], strict=True))
+    for query in block:
+        removed = {key for key in block if generated[query] and not generated[key] and key >= query}
+        assert sees(batch, query) == [key for key in block if key not in removed]
+
+
+@pytest.mark.parametrize("mask", ["aligned", "edges", "naive"])
+@pytest.mark.parametrize("noise", ["clean", "noisy"])
+def test_context_before_a_reply_is_always_shown_unless_noise_may_hit_it(noise, mask):
+    shown = set()
+    for seed in range(20):
+        batch = blocks(TURNS, seed=seed, context_mask=mask, context_noise=noise)
+        before = (batch.copy[0] != 0) & (batch.position_ids[0] == 0)
+        shown |= set(batch.input_ids[0][before].tolist())
+        context = torch.tensor([not flag for flag in TURNS.generated] + [False] * 8)[batch.position_ids[0]]
+        assert not (batch.targets[0][context] != IGNORE).any(), "context is never scored"
+    assert shown == ({10} if noise == "clean" else {10, MASK})
 
 
 def test_next_turn_tokens_in_a_block_with_a_masked_response_cannot_see_it():
@@ -370,11 +402,11 @@ def sees(batch, place):
     return seen(batch)[0, 0, place].nonzero().flatten().tolist()
 
 
-def tiny_model(hidden=16):
+def tiny_model(hidden=16, layers=2):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    heads = {"num_hidden_layers": layers, "num_attention_heads": 2, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=40, hidden_size=hidden, intermediate_size=32, **heads)
     return LlamaForCausalLM(config).eval()
 

@@ -392,9 +392,11 @@ def test_masks_of_trajectories_can_be_aligned_or_naive(tmp_path):
     path = tmp_path / "t.jsonl"
     write_jsonl(path, [question(number) for number in range(24)])
     losses = {}
-    for mask in ("aligned", "naive"):
-        losses[mask] = train(conversational(context_mask=mask), "turns", "multihop_qa", path, tmp_path / mask).loss_curve
-    assert losses["aligned"] != losses["naive"]
+    for switches in ({}, {"context_mask": "naive"}, {"context_mask": "edges"}, {"context_noise": "noisy"}):
+        losses[str(switches)] = str(train(conversational(**switches), "turns", "multihop_qa", path, tmp_path / str(len(losses))).loss_curve)
+    assert len(set(losses.values())) == 4
+    with pytest.raises(ValueError, match="context_mask and context_noise need objective block_diffusion"):
+        Training(objective="full_diffusion", context_noise="noisy")
 
 
 def asking(weight: float, objective: str):

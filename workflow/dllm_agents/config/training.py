@@ -78,8 +78,12 @@ class Training(Section):
         "complementary pair; dLLM-Var's masked end tokens; LLaDA's l of L",
     )
     align: Literal["position", "turn"] = Field(default="position", description="blocks counted from position 0 (SDAR), or anew each turn")
-    context_mask: Literal["aligned", "naive"] = Field(
-        default="aligned", description="mask tool responses that share a block with the call before them, or leave them visible (ablation)"
+    context_mask: Literal["aligned", "edges", "naive"] = Field(
+        default="aligned",
+        description="tool responses that share a block with the call before them: masked, not attended by it, or left visible (ablation)",
+    )
+    context_noise: Literal["clean", "noisy"] = Field(
+        default="clean", description="whether noise leaves context alone, or hits it in the blocks of replies too (ablation)"
     )
     logit_shift: bool = Field(default=False, description="a token is predicted where the token before it stands (Fast-dLLM v2)")
     call_weight: float = Field(
@@ -129,6 +133,8 @@ class Training(Section):
             raise ValueError("context_causal needs a block_length of 2 or more: the pass before a block decides its first token")
         if not self.prompt_gradient and (self.objective not in ("ar", "context_causal") or self.packed_length is not None):
             raise ValueError("prompt_gradient: false needs objective ar or context_causal, without packed_length")
+        if (self.context_mask, self.context_noise) != ("aligned", "clean") and self.objective != "block_diffusion":
+            raise ValueError("context_mask and context_noise need objective block_diffusion: no other has context in a reply's blocks")
         if self.mixture and (self.objective in PREFERENCE or self.layout == "trajectory"):
             raise ValueError("mixture needs layout exchange and a supervised objective")
         if self.call_weight != 1 and (self.layout == "trajectory" or self.objective in PREFERENCE):

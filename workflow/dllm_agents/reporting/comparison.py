@@ -117,6 +117,18 @@ def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:
     return [(aligned[rest], agent) for agent, (mask, rest) in trained.items() if mask == "naive" and rest in aligned]
 
 
+def masking_family(inputs: Inputs) -> list[str]:
+    """The agents, side by side, whose policies' trainings differ from another's in the mask or the noise of context alone."""
+    kinds: dict[str, list[str]] = {}
+    for agent in inputs.agents:
+        training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+        if training is not None and training.objective == "block_diffusion":
+            rest = training.model_dump_json(exclude={"context_mask", "context_noise"})
+            kinds.setdefault(rest, []).append(agent)
+    trainings = {agent: inputs.config.backbones[inputs.config.agents[agent].policy].training for agent in inputs.agents}
+    return [agent for kind in kinds.values() if len({str(trainings[agent]) for agent in kind}) > 1 for agent in kind]
+
+
 def seed_families(inputs: Inputs) -> list[list[str]]:
     """The run's agents that differ in nothing but the seed their backbones were trained with, two or more of each kind, by seed."""
     families: dict[str, dict[int, str]] = {}

@@ -12,7 +12,7 @@ from dllm_agents.config import BFCL_SINGLE_TURN
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NOT_RUN, bare, cell, mean_row, rate_row, ratio_row, without_value
-from dllm_agents.reporting.comparison import masking_pairs, matched_pairs, solved_by_both
+from dllm_agents.reporting.comparison import masking_family, matched_pairs, solved_by_both
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, plain_heads
@@ -169,10 +169,10 @@ def tool_errors(inputs: Inputs) -> Table:
 
 
 def masking(inputs: Inputs) -> Table:
-    """Agents trained with masks aligned to context and action spans against those trained naively, benchmark by benchmark."""
+    """DLLM Agent, Table 1's ablations: agents whose trainings differ in the mask or the noise of context alone, benchmark by benchmark."""
     rows: list[TableRow] = []
     lines = []
-    for agent in (agent for pair in masking_pairs(inputs) for agent in pair):
+    for agent in masking_family(inputs):
         for benchmark in inputs.config.agent_benchmarks(agent):
             scores, failures = inputs.rows(agent, benchmark), inputs.failures(benchmark)
             unreadable = failures[(failures["agent"] == agent) & failures["kind"].isin(UNREADABLE)]["task_id"].nunique()
@@ -183,8 +183,11 @@ def masking(inputs: Inputs) -> Table:
                 TableRow(agent=agent, benchmark=benchmark, metric="validation_loss", value=report.validation_loss if report else None),
             ]
             rows += own
-            lines.append(Line(agent, [display_name(benchmark), Text(str(len(scores)), own[0]), *own]))
-    heads = plain_heads("Benchmark", "n", "Success", "Unreadable", "Held-out loss")
+            training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+            assert training is not None
+            switches = [training.context_noise, training.context_mask]
+            lines.append(Line(agent, [*switches, display_name(benchmark), Text(str(len(scores)), own[0]), *own]))
+    heads = plain_heads("Noise", "Mask", "Benchmark", "n", "Success", "Unreadable", "Held-out loss")
     if not lines:
         nobody = "no two agents that differ in their mask"
         rows, lines = [TableRow(agent=nobody, benchmark="", metric="success_rate", n=0)], [Line(nobody, [NOT_RUN] * len(heads))]

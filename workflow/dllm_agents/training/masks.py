@@ -34,13 +34,15 @@ def block_diffusion(block: Tensor, copy: Tensor, segment: Tensor) -> Rule:
 
     `block` [batch, length] numbers the blocks of each example; `copy` is 0 on the clean tokens and 1, 2, ... on the noisy copies. Clean
     tokens see clean tokens of their own and earlier blocks (block-causal); a noisy token sees its own block in its own copy
-    (block-diagonal) and the clean tokens of strictly earlier blocks (offset block-causal).
+    (block-diagonal) and the clean tokens of strictly earlier blocks (offset block-causal). Noisy tokens of a negative copy are context
+    that those of the positive one do not see ahead of them (DLLM Agent equation 13).
     """
 
     def seen(batch: Any, head: Any, query: Any, key: Any) -> Tensor:
         to_clean = (copy[batch, key] == 0) & (block[batch, key] < block[batch, query])
-        own = (copy[batch, key] == copy[batch, query]) & (block[batch, key] == block[batch, query])
-        return to_clean | own
+        own = (copy[batch, key].abs() == copy[batch, query].abs()) & (block[batch, key] == block[batch, query])
+        later = (copy[batch, key] < 0) & (copy[batch, query] > 0) & (key > query)
+        return to_clean | (own & ~later)
 
     return _inside(segment, seen)
 

@@ -27,6 +27,8 @@ from dllm_agents.training.noising import Noise
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+ContextMask = Literal["aligned", "edges", "naive"]
+ContextNoise = Literal["clean", "noisy"]
 NoiseRule = Literal["anchored", "independent", "middle", "complementary", "end_masked", "fixed_count"]
 IGNORE = -100
 # Tokens of end-of-text padding that always stay in the loss, and the share of the others that does. A response padded to a fixed
@@ -194,32 +196,39 @@ def block_diffusion(
     generator: torch.Generator,
     rule: NoiseRule = "anchored",
     align: Literal["position", "turn"] = "position",
-    naive: bool = False,
+    context_mask: ContextMask = "aligned",
+    context_noise: ContextNoise = "clean",
     shift: bool = False,
     samples: int = 1,
 ) -> Row:
     """Block diffusion in the layout [clean ; noisy copy 1 ; noisy copy 2 ...], noisy copies of the blocks that hold generated tokens.
 
     `align`: blocks counted from absolute position 0, as SDAR decodes, so that a block may mix prompt tail, reply and tool response; or
-    begun anew at every turn and filled up with end tokens, as P-ReAct decodes. Context that follows generated tokens in a block is
-    masked and never scored (agentic noising); `naive` leaves it visible, the ablation. `shift`: a token's loss is taken where the token
-    before it stands, for a block's first token in the clean block before (Fast-dLLM v2 section 3.2). `samples` draws share one clean
-    form, the weight of each divided by their number.
+    begun anew at every turn and filled up with end tokens, as P-ReAct decodes. Context in a block is never scored. `context_mask` says
+    what becomes of context that follows generated tokens: masked, as in decoding (`aligned`: agentic noising, DLLM-Searcher section
+    4.2.2); unseen by generated tokens before it (`edges`: DLLM Agent equation 13, through which it still leaks where something else in
+    the block sees it); or visible (`naive`). `context_noise`: whether noise hits context too (`noisy`: DLLM Agent without context-clean
+    corruption). `shift`: a token's loss is taken where the token before it stands, for a block's first token in the clean block before
+    (Fast-dLLM v2 section 3.2). `samples` draws share one clean form, the weight of each divided by their number.
     """
     if len(example.ids) != len(example.generated):
         raise StageError(f"an example has {len(example.ids)} tokens and spans over {len(example.generated)}; encode its trajectory again")
     clean, noisy = _layout(example, end, block_length, align)
-    hidden = torch.zeros_like(noisy.generated) if naive else noising.hidden_context(noisy.generated, noisy.block)
+    none = torch.zeros_like(noisy.generated)
+    hidden = noising.hidden_context(noisy.generated, noisy.block) if context_mask == "aligned" else none
+    unseen = ~noisy.generated if context_mask == "edges" else none
+    drawn_from = noisy.generated if context_noise == "clean" else torch.ones_like(noisy.generated)
     asked = noisy.generated & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))
     last = int(noisy.block.max())
     context = clean.block < last  # nothing reads the clean form of the last block
     zeros = torch.zeros(int(context.sum()), dtype=torch.long)
     parts = [Row(clean.ids[context], clean.place[context], clean.block[context], zeros, zeros + IGNORE, zeros.float())]
-    drawn = [noise for _ in range(samples) for noise in copies(rule, noisy.generated, noisy.ids == end, noisy.block, generator)]
+    drawn = [noise for _ in range(samples) for noise in copies(rule, drawn_from, noisy.ids == end, noisy.block, generator)]
     for number, noise in enumerate(drawn, 1):
         targets = torch.where(noise.masked & asked, noisy.ids, IGNORE)
         ids = torch.where(noise.masked | hidden, mask, noisy.ids)
-        parts.append(Row(ids, noisy.place, noisy.block, torch.full_like(ids, number), targets, noise.weight / samples))
+        copy = torch.where(unseen, -number, number)
+        parts.append(Row(ids, noisy.place, noisy.block, copy, targets, noise.weight / samples))
     row = Row(*(torch.cat([part[field] for part in parts]) for field in range(len(Row._fields))))
     return shifted(row) if shift else row
 
@@ -402,12 +411,12 @@ def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) ->
 def shifted(row: Row) -> Row:
     """Each target moved to the place that holds the token before: in its own copy and block, else among the clean tokens."""
     targets, weights = torch.full_like(row.targets, IGNORE), torch.zeros_like(row.weights)
-    places = list(zip(row.copy.tolist(), row.block.tolist(), row.position.tolist(), strict=True))
+    places = list(zip(row.copy.abs().tolist(), row.block.tolist(), row.position.tolist(), strict=True))
     at = {place: index for index, place in enumerate(places)}
     clean = {position: index for index, (copy, _, position) in enumerate(places) if copy == 0}
     for index in (row.targets != IGNORE).nonzero().flatten().tolist():
         before = int(row.position[index]) - 1
-        source = at.get((int(row.copy[index]), int(row.block[index]), before), clean.get(before))
+        source = at.get((abs(int(row.copy[index])), int(row.block[index]), before), clean.get(before))
         if source is not None:
             targets[source], weights[source] = row.targets[index], row.weights[index]
     return row._replace(targets=targets, weights=weights)

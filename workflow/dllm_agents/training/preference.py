@@ -39,7 +39,7 @@ def draw(
     less variance. `naive` leaves tool responses visible that follow generated tokens in a block (VRPO without agentic noising).
     """
     return objectives.block_diffusion(
-        example, mask, end, block_length, generator, "fixed_count", align, naive=naive, shift=shift, samples=samples
+        example, mask, end, block_length, generator, "fixed_count", align, "naive" if naive else "aligned", shift=shift, samples=samples
     )
 
 

@@ -320,7 +320,7 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
     # The published rules are unbiased only over all generated tokens; the weights of the others sum to what they score.
     estimates = settings.noise in ("independent", "middle", "end_masked", "fixed_count") and settings.objective != "ar"
 
-    naive, shift = settings.context_mask == "naive", settings.logit_shift
+    shift, context = settings.logit_shift, (settings.context_mask, settings.context_noise)
     multiple = 8 if PartialState().device.type == "cuda" else 1  # what attention kernels want a mask's rows to be
 
     def rows(example: Example, generator: torch.Generator) -> list[Row]:
@@ -331,7 +331,7 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
         length, align = settings.block_length, settings.align
         if settings.objective == "context_causal":
             return [objectives.context_causal(example, mask, end, length, generator, settings.noise, settings.ar_weight)]
-        return [objectives.block_diffusion(example, mask, end, length, generator, settings.noise, align, naive, shift)]
+        return [objectives.block_diffusion(example, mask, end, length, generator, settings.noise, align, *context, shift)]
 
     def weighted(example: Example, generator: torch.Generator) -> list[Row]:
         if settings.call_weight == 1:
