@@ -75,3 +75,13 @@ def test_a_run_without_trainings_says_so(run: Inputs, tmp_path: Path) -> None:
     damaged.write_text(json.dumps({"steps": 1}))
     with pytest.raises(StageError, match="seen/multihop_qa/training.json: not a TrainingReport"):
         training_curves(Inputs(run.config, tmp_path), Figure())
+
+
+def test_a_model_that_has_not_learnt_is_said_so_in_place_of_its_numbers(run: Inputs) -> None:
+    path = run.files.model("naive", "multihop_qa") / "training.json"
+    report = TrainingReport.model_validate_json(path.read_bytes())
+    write_json(path, report.model_copy(update={"held_out_accuracy": 0.4, "learnt": False}))
+    rows = {(row.agent, row.metric): row for row in masking(run).rows}
+    assert (rows["naive", "success_rate"].value, rows["naive", "success_rate"].missing) == (None, "not learnt")
+    assert rows["seen", "success_rate"].value == 75.0
+    assert "not learnt" in run.missing(["naive"], ["multihop_qa"])

@@ -18,18 +18,20 @@ what is left need no longer be like the whole, and the cell says how many there 
 
 
 class Errors(NamedTuple):
-    """How many of some episodes ended in an error of server, client or environment, which says nothing of the agent."""
+    """How many of some episodes ended in an error of server, client or environment, which says nothing of the agent; and whether it was
+    played by a model whose training says that it has `unlearnt` things, whose numbers say nothing of its paradigm."""
 
     number: int = 0
     episodes: int = 0
+    unlearnt: bool = False
 
     @property
     def too_many(self) -> bool:
-        """Whether the other episodes are too few to speak for all."""
-        return self.number > ERROR_SHARE * self.episodes
+        """Whether the other episodes do not speak for all, or none does."""
+        return self.unlearnt or self.number > ERROR_SHARE * self.episodes
 
     def __str__(self) -> str:
-        return f"{self.number} of {self.episodes} errors"
+        return "not learnt" if self.unlearnt else f"{self.number} of {self.episodes} errors"
 
 
 def score(

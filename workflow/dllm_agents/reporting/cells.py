@@ -35,7 +35,7 @@ def rate_row(
 
 def without_value(row: TableRow, errors: Errors) -> TableRow:
     """A row that has no number, with the errors that are why, if they are."""
-    return row.model_copy(update={"missing": str(errors)}) if errors.number else row
+    return row.model_copy(update={"missing": str(errors)}) if errors.number or errors.unlearnt else row
 
 
 def mean_row(

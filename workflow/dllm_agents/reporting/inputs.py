@@ -240,13 +240,16 @@ class Inputs:
 
     def errors(self, agent: str, benchmark: str, categories: Collection[str] | None = None) -> Errors:
         """How many of an agent's episodes on a benchmark, or on some of its categories, ended in an error of server, client or
-        environment."""
+        environment; and whether one of its models has not learnt the benchmark."""
         if (agent, benchmark) not in self._errors:
             frame = self.scores(benchmark)
             ended = frame[frame["agent"] == agent].groupby("category")["ended"]
             self._errors[agent, benchmark] = {str(name): Errors(int((part == "error").sum()), len(part)) for name, part in ended}
         wanted = [errors for name, errors in self._errors[agent, benchmark].items() if categories is None or name in categories]
-        return Errors(sum(errors.number for errors in wanted), sum(errors.episodes for errors in wanted))
+        backbones = self.config.agent_backbones(agent, benchmark).values() if wanted else ()
+        reports = [report for backbone in backbones if (report := self.trainings.get((backbone, benchmark))) is not None]
+        unlearnt = any(report.learnt is False for report in reports)
+        return Errors(sum(errors.number for errors in wanted), sum(errors.episodes for errors in wanted), unlearnt)
 
     def missing(self, agents: Iterable[str], benchmarks: Iterable[str], categories: Collection[str] | None = None) -> str:
         """Why there is no number for agents together: the first whose episodes ended in too many errors, or that they were not run."""
