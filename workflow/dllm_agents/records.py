@@ -421,5 +421,5 @@ class TableRow(Record):
     published: float | None = None
     missing: str = Field(
         default="not run",
-        description="what stands in the column `value` where there is none: not run, not learnt, or how many of the episodes ended in an error",
+        description="what stands in the column `value` where there is none: not run, not learnt, or how many episodes ended in an error",
     )

@@ -53,7 +53,10 @@ class TrainingBudget(Section):
         gt=0,
         le=1,
         description="share of rare tokens predicted right in held-out replies (of a held-out world, where there are worlds) from which on "
-        "a training has learnt: the rates fall from there, and it ends before its budget; null trains the whole budget",
+        "a training has learnt; rows of one that ends below say `not learnt`",
+    )
+    early_end: bool = Field(
+        default=True, description="with `learnt`: the rates fall once it is reached, and training ends before its budget; false spends it"
     )
 
 

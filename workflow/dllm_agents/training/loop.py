@@ -237,7 +237,7 @@ class Loop:
             run.recent.clear()
         elif not last:
             return
-        if self.measure is not None and (last or len(run.loss_curve) % 2 == 0):
+        if self.measure is not None and (last or (self.learnt is not None and len(run.loss_curve) % 2 == 0)):
             self.model.eval()
             run.accuracy_curve.append((run.steps, round(self.measure(), 6)))
             self.model.train()
