@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -64,7 +64,10 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, tool_fir
     return found
 
 
-TEAM_TEACHERS = {"planner": planner_replies, "deepdiver": deepdiver_replies}
+TEAM_TEACHERS: dict[str, Callable[..., Sequence[tuple[str, list[dict[str, str]], str]]]] = {
+    "planner": planner_replies,
+    "deepdiver": deepdiver_replies,
+}
 """Workflow -> what the oracle says in its roles."""
 
 
