@@ -19,8 +19,8 @@ KINDS = frozenset({"scores", "failures", "episodes", "tasks", "exits", "attentio
 @dataclass(frozen=True)
 class Entry:
     """A table or figure. `source` is `<module of dllm_agents.reporting>.<function>`; `needs` maps kinds of results to benchmarks: one by
-    name, `embodied`, or `all` of the run; `size` is a figure's width and height in inches; `paper` is whose experiment it repeats; `agents`
-    says in words whom it shows, where those who play its benchmarks are not enough."""
+    name, `embodied`, `questions`, or `all` of the run; `size` is a figure's width and height in inches; `paper` is whose experiment it
+    repeats; `agents` says in words whom it shows, where those who play its benchmarks are not enough."""
 
     name: str
     source: str

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_agents import catalogue, prompts
-from dllm_agents.config import EMBODIED, Config, Section
+from dllm_agents.config import EMBODIED, QUESTIONS, Config, Section
 from dllm_agents.config.roles import MODULES, WORKFLOWS
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.provenance import sha256
@@ -168,8 +168,8 @@ def shown_benchmarks(config: Config, name: str) -> list[str]:
 
 
 def benchmarks_of(config: Config, group: str) -> list[str]:
-    """The benchmarks of the run in a group of the catalogue: `all`, `embodied`, or one benchmark."""
-    chosen = {"embodied": EMBODIED, "all": tuple(config.run.benchmarks)}.get(group, (group,))
+    """The benchmarks of the run in a group of the catalogue: `all`, `embodied`, `questions`, or one benchmark."""
+    chosen = {"embodied": EMBODIED, "questions": QUESTIONS, "all": tuple(config.run.benchmarks)}.get(group, (group,))
     return [benchmark for benchmark in config.run.benchmarks if benchmark in chosen]
 
 

@@ -27,6 +27,8 @@ BFCL_SINGLE_TURN = [
 ]
 BFCL_MULTI_TURN = ["multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"]
 EMBODIED = ("alfworld", "scienceworld", "babyai")
+QUESTIONS = ("multihop_qa", "browsecomp_zh")
+"""Benchmarks that search agents and teams of them play."""
 
 
 class TrainingBudget(Section):

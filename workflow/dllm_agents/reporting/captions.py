@@ -15,7 +15,14 @@ from dllm_agents.config import (
     ScienceWorldOptions,
 )
 
-_NAMES = {"alfworld": "ALFWorld", "babyai": "BabyAI", "bfcl": "BFCL-v3", "multihop_qa": "multi-hop QA", "scienceworld": "ScienceWorld"}
+_NAMES = {
+    "alfworld": "ALFWorld",
+    "babyai": "BabyAI",
+    "bfcl": "BFCL-v3",
+    "browsecomp_zh": "BrowseComp-ZH",
+    "multihop_qa": "multi-hop QA",
+    "scienceworld": "ScienceWorld",
+}
 _INTERVALS = "Brackets: 95 % intervals (Wilson for rates, percentile bootstrap for means)."
 _PUBLISHED = "Published rows are the paper's numbers, not runs of ours."
 

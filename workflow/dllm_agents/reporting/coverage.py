@@ -137,6 +137,8 @@ def _labels(config: Config, agent: str) -> Iterator[str]:
         yield _label(name, modules | ({"memory": "w/o"} if entry.history == "recent" else {}))
     if (searcher := published.searcher_name(config, agent)) is not None:
         yield from (searcher, "VRPO") if searcher == "DLLM-Searcher" else (searcher,)
+    if (team := published.team_name(config, agent)) is not None:
+        yield team
 
 
 def _label(agent: str, modules: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ import csv
 from functools import cache
 from typing import NamedTuple
 
-from dllm_agents.config import PREFERENCE, Config
+from dllm_agents.config import PREFERENCE, Config, Training
 from dllm_agents.errors import StageError
 from dllm_agents.layout import PUBLISHED
 
@@ -111,6 +111,32 @@ def searcher_name(config: Config, agent: str) -> str | None:
         return None
     own = (model for model in _models() if model.paper == "DLLM-Searcher")
     return next((model.agent for model in own if (model.hub_id, model.stage) == (root, stage)), None)
+
+
+def team_name(config: Config, agent: str) -> str | None:
+    """The row of DLLM Agent's Table 1 that an agent repeats: a team trained from the same checkpoint, by the switches of its training;
+    None for any other, and for both switches off, which the paper leaves out."""
+    entry = config.agents[agent]
+    backbone = config.backbones.get(entry.policy)
+    if backbone is None or backbone.training is None or entry.workflow != "deepdiver":
+        return None
+    name = next((model.agent for model in _models() if model.paper == "DLLM Agent" and model.hub_id == backbone.training.base), None)
+    if name != "DLLM Agent":
+        return name
+    return _SWITCHED.get(context_switches(backbone.training))
+
+
+_SWITCHED = {
+    ("clean", "aligned"): "DLLM Agent",
+    ("noisy", "aligned"): "DLLM Agent without context-clean corruption",
+    ("clean", "naive"): "DLLM Agent without span-aware attention alignment",
+}
+
+
+def context_switches(training: Training) -> tuple[str, str]:
+    """Whether a training's noise leaves the context clean, and whether its attention is aligned to the spans."""
+    mask = "naive" if training.context_mask == "naive" else "aligned"
+    return getattr(training, "context_noise", "clean"), mask
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -1,0 +1,121 @@
+"""What DLLM Agent counts of planners and seekers: Table 1 and Figure 2."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dllm_agents.config import QUESTIONS
+from dllm_agents.records import TableRow
+from dllm_agents.reporting import published
+from dllm_agents.reporting.captions import display_name
+from dllm_agents.reporting.cells import mean_row, rate_row
+from dllm_agents.reporting.drawing import say_not_run
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, count, own_block, plain_heads
+from dllm_agents.reporting.rows import error_rows, measured, published_rows, values_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = {
+    "accuracy": "Accuracy",
+    "tool_calls": "Tool calls per seeker",
+    "turns": "Turns per seeker",
+    "tool_calls_per_episode": "Tool calls per episode",
+    "turns_per_episode": "Turns per episode",
+    "invalid_action_rate": "Invalid actions",
+}
+"""Metric -> column. Accuracy and the share of episodes with an invalid action are in percent; the paper's caption counts tool calls and
+turns per seeker, its text per episode, so that ours has both."""
+
+
+def table1(inputs: Inputs) -> Table:
+    """DLLM Agent Table 1: accuracy, tool calls and turns, share of episodes with an invalid action, of teams of one planner and its
+    seekers, and how their training treats the context."""
+    rows = published_rows("dllm_agent_table1")
+    theirs = {(row.agent, row.metric): row for row in rows}
+    printed = []
+    for name in dict.fromkeys(row.agent for row in rows):
+        values: list[Cell] = [theirs.get((name, metric), "") for metric in METRICS]
+        printed.append(Line(name, [display_name("browsecomp_zh"), "", str(rows[0].n), *values]))
+    lines = []
+    for benchmark in (name for name in inputs.config.run.benchmarks if name in QUESTIONS):
+        for agent in (name for name in teams(inputs) if benchmark in inputs.config.agent_benchmarks(name)):
+            own = _row(inputs, agent, benchmark)
+            rows += own + error_rows(inputs, agent, benchmark)
+            cells: list[Cell] = [display_name(benchmark), _context(inputs, agent), count(own[0], inputs.errors(agent, benchmark))]
+            lines.append(Line(agent, [*cells, *own]))
+    heads = plain_heads("Benchmark", "Context in training", "n", *METRICS.values())
+    blocks = [Block(PUBLISHED_BLOCK, printed), own_block(lines, len(heads), "no team of planner and seekers")]
+    notes = "Seekers, one a task: means over an episode's seekers, then over episodes that have any. Published rows on another draw of 110."
+    return Table(rows, Layout("Agent", heads, blocks), notes=notes)
+
+
+def teams(inputs: Inputs) -> list[str]:
+    """The run's agents with a planner and seekers."""
+    return [agent for agent in inputs.agents if inputs.config.agents[agent].workflow is not None]
+
+
+def _row(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """A team's line, in the order of METRICS."""
+    scores, errors, seed = inputs.rows(agent, benchmark), inputs.errors(agent, benchmark), inputs.config.seed
+    twin = values_of("dllm_agent_table1", published.team_name(inputs.config, agent)) if benchmark == "browsecomp_zh" else {}
+
+    def mean(metric: str, measure: str) -> TableRow:
+        values = measured(scores, measure)
+        beside = twin.get((benchmark, "", metric))
+        return mean_row(agent, benchmark, "", metric, values[np.isfinite(values)], seed, published_value=beside, errors=errors)
+
+    def rate(metric: str, right: float) -> TableRow:
+        return rate_row(agent, benchmark, "", metric, int(right), len(scores), twin.get((benchmark, "", metric)), errors)
+
+    return [
+        rate("accuracy", scores["success"].sum()),
+        mean("tool_calls", "seeker_tool_calls"),
+        mean("turns", "seeker_turns"),
+        mean("tool_calls_per_episode", "tool_calls"),
+        mean("turns_per_episode", "turns"),
+        rate("invalid_action_rate", np.nansum(measured(scores, "invalid_action"))),
+    ]
+
+
+def _context(inputs: Inputs, agent: str) -> str:
+    """How the training of an agent's policy treats the context: which noise, which attention; empty where nothing is noised."""
+    training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+    if training is None or inputs.paradigm(agent) != "diffusion":
+        return ""
+    return ", ".join(published.context_switches(training))
+
+
+def figure2(inputs: Inputs, figure: Figure) -> None:
+    """DLLM Agent Figure 2: how many seekers an episode has, the paper's counts above, and of the run's first team of each paradigm."""
+    axes = figure.subplots(2, 2, sharex=True)
+    for column, (paradigm, name) in enumerate({"diffusion": "DLLM Agent", "ar": "AR Agent"}.items()):
+        items = [item for item in published.values("dllm_agent_figure2") if item.agent == name and item.category]
+        theirs = Counter({int(item.category): round(item.value or 0) for item in items})
+        _draw_counts(axes[0][column], f"{name} (published)", theirs)
+        agent = next((agent for agent in teams(inputs) if inputs.paradigm(agent) == paradigm), None)
+        ours: Counter[int] = Counter()
+        for benchmark in QUESTIONS if agent is not None else ():
+            values = measured(inputs.rows(str(agent), benchmark), "seekers")
+            ours.update(int(value) for value in values[np.isfinite(values)])
+        _draw_counts(axes[1][column], agent or f"no {paradigm} team", ours)
+        axes[1][column].set_xlabel("Seekers in an episode")
+    for row in axes:
+        row[0].set_ylabel("Episodes")
+
+
+def _draw_counts(axis: Axes, title: str, counts: Counter[int]) -> None:
+    episodes = counts.total()
+    if not episodes:
+        axis.set_title(title)
+        say_not_run(axis)
+        return
+    mean = sum(seekers * number for seekers, number in counts.items()) / episodes
+    axis.set_title(f"{title}: mean {mean:.1f}, n {episodes}")
+    axis.bar(list(counts), list(counts.values()), width=0.84, color="#0173B2", edgecolor="#222222", linewidth=0.4)
+    axis.axvline(mean, color="#D55E00", linewidth=1)
