@@ -71,6 +71,18 @@ def test_where_the_prompt_covers_the_opening_place_the_next_block_takes_the_tags
     assert out.token_ids[7 + 7] == OPEN and out.token_ids[7 + 14] == CLOSE and len(out.token_ids) == 7 + BLOCK
 
 
+def test_a_prompt_that_is_filled_up_leaves_the_first_block_to_the_answer(pair: Any, prompt: Any, monkeypatch: Any) -> None:
+    model = pair("sdar").model
+    monkeypatch.setitem(model.__dict__, "tokenizer", SimpleNamespace(pad_token_id=None, eos_token_id=5))
+    options = {"steps": 3 * BLOCK, "remasking": "low_confidence_static", "max_new_tokens": 3 * BLOCK}
+    out = decode(model, prompt(16 + 9), "sdar", tags(), fill_prompt=True, **options)
+    assert (out.token_ids[7], out.token_ids[14], len(out.token_ids)) == (OPEN, CLOSE, BLOCK)
+    by_hand = decode(model, [5] * 7 + list(prompt(16 + 9)), "sdar", tags(), **options)
+    assert (out.token_ids, out.reveal_step) == (by_hand.token_ids, by_hand.reveal_step)
+    with pytest.raises(DecodingError, match="fill_prompt: True is not for strategy llada"):
+        decode(pair("llada").model, prompt(16), "llada", None, fill_prompt=True)
+
+
 def test_the_rule_predicted_looks_once_and_may_leave_the_turn_alone(pair: Any, prompt: Any) -> None:
     model = pair("llada").model
     plain = decode(model, prompt(16), "llada", None)

@@ -200,18 +200,6 @@ def test_next_turn_tokens_in_a_block_with_a_masked_response_cannot_see_it():
     assert torch.equal(logits(model, pair[0])[scored], logits(model, pair[1])[scored])
 
 
-def test_turn_aligned_blocks_show_the_next_turn_its_response():
-    model = tiny_model()
-    changed = TURNS._replace(ids=[10, 20, 21, 33, 34, 35, 22, 23, END])
-    pair = [blocks(example, seed=5, length=8, align="turn") for example in (TURNS, changed)]
-    positions, scored = pair[0].position_ids[0], pair[0].targets[0] != IGNORE
-    first, second = (logits(model, batch) for batch in pair)
-    assert torch.equal(first[scored & (positions < 3)], second[scored & (positions < 3)])
-    assert not torch.equal(first[scored & (positions == 6)], second[scored & (positions == 6)])
-    noisy = pair[0].input_ids[0][len(TURNS.ids) - 3 :]
-    assert len(noisy) == 2 * 2 * 8, "each turn's block is filled to its full length in both copies"
-
-
 def test_complementary_copies_score_every_token_once():
     """Fast-dLLM v2 section 3.2."""
     batch = blocks(REPLY, rule="complementary")

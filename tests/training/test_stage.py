@@ -1,12 +1,13 @@
 """The train stage: trajectories in, a checkpoint directory out, the same every time."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from dllm_agents.config import Backbone, Config, Training
+from dllm_agents.config import Backbone, Config, Training, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_jsonl
 from dllm_agents.models import adapters
@@ -14,7 +15,7 @@ from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.records import EpisodeStep, Task, Trajectory
 from dllm_agents.stage_records import TrainingReport
 from dllm_agents.training import data, objectives
-from dllm_agents.training.objectives import Example
+from dllm_agents.training.objectives import IGNORE, Example, Row
 from dllm_agents.training.stage import train
 from dllm_agents.training.start import build_tokenizer, new_model
 
@@ -365,6 +366,33 @@ def test_a_whole_trajectory_is_one_example_whose_replies_alone_are_generated(tmp
     assert "Town 7" in words.decode([token for token, flag in zip(example.ids, example.generated, strict=True) if not flag])
 
 
+@pytest.mark.parametrize("backbone", ["sdar-8b-sft", "sdar-8b-vrpo"])
+def test_as_shipped_replies_begin_with_a_block_and_what_follows_in_it_is_masked(backbone):
+    """DLLM-Searcher as the recipe trains and decodes it: a reply starts at a block's edge, and agentic noising acts."""
+    from dllm_agents import benchmarks
+    from dllm_agents.training import preference
+    from dllm_agents.training.stage import objective_of
+
+    config = load([Path(__file__).parents[2] / "config" / "dllm_searcher.yaml"])
+    settings, decoding = config.backbones[backbone].training, config.decoding("sdar-8b-vrpo-p-react", "policy", "multihop_qa")
+    found = data.exchanges(benchmarks.load("multihop_qa", config), question(7), config.backbones[backbone].prompt)
+    words = build_tokenizer(found, 1024)
+    block = config.backbones["sdar-8b-sft"].training.block_length
+    assert settings.fill_prompt and decoding.fill_prompt and decoding.block_length == block == 128
+    first, last = data.encode(words, found, block)
+    response = [at for at, flag in enumerate(first.generated) if not flag and at > first.generated.index(True)]
+    assert "Town 7" in words.decode([first.ids[at] for at in response])
+    assert all(example.generated.index(True) % block == 0 for example in (first, last))
+    generator = torch.Generator().manual_seed(0)
+    if settings.objective == "agentic_vrpo":
+        row = preference.draw(first, int(words.mask_token_id), int(words.eos_token_id), block, 2, generator)
+    else:
+        batch = objective_of(settings, config.benchmarks.multihop_qa.training, words)([first], generator)
+        row = Row(*(getattr(batch, name)[0] for name in ("input_ids", "position_ids", "block", "copy", "targets", "weights")))
+    noisy = (row.copy > 0) & torch.isin(row.position, torch.tensor(response))
+    assert noisy.any() and (row.ids[noisy] == words.mask_token_id).all() and (row.targets[noisy] == IGNORE).all()
+
+
 REWRITING = (
     "{% for m in messages %}<|{{ m['role'] }}|>{% if m.role == 'assistant' and '</think>' in m.content and not loop.last %}"
     "{{ m.content.split('</think>')[1].strip() }}{% else %}{{ m.content }}{% endif %}{% if m.role == 'assistant' %}<eos>{% endif %}"
@@ -403,7 +431,7 @@ def asking(weight: float, objective: str):
     """(tokenizer, scored tokens, their weights) of a batch of a question's replies."""
     from dllm_agents import benchmarks
     from dllm_agents.training.objectives import IGNORE
-    from dllm_agents.training.stage import build_tokenizer, objective_of
+    from dllm_agents.training.stage import objective_of
 
     found = data.exchanges(benchmarks.load("multihop_qa", conversational()), question(7), "compact")
     words = build_tokenizer(found, 1024)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,8 @@ class Lora(Section):
 class Training(Section):
     """How a tiny or small backbone is trained on the accepted trajectories."""
 
+    FORMER: ClassVar = {"align": "is gone: blocks are counted from position 0; write fill_prompt: true where they begin with each reply"}
+
     objective: Literal["ar", "full_diffusion", "block_diffusion", "context_causal", "vrpo", "agentic_vrpo", "just_grpo"] = Field(
         description="supervised fine-tuning of a paradigm; or preference optimisation of the `base` on pairs of its own rollouts, with "
         "tool responses masked where a decoder does not have them yet (agentic_vrpo) or left visible (vrpo), or by the policy gradient of "
@@ -77,7 +79,11 @@ class Training(Section):
         "the same at t in 0.1-0.9 (DLLM-Searcher); Fast-dLLM v2's "
         "complementary pair; dLLM-Var's masked end tokens; LLaDA's l of L",
     )
-    align: Literal["position", "turn"] = Field(default="position", description="blocks counted from position 0 (SDAR), or anew each turn")
+    fill_prompt: bool = Field(
+        default=False,
+        description="fill prompts up on the left to whole blocks, as `decoding.fill_prompt` does, and let the tool response behind a reply "
+        "take the rest of its block (block diffusion, layout exchange)",
+    )
     context_mask: Literal["aligned", "edges", "naive"] = Field(
         default="aligned",
         description="tool responses that share a block with the call before them: masked, not attended by it, or left visible (ablation)",
@@ -135,6 +141,8 @@ class Training(Section):
             raise ValueError("prompt_gradient: false needs objective ar or context_causal, without packed_length")
         if (self.context_mask, self.context_noise) != ("aligned", "clean") and self.objective != "block_diffusion":
             raise ValueError("context_mask and context_noise need objective block_diffusion: no other has context in a reply's blocks")
+        if self.fill_prompt and (self.layout == "trajectory" or self.objective not in ("block_diffusion", *PREFERENCE)):
+            raise ValueError("fill_prompt needs layout exchange, and block diffusion")
         if self.mixture and (self.objective in PREFERENCE or self.layout == "trajectory"):
             raise ValueError("mixture needs layout exchange and a supervised objective")
         if self.call_weight != 1 and (self.layout == "trajectory" or self.objective in PREFERENCE):

@@ -117,6 +117,8 @@ def _check_fields(name: str, strategy: Strategy, decoding: Decoding) -> None:
             raise refuse(field, f"use {'dream' if field == 'order' else 'fast_dllm'}")
     if decoding.refresh_prompt is not None and (decoding.cache not in ("prefix", "dual") or "dual" not in strategy.caches):
         raise refuse("refresh_prompt", "it needs fast_dllm with cache prefix or dual")
+    if decoding.fill_prompt and not strategy.aligned:
+        raise refuse("fill_prompt", "it counts no blocks from the prompt's beginning")
     if decoding.steps_per_block is not None and strategy.block_length is None:
         raise refuse("steps_per_block", "it decodes no blocks; use steps")
     if decoding.tool_prefill is not None and name == "ar":

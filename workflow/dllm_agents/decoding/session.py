@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -66,6 +66,8 @@ class Session:
         self.decoding = decoding = decoding.resolved(model)
         self.stop_ids = tuple(decoding.stop_ids or ())
         strategy = strategy_of(decoding.strategy or model.strategy)
+        if decoding.fill_prompt:
+            prompt_ids = filled(prompt_ids, decoding.block_length or 1, model.tokenizer)
         length = _length(strategy, len(prompt_ids), decoding)
         self.canvas = Canvas(prompt_ids, length, 0 if decoding.mask_id is None else decoding.mask_id)
         tags = None if decoding.tool_prefill is None else Tags(decoding.tool_prefill)
@@ -161,6 +163,13 @@ def generate(model: Model, prompt_ids: Sequence[int] | Tensor, decoding: Decodin
         if on_unmasked is not None and positions:
             on_unmasked(positions, token_ids, session.canvas.nfe - 1)
     return session.generation()
+
+
+def filled(prompt_ids: Sequence[int], block_length: int, tokenizer: Any) -> list[int]:
+    """A prompt filled up on the left to whole blocks, by the tokenizer's padding or else its end token: blocks are counted from position
+    0, so that what follows begins with one (DLLM-Searcher's public code). Training and decoding both do it here."""
+    filler = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return [filler] * (-len(prompt_ids) % block_length) + list(prompt_ids)
 
 
 def _as_list(prompt_ids: Sequence[int] | Tensor) -> list[int]:

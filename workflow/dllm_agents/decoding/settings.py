@@ -64,6 +64,10 @@ class Decoding(BaseModel):
     steps_per_block: int | None = Field(default=None, ge=1, description="denoising steps of one block, in place of `steps`")
     block_length: int | None = Field(default=None, ge=1, description="tokens per block; default: the strategy's published value")
     sub_block_length: int | None = Field(default=None, ge=1)
+    fill_prompt: bool = Field(
+        default=False,
+        description="fill the prompt up on the left to whole blocks, so that the answer begins with a block (sdar, fast_dllm_v2)",
+    )
     threshold: float | None = Field(default=None, ge=0, le=1)
     factor: float | None = Field(default=None, gt=0)
     remasking: Literal["low_confidence", "random", "sequential", "low_confidence_static", "low_confidence_dynamic"] | None = Field(

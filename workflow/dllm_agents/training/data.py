@@ -16,6 +16,7 @@ from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.multihop_qa import MultiHopQA
 from dllm_agents.benchmarks.search_reply import reply_text
 from dllm_agents.config import Config, TrainingBudget
+from dllm_agents.decoding.session import filled
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
 from dllm_agents.records import EpisodeStep, Pair, Trajectory
@@ -154,27 +155,37 @@ def as_executed(step: EpisodeStep) -> EpisodeStep:
     return step.model_copy(update={"action": step.executed, "thought": None, "executed": None})
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[Example]:
-    """Exchanges as token ids, the reply closed by the end token. Raises StageError naming a task whose text holds a control token, or
-    whose reply has tokens that are half a tool call and half what is before it."""
+def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange], block_length: int | None = None) -> list[Example]:
+    """Exchanges as token ids, the reply closed by the end token. With a `block_length` prompts are filled up on the left to whole blocks,
+    and the beginning of what the next prompt goes on with, a tool response, stands in the rest of the reply's last block.
+
+    Raises StageError naming a task whose text holds a control token, or whose reply has tokens that are half a tool call and half what is
+    before it.
+    """
     for exchange in found:
         text = exchange.reply + "".join(message["content"] for message in exchange.messages)
         for token in CONTROL_TOKENS:
             if token in text:
                 raise StageError(f"task {exchange.task}: its text holds the control token {token}; remove it from the trajectory")
-    rendered = tokenizer.apply_chat_template([exchange.messages for exchange in found], add_generation_prompt=True, tokenize=False)
-    prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(list(rendered), add_special_tokens=False)
+    conversations = [exchange.messages for exchange in found]
+    rendered = list(map(str, tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)))
+    prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(rendered, add_special_tokens=False)
     reply_ids = tokenizer.backend_tokenizer.encode_batch_fast([exchange.reply for exchange in found], add_special_tokens=False)
     pieces = [_up_to_call(exchange) for exchange in found]
     heads, calls = (tokenizer.backend_tokenizer.encode_batch_fast(part, add_special_tokens=False) for part in zip(*pieces, strict=True))
     end = tokenizer.eos_token_id
     examples = []
-    for exchange, prompt, reply, head, call in zip(found, prompt_ids, reply_ids, heads, calls, strict=True):
+    for at, (exchange, prompt, reply, head, call) in enumerate(zip(found, prompt_ids, reply_ids, heads, calls, strict=True)):
         if reply.ids[: len(head.ids)] != head.ids or reply.ids[: len(call.ids)] != call.ids:
             raise StageError(f"task {exchange.task}: its spans do not fit its tokens, one of which is half in a tool call")
-        example = Example.exchange(prompt.ids, [*reply.ids, end])
-        first, last = (len(prompt.ids) + len(part.ids) for part in (head, call))
-        examples.append(example._replace(calls=[first <= at < last for at in range(len(example.ids))]))
+        context = filled(prompt.ids, block_length, tokenizer) if block_length else prompt.ids
+        example = Example.exchange(context, [*reply.ids, end])
+        before = f"{rendered[at]}{exchange.reply}{tokenizer.eos_token}"
+        if block_length and at + 1 < len(found) and found[at + 1].task == exchange.task and rendered[at + 1].startswith(before):
+            tail = tokenizer.encode(rendered[at + 1][len(before) :], add_special_tokens=False)[: -len(example.ids) % block_length]
+            example = Example([*example.ids, *tail], [*example.generated, *[False] * len(tail)])
+        first, last = (len(context) + len(part.ids) for part in (head, call))
+        examples.append(example._replace(calls=[first <= place < last for place in range(len(example.ids))]))
     return examples
 
 

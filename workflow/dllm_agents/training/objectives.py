@@ -195,7 +195,6 @@ def block_diffusion(
     block_length: int,
     generator: torch.Generator,
     rule: NoiseRule = "anchored",
-    align: Literal["position", "turn"] = "position",
     context_mask: ContextMask = "aligned",
     context_noise: ContextNoise = "clean",
     shift: bool = False,
@@ -203,17 +202,16 @@ def block_diffusion(
 ) -> Row:
     """Block diffusion in the layout [clean ; noisy copy 1 ; noisy copy 2 ...], noisy copies of the blocks that hold generated tokens.
 
-    `align`: blocks counted from absolute position 0, as SDAR decodes, so that a block may mix prompt tail, reply and tool response; or
-    begun anew at every turn and filled up with end tokens, as P-ReAct decodes. Context in a block is never scored. `context_mask` says
-    what becomes of context that follows generated tokens: masked, as in decoding (`aligned`: agentic noising, DLLM-Searcher section
-    4.2.2); unseen by generated tokens before it (`edges`: DLLM Agent equation 13, through which it still leaks where something else in
-    the block sees it); or visible (`naive`). `context_noise`: whether noise hits context too (`noisy`: DLLM Agent without context-clean
-    corruption). `shift`: a token's loss is taken where the token before it stands, for a block's first token in the clean block before
-    (Fast-dLLM v2 section 3.2). `samples` draws share one clean form, the weight of each divided by their number.
+    Blocks are counted from position 0, as SDAR decodes, so that one may mix prompt tail, reply and tool response. Context in a block is
+    never scored. `context_mask` says what becomes of context that follows generated tokens: masked, as in decoding (`aligned`: agentic
+    noising, DLLM-Searcher section 4.2.2); unseen by generated tokens before it (`edges`: DLLM Agent equation 13, through which it still
+    leaks where something else in the block sees it); or visible (`naive`). `context_noise`: whether noise hits context too (`noisy`: DLLM
+    Agent without context-clean corruption). `shift`: a token's loss is taken where the token before it stands, for a block's first token
+    in the clean block before (Fast-dLLM v2 section 3.2). `samples` draws share one clean form, the weight of each divided by their number.
     """
     if len(example.ids) != len(example.generated):
         raise StageError(f"an example has {len(example.ids)} tokens and spans over {len(example.generated)}; encode its trajectory again")
-    clean, noisy = _layout(example, end, block_length, align)
+    clean, noisy = _layout(example, end, block_length, torch.arange(len(example.ids)) // block_length)
     none = torch.zeros_like(noisy.generated)
     hidden = noising.hidden_context(noisy.generated, noisy.block) if context_mask == "aligned" else none
     unseen = ~noisy.generated if context_mask == "edges" else none
@@ -248,7 +246,7 @@ def context_causal(
     A token is predicted where the token before it stands. A block's first token is decided by the causal pass before the block, hence
     always visible in its noisy copies, and scored in L_MDM at the clean token before it; L_AR scores every generated token there.
     """
-    clean, noisy = _layout(example, end, block_length, "turn")
+    clean, noisy = _layout(example, end, block_length, reply_blocks(example.generated, block_length), whole=True)
     length = len(clean.ids) - 1
     following = torch.where(clean.generated[1:], clean.ids[1:], IGNORE)
     weight = ar_weight + (clean.block[1:] != clean.block[:-1]).float()
@@ -318,17 +316,17 @@ class _Part(NamedTuple):
     padding: Tensor
 
 
-def _layout(example: Example, end: int, block_length: int, align: str) -> tuple[_Part, _Part]:
-    """The clean tokens, and those of the blocks that hold generated tokens, filled up with end tokens."""
+def _layout(example: Example, end: int, block_length: int, block: Tensor, whole: bool = False) -> tuple[_Part, _Part]:
+    """The clean tokens, and those of the blocks that hold generated tokens; the last one, or with `whole` each, filled up with end tokens.
+    `block` [tokens] numbers the blocks."""
     ids, generated = torch.tensor(example.ids), torch.tensor(example.generated)
     place = torch.arange(len(ids))
-    block = block_numbers(generated, block_length, align)
     clean = _Part(ids, place, block, generated, torch.zeros_like(generated))
     wanted = block[generated].unique()
     pieces = []
     for number in wanted:
         inside = block == number
-        fill = block_length - int(inside.sum()) if align == "turn" or (number == block[-1] and generated[-1]) else 0
+        fill = block_length - int(inside.sum()) if whole or (number == block[-1] and generated[-1]) else 0
         start = int(place[inside][0])
         new = torch.tensor([False] * int(inside.sum()) + [True] * fill)
         pieces.append(
@@ -343,12 +341,10 @@ def _layout(example: Example, end: int, block_length: int, align: str) -> tuple[
     return clean, _Part(*(torch.cat([piece[field] for piece in pieces]) for field in range(len(_Part._fields))))
 
 
-def block_numbers(generated: Tensor, block_length: int, align: str) -> Tensor:
-    """The block of each token: counted from position 0, or begun anew wherever generated text begins or ends (`align` turn)."""
-    if align == "position":
-        return torch.arange(len(generated)) // block_length
+def reply_blocks(generated: Sequence[bool], block_length: int) -> Tensor:
+    """The block of each token, begun anew wherever generated text begins or ends."""
     numbers, number, inside = [], -1, block_length
-    for at, flag in enumerate(generated.tolist()):
+    for at, flag in enumerate(generated):
         if inside == block_length or (at and flag != generated[at - 1]):
             number, inside = number + 1, 0
         numbers.append(number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ def draw(
     generator: torch.Generator,
     naive: bool = False,
     shift: bool = False,
-    align: Literal["position", "turn"] = "position",
 ) -> Row:
     """A block-diffusion row of an example with `samples` draws of noise, for its ELBO. Draw once, score policy and reference on it.
 
@@ -39,7 +38,7 @@ def draw(
     less variance. `naive` leaves tool responses visible that follow generated tokens in a block (VRPO without agentic noising).
     """
     return objectives.block_diffusion(
-        example, mask, end, block_length, generator, "fixed_count", align, "naive" if naive else "aligned", shift=shift, samples=samples
+        example, mask, end, block_length, generator, "fixed_count", "naive" if naive else "aligned", shift=shift, samples=samples
     )
 
 
@@ -108,12 +107,13 @@ def vrpo_loss(policy: Tensor, reference: Tensor, beta: float, lengths: Tensor | 
     return -functional.logsigmoid(beta * (advantage[:, 0] - advantage[:, 1])).mean()
 
 
-def sequential(example: Example, mask: int, block_length: int, shift: bool = False, align: Literal["position", "turn"] = "position") -> Row:
+def sequential(example: Example, mask: int, block_length: int, shift: bool = False) -> Row:
     """A block-diffusion row with one noisy copy per generated token, of its block, in which all before it is revealed and all after it
     masked: summed, their losses are the exact log-likelihood of the tokens in left-to-right order (JustGRPO, arXiv 2601.15165: AR order
     for the policy gradient, parallel decoding kept)."""
     ids, generated = torch.tensor(example.ids), torch.tensor(example.generated)
-    place, block = torch.arange(len(ids)), objectives.block_numbers(generated, block_length, align)
+    place = torch.arange(len(ids))
+    block = place // block_length
     scored = place[generated].tolist()
     clean = block < block[scored[-1]]
     zeros = torch.zeros_like(place[clean])

@@ -235,7 +235,8 @@ def _trajectories(request: Request) -> TrainingReport:
     else:
         limits = [request.config.benchmark_options(name).training for name in request.benchmarks]
         parts = zip(found, limits, request.sources, strict=True)
-        fitting = [pair for part, limit, source in parts for pair in data.fitting(data.encode(words, part), part, limit, source)]
+        block = settings.block_length if settings.fill_prompt else None
+        fitting = [pair for part, limit, source in parts for pair in data.fitting(data.encode(words, part, block), part, limit, source)]
     # A world that is held out as a whole tells whether facts are read, or known by heart.
     groups = [worlds[task] for task, _ in fitting] if len(set(worlds.values())) >= data.FEWEST_GROUPS else [task for task, _ in fitting]
     kept, held = data.split(len(fitting), settings.validation_share, groups, seed)
@@ -277,7 +278,8 @@ def _preferences(request: Request) -> TrainingReport | None:
     def sides_of(pair: Pair) -> list[list[Example]]:
         assert pair.winner is not None and pair.loser is not None
         if settings.layout == "exchange":
-            return [data.encode(words, side) for side in data.differing(benchmark, pair, style)]
+            block = block_length if settings.fill_prompt else None
+            return [data.encode(words, side, block) for side in data.differing(benchmark, pair, style)]
         found = (data.exchanges(benchmark, trajectory, style) for trajectory in (pair.winner, pair.loser))
         return [[example for _, example in data.conversations(words, side)] for side in found]
 
@@ -285,15 +287,15 @@ def _preferences(request: Request) -> TrainingReport | None:
     kept, held = data.split(len(pairs), settings.validation_share, [pair.task_id for pair in pairs], request.seed)
     pad, mask, end = int(words.pad_token_id), int(words.mask_token_id), int(words.eos_token_id)
 
-    shift, align = settings.logit_shift, settings.align
+    shift = settings.logit_shift
 
     def batch(sides: Sequence[Sequence[Sequence[Example]]], generator: torch.Generator) -> Batch:
         def draw(example: Example) -> Row:
             naive = settings.objective == "vrpo"
-            return preference.draw(example, mask, end, block_length, chosen.samples, generator, naive, shift, align)
+            return preference.draw(example, mask, end, block_length, chosen.samples, generator, naive, shift)
 
         def in_order(example: Example) -> Row:
-            return preference.sequential(example, mask, block_length, shift, align)
+            return preference.sequential(example, mask, block_length, shift)
 
         reference = frozen[0].requires_grad_(False).eval()
         if settings.objective == "just_grpo":
@@ -328,10 +330,10 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
             return [objectives.next_token(example)]
         if settings.objective == "full_diffusion":
             return objectives.full_diffusion(example, mask, end, budget.response_tokens, generator, settings.noise, shift)
-        length, align = settings.block_length, settings.align
+        length = settings.block_length
         if settings.objective == "context_causal":
             return [objectives.context_causal(example, mask, end, length, generator, settings.noise, settings.ar_weight)]
-        return [objectives.block_diffusion(example, mask, end, length, generator, settings.noise, align, *context, shift)]
+        return [objectives.block_diffusion(example, mask, end, length, generator, settings.noise, *context, shift)]
 
     def weighted(example: Example, generator: torch.Generator) -> list[Row]:
         if settings.call_weight == 1:
