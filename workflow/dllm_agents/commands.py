@@ -6,10 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from dllm_agents.foreign import visible
+
 
 def say(line: str) -> None:
-    """Tell whoever started a stage what came of it."""
-    print(line, file=sys.stderr, flush=True)
+    """Tell whoever started a stage what came of it, in one line that a terminal takes for nothing but text."""
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def named_directory(text: str) -> tuple[str, Path]:

@@ -17,6 +17,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.records import Record
 
 R = TypeVar("R", bound=Record)
+LONGEST_LINE = 256 << 20
 
 
 def read_jsonl(path: str | Path, record: type[R]) -> list[R]:
@@ -31,7 +32,9 @@ def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; run the stage that writes it, or pass another file") from None
     with handle:
-        for number, line in enumerate(handle, 1):
+        for number, line in enumerate(iter(lambda: handle.readline(LONGEST_LINE + 1), b""), 1):
+            if len(line) > LONGEST_LINE:
+                raise StageError(f"{path}:{number}: a record of over {LONGEST_LINE >> 20} MiB; delete the file to make it again")
             if not line.strip():
                 continue
             try:
@@ -71,7 +74,11 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
     count = 0
     with write_aside(path) as handle:
         for record in records:
-            handle.write(record.model_dump_json(exclude_none=True) + "\n")
+            try:
+                handle.write(record.model_dump_json(exclude_none=True) + "\n")
+            except ValueError as error:  # half a surrogate pair, endless nesting
+                reason = " ".join(str(error).split())[:200]
+                raise StageError(f"{path}: record {count + 1} cannot be written ({reason}); nothing was") from None
             count += 1
     return count
 

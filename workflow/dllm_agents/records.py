@@ -7,9 +7,10 @@ classes; `files` reads and writes them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dllm_agents.tool_calls import call_text
 
@@ -17,6 +18,11 @@ SpanKind = Literal["context", "thought", "action", "observation"]
 FailureSource = Literal["rules", "checker", "beside checker"]
 Ending = Literal["success", "done", "step_limit", "token_limit", "prompt_too_long", "no_action", "early_exit", "answered", "error"]
 """How an episode ended. `error` is one of the server, the client or the environment, and says nothing of the agent; all else is its own."""
+
+
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""A number that has a place in a Parquet column."""
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Record(BaseModel):
@@ -30,7 +36,7 @@ class Task(Record):
     benchmark: str
     split: Literal["train", "pairs", "test"]
     category: str = Field(description="BabyAI level, BFCL category, household task type, question set")
-    seed: int
+    seed: Whole
     version: str = Field(description="package and version, or checksum, of the task's source")
     goal: str = Field(description="the instruction the agent is given")
     data: dict[str, Any] = Field(default_factory=dict, description="what the environment needs to rebuild the instance")
@@ -44,7 +50,7 @@ class EpisodeStep(Record):
     """One interaction: what was read from the policy's answer, what the environment said to it. The answer itself is one of the
     episode's calls."""
 
-    index: int = Field(ge=0)
+    index: Count
     stage: str = Field(default="act", description="workflow stage: act, plan, search, write, ...")
     call: CallKey | None = Field(default=None, description="role and seed of the answer acted on; None for scripted agents")
     thought: str | None = None
@@ -54,7 +60,7 @@ class EpisodeStep(Record):
     progress: float = Field(default=0.0, ge=0.0, le=1.0, description="best progress so far")
     valid: bool = Field(default=True, description="the environment accepted the action")
     done: bool = False
-    attempts: int = Field(default=1, ge=1, description="completions asked for until an action parsed")
+    attempts: Count = Field(default=1, ge=1, description="completions asked for until an action parsed")
     environment_seconds: float = Field(default=0.0, description="wall seconds in the environment; not deterministic")
     error: str | None = None
 
@@ -77,16 +83,16 @@ class Call(Record):
     model_config = ConfigDict(extra="ignore")
 
     role: str
-    seed: int = Field(description="seed of this call; no other call of the role in the episode has it, but for repeats of a refused one")
+    seed: Whole = Field(description="seed of this call; no other call of the role in the episode has it, but for repeats of a refused one")
     text: str = ""
     tool_calls: tuple[dict[str, Any], ...] = Field(default=(), description="calls that the server took out of the text")
     early: dict[str, Any] | None = Field(default=None, description="content and tool_calls of the stream when its first call was complete")
     refused: str | None = Field(default=None, description="why there was no answer: prompt_too_long, token_limit")
     finish_reason: str | None = None
-    prompt_tokens: int | None = Field(default=None, description="None where the server does not say")
-    completion_tokens: int | None = None
-    nfe: int | None = Field(default=None, description="number of forward evaluations (NFE)")
-    repaired: int = Field(default=0, description="tokens that a constraint put in place of the model's own")
+    prompt_tokens: Count | None = Field(default=None, description="None where the server does not say")
+    completion_tokens: Count | None = None
+    nfe: Count | None = Field(default=None, description="number of forward evaluations (NFE)")
+    repaired: Count = Field(default=0, description="tokens that a constraint put in place of the model's own")
     seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
 
     @property
@@ -122,7 +128,7 @@ class TracedCall(Call):
 
     model_config = ConfigDict(extra="forbid")
 
-    reveal_step: list[int] | None = Field(default=None, description="0-based forward that unmasked every completion token")
+    reveal_step: list[Count] | None = Field(default=None, description="0-based forward that unmasked every completion token")
     tokens: list[str] | None = Field(default=None, description="text of every completion token")
     confidence: list[float] | None = Field(default=None, description="probability with which every completion token was unmasked")
     dynamics: Dynamics | None = Field(default=None, description="what happened forward by forward, where the decoding settings ask for it")
@@ -154,7 +160,7 @@ class Trajectory(Record):
 
     task: Task
     teacher: str
-    seed: int
+    seed: Whole
     exploration: float = Field(default=0.0, ge=0.0, le=1.0)
     initial_observation: str = ""
     steps: list[EpisodeStep]
@@ -291,14 +297,22 @@ class Header(OfEpisode):
 
     goal: str
     backbones: dict[str, str] = Field(default_factory=dict, description="role -> backbone")
-    seed: int
-    max_steps: int
+    seed: Whole
+    max_steps: Count
     prompt_sha256: str = ""
     versions: dict[str, str] = Field(default_factory=dict, description="package -> version, benchmark -> source version")
     git_revision: str = ""
     hardware: str = ""
     started: str = Field(default="", description="UTC, ISO 8601; not deterministic")
     seconds: float = Field(default=0.0, description="wall seconds; not deterministic")
+
+    @field_validator("started")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        """Files are named after it."""
+        if text:
+            datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
+        return text
 
 
 class Episode(Outcome, Header):
@@ -317,7 +331,7 @@ class TracedEpisode(Episode):
 class Score(OfEpisode):
     """The outcome of one episode, one row of scores/<benchmark>/<agent>.parquet."""
 
-    seed: int
+    seed: Whole
     success: bool
     progress: float = Field(ge=0.0, le=1.0)
     error_type: str | None = Field(default=None, description="the official checker's error type, single-answer benchmarks")

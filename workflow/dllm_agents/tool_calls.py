@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dllm_agents.foreign import DEEPEST, depth
+
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 LIST_MARK, PYTHON_MARK = "[TOOL_CALLS]", "<|python_tag|>"
 MARKS = (OPEN, LIST_MARK, PYTHON_MARK)
@@ -123,7 +125,7 @@ def decoded(text: str) -> Any:
         value, end = _DECODER.raw_decode(text, _BLANK.match(text).end())  # type: ignore[union-attr]
     except (ValueError, RecursionError):
         return None
-    return value if not text[end:].strip() else None
+    return value if not text[end:].strip() and depth(value) <= DEEPEST else None
 
 
 @dataclass
@@ -161,6 +163,7 @@ class _Scan:
             self.broken = True
         else:
             self.depth += 1 if character in "{[" else -1
+            self.broken = self.depth > DEEPEST
             if self.depth == 0:
                 self._decode(text)
 

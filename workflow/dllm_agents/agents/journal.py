@@ -43,7 +43,11 @@ class Journal:
         try:
             if self.path.exists() and not self.path.stat().st_mode & 0o222:
                 raise PermissionError(0, "it is read-only")
-            file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 - stays open, and locked, for the run
+            if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+                raise PermissionError(0, "it is a link, or no file; remove it")
+            # What a link names is another's, also where the link is made this moment.
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            file: IO[bytes] = os.fdopen(descriptor, "a+b")
         except OSError as error:
             raise StageError(f"{self.path}: cannot be opened ({error.strerror}); make the results folder writable") from None
         try:

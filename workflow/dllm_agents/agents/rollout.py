@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from dllm_agents import benchmarks, dependencies, prompts
+from dllm_agents import benchmarks, dependencies, foreign, prompts
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.merge import played_in_other_parts, sign
 from dllm_agents.agents.modules.tool_graph import ToolGraph
@@ -111,7 +110,7 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, 
             if restarts == 0:
                 raise StageError(f"{fault}; finished episodes are kept, run the same command again to go on") from None
             restarts -= 1
-            print(f"{agent_name} on {benchmark.name}: {fault}; its servers are started again", file=sys.stderr, flush=True)
+            say(f"{agent_name} on {benchmark.name}: {fault}; its servers are started again")
     return tasks, journal
 
 
@@ -243,7 +242,7 @@ def _play_again(player: Player, roles: Sequence[str], stored: Mapping[str, Trace
 def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds: float, started: str) -> TracedEpisode:
     """The record of a task that was played, or of the error it ended in."""
     if isinstance(result, Exception):
-        result = Outcome(ended="error", error=f"{type(result).__name__}: {result}"[:500])
+        result = Outcome(ended="error", error=foreign.visible(f"{type(result).__name__}: {result}")[:500])
     config, benchmark = player.config, player.benchmark
     backbones = config.agent_backbones(player.name, task.benchmark)
     sent = {role: config.decoding(player.name, role, task.benchmark).model_dump(mode="json", exclude_none=True) for role in backbones}
@@ -265,7 +264,13 @@ def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds:
         started=started,
         seconds=seconds,
     )
-    return TracedEpisode.model_validate(dict(header) | dict(result) | {"decoding": decoding})
+    try:
+        episode = TracedEpisode.model_validate(dict(header) | dict(result) | {"decoding": decoding})
+        TracedEpisode.model_validate_json(episode.model_dump_json(exclude_none=True))
+        return episode
+    except ValueError as error:  # what a backbone or an environment gave cannot be stored
+        reason = foreign.visible(f"the episode cannot be stored: {' '.join(str(error).split())}")[:500]
+        return TracedEpisode.model_validate(dict(header) | {"decoding": sent, "ended": "error", "error": reason})
 
 
 def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:

@@ -7,7 +7,6 @@ the game is won; sub-goals come from AgentBoard's list where it is given, else f
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -21,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dllm_agents import foreign
 from dllm_agents.benchmarks import alfworld_games, alfworld_planner
 from dllm_agents.benchmarks.alfworld_games import TASK_TYPES
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
@@ -138,7 +138,7 @@ def _published(data: str | None, game: str) -> dict[str, str]:
     if data is None or not path.is_relative_to(root):
         raise StageError(f"alfworld: game {game!r} is not below benchmarks.alfworld.data; set that to the folder made by alfworld-download")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = foreign.loads(path.read_text(encoding="utf-8"))
         goal = _TASK.search(document["grammar"])
         return {"goal": f"{goal[1]}.", "pddl_problem": str(document["pddl_problem"])}  # type: ignore[index]
     except OSError as error:
@@ -344,7 +344,7 @@ class ALFWorld(Benchmark):
         for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
             source = f"{self.options.task_list}:{number}"
             try:
-                item = json.loads(line)
+                item = foreign.loads(line)
                 listed[str(item["additional_info"]["description"])] = [Pattern(pattern, source).text for pattern in item["subgoals"]]
             except (ValueError, KeyError, TypeError):
                 wanted = '{"subgoals": [patterns], "additional_info": {"description"}}'
@@ -354,7 +354,7 @@ class ALFWorld(Benchmark):
 
 def _asked(path: Path) -> dict[str, str]:
     try:
-        parameters = json.loads(path.read_text(encoding="utf-8"))["pddl_params"]
+        parameters = foreign.loads(path.read_text(encoding="utf-8"))["pddl_params"]
         names = {"object": "object_target", "receptacle": "parent_target", "lamp": "toggle_target"}
         asked = {key: str(parameters[name]) for key, name in names.items()}
     except (OSError, ValueError, KeyError, TypeError):

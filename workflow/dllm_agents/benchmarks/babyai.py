@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-import json
 import os
 import random
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar
 
+from dllm_agents import foreign
 from dllm_agents.benchmarks import babyai_text as text
 from dllm_agents.benchmarks.babyai_teacher import Teacher, required_keys
 from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step
@@ -328,7 +328,7 @@ def _read_task_list(path: str) -> dict[tuple[str, int], dict[str, Any]]:
                 where = f"{path}:{number}"
                 if not line.strip():
                     continue
-                entry = json.loads(line)
+                entry = foreign.loads(line)
                 level = entry["additional_info"]["subtask"].removeprefix("BabyAI-").rpartition("-v")[0]
                 seed = _SEEDS[0] + count.get(level, 0)
                 count[level] = count.get(level, 0) + 1

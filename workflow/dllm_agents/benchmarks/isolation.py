@@ -2,8 +2,7 @@
 
 Parent side: `Worker` starts `python -P -m <module>`, exchanges one JSON line per request and per reply, and replaces the process
 when it dies or overruns its time. Child side: `confine` gives up files, network, processes, signals and memory, one layer at a time,
-and `probe` tries what should now fail. Which layers a machine offers differs (kernel, container, architecture), so the worker reports
-what it reached and the parent logs it. Nothing here knows what the worker computes.
+and `probe` tries what should now fail. The worker reports which of them its machine offers, the parent logs it.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from typing import Any
 
 import psutil
 
+from dllm_agents import foreign
 from dllm_agents.errors import StageError
 
 log = logging.getLogger(__name__)
@@ -415,7 +415,7 @@ class Worker:
                     raise WorkerLost("too long")
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            return json.loads(line)
+            return foreign.loads(line)
         except ValueError:
             raise WorkerLost("crashed") from None
 

@@ -8,7 +8,6 @@ is given, else the simulator's own sequential goals; the simulator's score stays
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -21,6 +20,7 @@ from importlib.metadata import version as package_version
 from itertools import islice
 from typing import Any
 
+from dllm_agents import foreign
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
 from dllm_agents.benchmarks.patterns import Pattern
 from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess, die_with_parent
@@ -344,7 +344,7 @@ class ScienceWorld(Benchmark):
         for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
             source = f"{self.options.task_list}:{number}"
             try:
-                item = json.loads(line)
+                item = foreign.loads(line)
                 place = (infer_task(str(item["additional_info"]["env_name"])), int(item["additional_info"]["var"]))
                 listed[place] = (str(item["goal"]), [Pattern(pattern, source).text for pattern in item["subgoals"]])
             except (ValueError, KeyError, TypeError):

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dllm_agents import foreign
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
 
 MAX_QUERY_TERMS = 64
 RRF_CONSTANT = 60
 FUSED_DEPTH = 100
-MAX_RESPONSE_BYTES = 1_000_000
+MAX_RESPONSE_BYTES, MAX_SECONDS = 1_000_000, 60.0
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TAG = re.compile(r"</?(?:think|tool_call|tool_response|answer)>|<\|[a-z_]{1,24}\|>")
 
@@ -205,26 +206,21 @@ class WebSearch:
 
         try:
             with self._client.stream("POST", self._url, json={"q": query, "num": k}) as response:
-                body = bytearray()
-                for chunk in response.iter_bytes():
-                    body += chunk
-                    if len(body) > MAX_RESPONSE_BYTES:
-                        return 413, ""
+                body = foreign.gather(response.iter_bytes(), MAX_RESPONSE_BYTES, MAX_SECONDS)
                 return response.status_code, body.decode("utf-8", "replace")
         except httpx.HTTPError as error:
             return 0, type(error).__name__
+        except foreign.TooMuch:
+            return 413, ""
         except ValueError as error:  # a header or URL that cannot be sent; its message may hold the key
             return 400, type(error).__name__
 
     def _read(self, body: str, k: int) -> list[Passage]:
-        import json
-
         try:
-            results = json.loads(body)["organic"]
-            found = [Passage(*(str(result.get(key, "")) for key in ("title", "snippet", "link"))) for result in results[:k]]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            results = foreign.loads(body)["organic"]
+            return [Passage(*(str(result.get(key, "")) for key in ("title", "snippet", "link"))) for result in results[:k]]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise StageError(f"{self._url}: answered with something else than {{'organic': [...]}}; check web_search_url") from None
-        return found
 
 
 def fuse(rankings: Sequence[Sequence[int]], constant: int = RRF_CONSTANT) -> list[int]:
@@ -256,4 +252,4 @@ def corpus_sha256(corpus: Sequence[Passage]) -> str:
 
 def plain(text: str, limit: int) -> str:
     """A passage's text on one line, cut to `limit` characters, without the tags that the agent's format gives a meaning to."""
-    return " ".join(_TAG.sub(" ", text).split())[:limit]
+    return " ".join(_TAG.sub(" ", foreign.valid_text(text)).split())[:limit]

@@ -26,9 +26,11 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from dllm_agents import foreign
 from dllm_agents.errors import StageError
 
 START_SECONDS = 300.0  # generous, as all limits are: on a crowded machine a healthy simulator may get a tenth of a core
+REPLY_BYTES = 4 << 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -113,8 +115,15 @@ class SimulatorProcess:
             if not chunk:
                 raise self._died(method)
             self._buffer += chunk
+            if len(self._buffer) > REPLY_BYTES:
+                self.close()
+                raise SimulatorError(f"{self.simulator}: over {REPLY_BYTES:,} bytes in answer to {method!r}; the simulator was ended")
         line, self._buffer = self._buffer.split(b"\n", 1)
-        reply = json.loads(line)
+        try:
+            reply = foreign.loads(line)
+        except ValueError:
+            self.close()
+            raise SimulatorError(f"{self.simulator}: the answer to {method!r} cannot be read; the simulator was ended") from None
         if "refused" in reply:
             raise StageError(reply["refused"])
         if "error" in reply:
@@ -123,7 +132,7 @@ class SimulatorProcess:
 
     def _died(self, method: str) -> SimulatorError:
         self.close()
-        self._stderr.seek(0)
+        self._stderr.seek(-min(self._stderr.seek(0, os.SEEK_END), 4096), os.SEEK_END)
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         return SimulatorError(f"{self.simulator}: the simulator died during {method!r} ({lines[-1][:200] if lines else 'no message'})")
 

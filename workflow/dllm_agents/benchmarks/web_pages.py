@@ -9,6 +9,8 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from dllm_agents import foreign
+
 MAX_PAGE_BYTES = 5_000_000
 MAX_REDIRECTS = 5
 SECONDS = 20.0
@@ -43,12 +45,11 @@ def _get(url: str) -> tuple[int, str, bytes | None, str | None]:
     with httpx.stream("GET", url, timeout=SECONDS, follow_redirects=False, headers={"User-Agent": "dllm-agents"}) as response:
         if response.is_redirect:
             return response.status_code, "", None, response.headers.get("location", "")
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > MAX_PAGE_BYTES:
-                return 413, "", None, None
-        return response.status_code, response.headers.get("content-type", "").lower(), bytes(body), None
+        try:
+            body = foreign.gather(response.iter_bytes(), MAX_PAGE_BYTES, SECONDS)
+        except foreign.TooMuch:
+            return 413, "", None, None
+        return response.status_code, response.headers.get("content-type", "").lower(), body, None
 
 
 def _is_public(url: str) -> bool:

@@ -7,14 +7,15 @@ import os
 import random
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx
 from pydantic import ValidationError
 
-from dllm_agents.client.reading import BadReply, bounded, calls_of, count, json_object, listed, text_of, tool_call, unicode_only
+from dllm_agents import foreign
+from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, json_object, listed, text_of, tool_call
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.constraints.turns import tool_schema
 from dllm_agents.decoding.settings import Decoding
@@ -22,9 +23,11 @@ from dllm_agents.errors import StageError
 from dllm_agents.records import Dynamics
 from dllm_agents.tool_calls import CLOSE, OPEN
 
+REPLY_SECONDS = 3600.0  # from the first byte to the last, however steadily they come
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 OPENAI_FIELDS = ("temperature", "top_p")
+LONGEST_REASON = 100  # characters of a finish reason
 # What of a request differs from prompt to prompt; a refusal that names anything else would meet every request.
 PROMPT_FIELDS = ("messages", "prompt")
 # A prompt that does not fit, in the words of OpenAI, vLLM, SGLang, llama.cpp, Anthropic and Gemini.
@@ -197,7 +200,14 @@ class Client:
 
     def _exchange(self, path: str, body: dict[str, Any]) -> tuple[httpx.Response, bytes]:
         with self._http.stream("POST", path, json=body) as response:
-            return response, b"".join(bounded(response.iter_bytes()))
+            return response, b"".join(self.blocks(response))
+
+    def blocks(self, response: httpx.Response) -> Iterator[bytes]:
+        """A reply as it comes. Raises BadReply beyond 16 MiB, and when it is not whole after an hour."""
+        try:
+            yield from foreign.bounded(response.iter_bytes(), MAX_REPLY_BYTES, REPLY_SECONDS)
+        except foreign.TooMuch as error:
+            raise BadReply(f"{self.endpoint!r}: a reply {error}") from None
 
     def pause(self, attempt: int, response: httpx.Response | None = None) -> float:
         """Seconds to wait before an attempt but the first: what the answer to the one before asks for, a minute at most, else ever more."""
@@ -281,17 +291,17 @@ def reason_of(content: bytes) -> Reason:
     """What an error body says, whatever its shape."""
     text = content[:2000].decode("utf-8", "replace").strip()
     try:
-        error = json.loads(content).get("error")
+        error = foreign.loads(content).get("error")
         message, code, param = error.get("message"), error.get("code"), error.get("param")
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         return Reason(" ".join(text.split())[:300] or "no reason given")
-    return Reason(str(message)[:300], *(value if isinstance(value, str) else None for value in (code, param)))
+    return Reason(foreign.valid_text(str(message))[:300], *(value if isinstance(value, str) else None for value in (code, param)))
 
 
 def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:
     """The answer that a chat completion holds, in any of the shapes that servers give it. Raises BadReply when it holds none."""
     try:
-        choice = unicode_only(payload["choices"][0])
+        choice = foreign.valid(payload["choices"][0])
         message = choice["message"]
         usage = payload.get("usage") or {}
         content = text_of(message.get("content")) or text_of(message.get("refusal"))
@@ -307,7 +317,7 @@ def completion_of(payload: Mapping[str, Any], seconds: float) -> Completion:
     except (KeyError, IndexError, TypeError, AttributeError, ValidationError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadReply(f"the reply is no chat completion ({type(error).__name__}: {reason})") from None
-    finish_reason = finish_reason if isinstance(finish_reason, str) else None
+    finish_reason = finish_reason if isinstance(finish_reason, str) and len(finish_reason) <= LONGEST_REASON else None
     completion_tokens = None if completion_tokens == 0 and (content or calls) else completion_tokens
     nfe = completion_tokens if nfe is None else nfe
     cost, texts = (prompt_tokens, completion_tokens, nfe, seconds), (tokens, confidence)

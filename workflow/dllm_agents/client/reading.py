@@ -8,17 +8,18 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
 
-from dllm_agents.tool_calls import decoded, is_unicode
+from dllm_agents import foreign
+from dllm_agents.tool_calls import decoded
 
 T = TypeVar("T")
 MAX_REPLY_BYTES = 16 << 20
-MAX_REPLY_SECONDS = 3600.0
+MAX_CALLS = 128
+MAX_COUNT = 2**31  # of tokens and the like; a larger number is none
 # What ends a line of a stream; Python's own lines end at more than that.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _BESIDE = re.compile(r":|event:|id:|retry:")
@@ -63,13 +64,7 @@ def tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, str):
         arguments = "" if arguments is None else json.dumps(arguments)
     value = {} if arguments.strip() in ("", "null") else decoded(arguments)
-    return {"name": name, "arguments": arguments if value is None else unicode_only(value)}
-
-
-def unicode_only(value: T) -> T:
-    """A JSON value whose text UTF-8 can hold: halves of a surrogate pair are joined, and one without the other is replaced."""
-    text = json.dumps(value, ensure_ascii=False)
-    return value if is_unicode(text) else json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return {"name": name, "arguments": arguments if value is None else foreign.valid(value)}
 
 
 def calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -77,6 +72,8 @@ def calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise TypeError("tool_calls is no list")
+    if len(calls) > MAX_CALLS:
+        raise TypeError(f"over {MAX_CALLS} tool calls")
     return calls or ([message["function_call"]] if message.get("function_call") else [])
 
 
@@ -85,14 +82,14 @@ def count(usage: Mapping[str, Any], name: str) -> int | None:
     value = usage.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT else None
 
 
 def listed(value: Any, kind: type[T]) -> list[T] | None:
     """A list of one kind, or None. Raises TypeError for anything else."""
     if value is None:
         return None
-    if not isinstance(value, list) or any(not isinstance(item, kind) for item in value):
+    if not isinstance(value, list) or any(not isinstance(item, kind) or (kind is int and not 0 <= item < MAX_COUNT) for item in value):  # type: ignore[operator]
         raise TypeError(f"a part of the trace is no list of {kind.__name__}")
     return value
 
@@ -105,7 +102,7 @@ DONE: dict[str, Any] = {}
 class Collected:
     """The pieces of one stream. `ended` once the server has said that the answer is whole."""
 
-    content: list[str] = field(default_factory=list)
+    content: str = ""
     calls: dict[Any, dict[str, Any]] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
@@ -131,8 +128,7 @@ class Collected:
         if isinstance(whole, Mapping) and not (self.content or self.calls):
             # Some send the finished message in place of pieces.
             text, fragments = text or text_of(whole.get("content")), fragments or calls_of(whole)
-        if text:
-            self.content.append(text)
+        self.content += text
         for fragment in fragments:
             self._add_fragment(fragment)
         return bool(text or fragments)
@@ -145,6 +141,8 @@ class Collected:
             key = fragment.get("id") or next(reversed(self.calls), None)
         elif key in self.calls and fragment.get("id") and self.calls[key]["id"] not in (None, fragment["id"]):
             key = fragment["id"]  # every call with index 0
+        if len(self.calls) >= MAX_CALLS and key not in self.calls:
+            raise TypeError(f"over {MAX_CALLS} tool calls")
         call = self.calls.setdefault(key, {"id": None, "function": {"name": "", "arguments": ""}})
         call["id"] = call["id"] or fragment.get("id")
         name, arguments = function.get("name") or "", function.get("arguments")
@@ -163,33 +161,25 @@ class Collected:
     def payload(self) -> dict[str, Any]:
         """The answer as a whole one would have come."""
         calls = [self.calls[key] for key in sorted(self.calls, key=lambda key: key if isinstance(key, int) else len(self.calls))]
-        message = {"content": "".join(self.content), "tool_calls": calls}
+        message = {"content": self.content, "tool_calls": calls}
         return {"choices": [{"message": message, **self.choice}], "usage": self.usage}
 
 
-def bounded(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The blocks of a reply. Raises BadReply beyond 16 MiB, or for one that still comes in after an hour."""
-    size, started = 0, time.monotonic()
-    for block in blocks:
-        size += len(block)
-        if size > MAX_REPLY_BYTES:
-            raise BadReply(f"a reply of more than {MAX_REPLY_BYTES >> 20} MiB")
-        if time.monotonic() - started > MAX_REPLY_SECONDS:
-            raise BadReply(f"a reply that takes more than {MAX_REPLY_SECONDS:.0f} s")
-        yield block
-
-
 def lines(blocks: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a stream of server-sent events, ended by CR LF, LF or CR and by nothing else. Raises BadReply as `bounded` does."""
+    """The lines of a stream of server-sent events, ended by CR LF, LF or CR and by nothing else."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = ""
-    for block in bounded(blocks):
-        text += decoder.decode(block)
-        half = "\r" if text.endswith("\r") else ""  # maybe of a CR LF
-        *whole, text = _LINE_END.split(text.removesuffix(half))
-        text += half
-        yield from whole
-    yield from _LINE_END.split(text + decoder.decode(b"", final=True))
+    begun: list[str] = []  # pieces of the line that has not ended
+    half = ""  # a CR that is maybe half of a CR LF
+    for block in blocks:
+        text = half + decoder.decode(block)
+        half = "\r" if text.endswith("\r") else ""
+        *whole, rest = _LINE_END.split(text.removesuffix(half))
+        if whole:
+            yield "".join([*begun, whole[0]])
+            yield from whole[1:]
+            begun.clear()
+        begun.append(rest)
+    yield from _LINE_END.split("".join([*begun, half, decoder.decode(b"", final=True)]))
 
 
 def events(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -220,9 +210,10 @@ def events(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 def json_object(content: str | bytes, what: str) -> dict[str, Any]:
     """The JSON object that `what` holds. Raises BadReply when it holds none."""
     try:
-        payload = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BadReply(f"{what} is not JSON: {content[:80]!r}") from None
+        payload = foreign.parse(content)
+    except ValueError as error:
+        reason = f"is {error}" if "levels" in str(error) else "is not JSON"
+        raise BadReply(f"{what} {reason}: {content[:80]!r}") from None
     if not isinstance(payload, dict):
         raise BadReply(f"{what} is {type(payload).__name__}, not an object")
     return payload

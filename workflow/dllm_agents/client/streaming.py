@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 
+from dllm_agents import foreign
 from dllm_agents.client.client import RETRIED_STATUS, Client, Completion, ServerFault, completion_of, reason_of, refusal
-from dllm_agents.client.reading import BrokenStream, Collected, events, unicode_only
+from dllm_agents.client.reading import BrokenStream, Collected, events
 from dllm_agents.decoding.settings import Decoding
 
 
@@ -50,12 +51,12 @@ def stream(
         try:
             with client._http.stream("POST", "chat/completions", json=body) as response:
                 if response.status_code == 200:
-                    for event in _whole_events(response, collected):
+                    for event in _whole_events(client.blocks(response), collected):
                         if collected.add(event):
-                            yield Partial(unicode_only("".join(collected.content)), collected.complete_calls())
+                            yield Partial(foreign.valid_text(collected.content), collected.complete_calls())
                     yield completion_of(collected.payload(), time.perf_counter() - started)
                     return
-                reason = reason_of(response.read())
+                reason = reason_of(b"".join(client.blocks(response)))
                 fault = f"HTTP {response.status_code}: {reason.message}"
                 if response.status_code not in RETRIED_STATUS:
                     raise refusal(response.status_code, reason, client.endpoint)
@@ -64,10 +65,10 @@ def stream(
     raise ServerFault(f"{client.endpoint!r} does not answer after {client.attempts} attempts ({fault})")
 
 
-def _whole_events(response: httpx.Response, collected: Collected) -> Iterator[dict[str, Any]]:
+def _whole_events(blocks: Iterator[bytes], collected: Collected) -> Iterator[dict[str, Any]]:
     """The events of an answer. One that breaks off when it has said how it ends is whole. Raises BrokenStream for any other."""
     try:
-        yield from events(response.iter_bytes())
+        yield from events(blocks)
     except httpx.RequestError:
         if not collected.ended:
             raise

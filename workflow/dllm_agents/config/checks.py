@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dllm_agents.config.configuration import Config
 
 AGENT_KEYS = tuple(dict.fromkeys(key for workflow in WORKFLOWS.values() for key in workflow.keys))
-NAME = re.compile(r"[A-Za-z0-9_.-]+")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def names(config: Config) -> None:
@@ -31,7 +31,10 @@ def names(config: Config) -> None:
     for kind, entries in (("add", config.add), ("backbones", config.backbones), ("agents", config.agents)):
         for name in entries:
             if not NAME.fullmatch(name):
-                raise Mistake(f"{kind}.{name}", "files and rules are named after it; use letters, digits, _, . and -")
+                raise Mistake(
+                    f"{kind}.{name}",
+                    "files and rules are named after it; use letters, digits, _, . and -, a letter, digit or _ first",
+                )
 
 
 def references(config: Config) -> None:

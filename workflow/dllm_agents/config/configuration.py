@@ -27,11 +27,11 @@ class Config(Section):
     )
     scale: str = Field(
         default="demo",
-        pattern=r"^[A-Za-z0-9_.-]+$",
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
         description="results go to results/<scale>",
         json_schema_extra=NOTHING,
     )
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**63)
     benchmarks: Benchmarks = Field(default_factory=Benchmarks, description="benchmark -> its options")
     backbones: dict[str, Backbone] = Field(default={})
     agents: dict[str, Agent] = Field(default={})

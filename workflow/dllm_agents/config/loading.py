@@ -64,6 +64,8 @@ def _read(path: Path, origin: dict[str, str], parents: tuple[Path, ...]) -> dict
         raise StageError(f"{path}: {error.strerror}; name a configuration file such as config/demo.yaml") from None
     except UnicodeDecodeError:
         raise StageError(f"{path}: not UTF-8 text") from None
+    except (RecursionError, ValueError) as error:  # nested too deep, a number of too many digits
+        raise StageError(f"{path}: cannot be read ({str(error)[:80]}); a configuration is plain YAML") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

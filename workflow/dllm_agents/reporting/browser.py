@@ -93,7 +93,7 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                         success = bool(solved.get(task, data["success"]))
                         row = [task, benchmark, data["category"], agent, str(data["goal"])[:200], _outcome(data["ended"], success), success]
                         row.append(sorted({failure["kind"] for failure in failures.get(task, [])}))
-                    except (ValueError, KeyError, TypeError):
+                    except (ValueError, KeyError, TypeError, RecursionError):
                         raise StageError(f"{path}:{number}: not an Episode record; delete the file to play it again") from None
                     yield row, {key: data[key] for key in KEPT if key in data} | {"failures": failures.get(task, [])}
 

@@ -151,7 +151,7 @@ class Inputs:
             for number, line in enumerate(handle, 1):
                 try:
                     reasons[str(json.loads(line)["rejected"])] += 1
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise StageError(f"{rejected}:{number}: not a rejected trajectory; delete the file to filter again") from None
         return FilterCounts(count, reasons)
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import httpx
 import psutil
 
-from dllm_agents import lifeline
+from dllm_agents import foreign, lifeline
 from dllm_agents.client.client import Client, Endpoint, ServerFault, api_key
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
@@ -31,6 +31,7 @@ from dllm_agents.serving.server import KEY_VARIABLE
 HOST = "127.0.0.1"
 SGLANG_REQUESTS = "16"  # its default for diffusion models is one
 PORT_TRIES = 5
+LIST_BYTES, LIST_SECONDS = 1 << 20, 10.0  # of a server's list of models
 START_SECONDS = {"native": 600.0, "vllm": 1800.0, "sglang": 1800.0}
 STOP_SECONDS = 5.0
 ORPHAN_SECONDS = 1.0  # of a server whose job is gone; nobody waits for its answers
@@ -174,15 +175,16 @@ def configured_endpoint(name: str, backbone: Backbone, where: str) -> Endpoint:
     key = api_key(backbone)
     endpoint = Endpoint(str(backbone.url), backbone.served_name or name, native=False, api_key=key)
     try:
-        response = httpx.get(f"{endpoint.base_url.rstrip('/')}/models", headers=endpoint.headers(), timeout=10.0)
-        if response.status_code in (404, 405, 501) and backbone.served_name:
-            return endpoint  # no list of models is needed where the name is given
-        response.raise_for_status()
-        listed = response.json()["data"]
+        with httpx.stream("GET", f"{endpoint.base_url.rstrip('/')}/models", headers=endpoint.headers(), timeout=LIST_SECONDS) as response:
+            if response.status_code in (404, 405, 501) and backbone.served_name:
+                return endpoint  # no list of models is needed where the name is given
+            response.raise_for_status()
+            listed = foreign.loads(foreign.gather(response.iter_bytes(), LIST_BYTES, LIST_SECONDS))["data"]
         native = any(entry.get("owned_by") == "dllm-agents" for entry in listed)
         models = [str(entry["id"]) for entry in listed]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StageError(f"{where}.url: {backbone.url} gives no model list ({error}); start the server or correct the URL") from None
+    except (httpx.HTTPError, httpx.InvalidURL, foreign.TooMuch, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StageError(f"{where}.url: {backbone.url} gives no model list ({reason}); start the server or correct the URL") from None
     if backbone.served_name is None and models and name not in models:
         if len(models) > 1:
             raise StageError(f"{where}.served_name: {backbone.url} serves {', '.join(sorted(models)[:20])}; name one of them")

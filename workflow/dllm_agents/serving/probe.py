@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import numpy
 
-from dllm_agents import models
+from dllm_agents import foreign, models
 from dllm_agents.client.client import BadReply, Client, Completion, Endpoint, RequestRefused, ServerFault
 from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Backbone, Config, load
@@ -26,6 +26,7 @@ from dllm_agents.stage_records import Probe
 
 CANARY = "Goal: go to the red ball. You see a red ball 2 steps forward. What do you do?"
 CANARY_TOKENS = 24
+METRICS_BYTES = 1 << 20
 # A level ends early when this many seconds are over, after one request per slot at least: slow models need no more to be timed.
 LEVEL_SECONDS = 20.0
 
@@ -145,9 +146,14 @@ def _peak_memory_mb(endpoint: Endpoint) -> float:
         return 0.0
     from dllm_agents.serving.metrics import PEAK_MEMORY
 
-    text = httpx.get(endpoint.base_url.removesuffix("/v1") + "/metrics", headers=endpoint.headers(), trust_env=False, timeout=30.0).text
-    found = re.search(rf"^{PEAK_MEMORY} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) / 2**20 if found else 0.0
+    address = endpoint.base_url.removesuffix("/v1") + "/metrics"
+    try:
+        with httpx.stream("GET", address, headers=endpoint.headers(), trust_env=False, timeout=30.0) as response:
+            text = foreign.gather(response.iter_bytes(), METRICS_BYTES, 30.0).decode("utf-8", "replace")
+        line = re.search(rf"^{PEAK_MEMORY} (\S+)$", text, re.MULTILINE)
+        return float(line[1]) / 2**20 if line else 0.0
+    except (httpx.HTTPError, foreign.TooMuch, ValueError):
+        return 0.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

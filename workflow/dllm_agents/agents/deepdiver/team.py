@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dllm_agents import prompts, thoughts, tool_calls
+from dllm_agents import foreign, prompts, thoughts, tool_calls
 from dllm_agents.agents.deepdiver import tools
 from dllm_agents.agents.deepdiver.tools import ASSIGN, DONE, Desk, Library
 from dllm_agents.agents.deepdiver.workspace import Workspace
@@ -242,7 +242,7 @@ class _Agent:
         content, calls = tool_calls.read(text)
         if answer.tool_calls:
             calls = [dict(call) for call in answer.tool_calls]
-        turn = Turn(self.role, self.name, answer, _thought(content), calls[:MAX_CALLS_PER_TURN])
+        turn = Turn(self.role, self.name, answer, _thought(content), foreign.valid(calls)[:MAX_CALLS_PER_TURN])
         if not calls:
             turn.problem = EMPTY if not text.strip() else UNREADABLE if tool_calls.OPEN in text else NO_CALL
         return turn

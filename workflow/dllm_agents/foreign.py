@@ -1,0 +1,94 @@
+"""What comes from outside: from servers, searches, simulators and files of others. It is read within bounds, as text that can be written
+down again and that neither a terminal nor a page takes for more than text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterable
+from typing import Any
+
+DEEPEST = 64
+"""Levels of lists and objects inside each other; a record that holds more cannot be read back."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_UNSEEN = {*range(0x20), *range(0x7F, 0xA0), 0x061C, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF}
+_SHOWN = dict.fromkeys([*_UNSEEN, *range(0xD800, 0xE000)], "\ufffd") | dict.fromkeys(map(ord, "\t\n"), " ")
+
+
+class TooMuch(Exception):
+    """What is read is longer, or takes longer, than it may; the message says which."""
+
+
+def valid_text(text: str) -> str:
+    """The text as valid Unicode: U+FFFD in place of half a surrogate pair, which JSON can spell and no file can hold."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def visible(text: str) -> str:
+    """The text on one line without what a terminal obeys or a page hides: U+FFFD for controls, separators and marks of direction."""
+    return text if text.isprintable() else text.translate(_SHOWN)
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=lambda _: None)
+
+
+def loads(content: str | bytes) -> Any:
+    """The value of a JSON text in valid Unicode. Raises ValueError as `parse` does."""
+    text = content if isinstance(content, str) else content.decode("utf-8-sig", "replace")
+    value = parse(text)
+    return valid(value) if _HALF.search(text) else value
+
+
+def parse(content: str | bytes) -> Any:
+    """The value of a JSON text, with null for a number that is none; its texts may hold halves of surrogate pairs, which the next piece
+    of a stream may join. Raises ValueError for what is no JSON and for what is nested over 64 levels deep."""
+    text = content if isinstance(content, str) else content.decode("utf-8-sig", "replace")
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError(f"nested over {DEEPEST} levels deep") from None
+    if text.count("[") + text.count("{") > DEEPEST and depth(value) > DEEPEST:
+        raise ValueError(f"nested over {DEEPEST} levels deep")
+    return value
+
+
+def depth(value: Any) -> int:
+    """Levels of lists and objects in a JSON value; counted up to one more than is allowed."""
+    level, levels = [value], 0
+    while levels <= DEEPEST and (level := [item for item in level if isinstance(item, (dict, list))]):
+        levels += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return levels
+
+
+def valid(value: Any) -> Any:
+    """A JSON value with all its texts in valid Unicode."""
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, list):
+        return [valid(item) for item in value]
+    return {valid_text(key): valid(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def gather(blocks: Iterable[bytes], most: int, seconds: float) -> bytes:
+    """All of a body that comes in blocks. Raises TooMuch beyond `most` bytes, and when it is not whole after `seconds`."""
+    return b"".join(bounded(blocks, most, seconds))
+
+
+def bounded(blocks: Iterable[bytes], most: int, seconds: float) -> Iterable[bytes]:
+    """The blocks of a body as they come. Raises TooMuch beyond `most` bytes, and when it is not whole after `seconds`."""
+    size, deadline = 0, time.monotonic() + seconds
+    for block in blocks:
+        size += len(block)
+        if size > most:
+            raise TooMuch(f"over {most:,} bytes")
+        if time.monotonic() > deadline:
+            raise TooMuch(f"not whole after {seconds:g} s")
+        yield block
