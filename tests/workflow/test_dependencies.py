@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from dllm_agents import dependencies, prompts
 from dllm_agents.config import Config, load
+from dllm_agents.config.roles import WORKFLOWS
 from dllm_agents.config.section import Section
 from dllm_agents.dag.files import Files
 
@@ -116,7 +117,15 @@ def chosen() -> Iterator[tuple[tuple[str, ...], FieldInfo, Any]]:
         yield from options(DEMO.benchmark_options(benchmark), "benchmarks", benchmark)
     for backbone in ("tiny-ar", "tiny-block", "tiny-block-vrpo", "smollm2-135m"):
         yield from options(DEMO.backbones[backbone], "backbones", backbone)
-    for agent in ("tiny-ar", "ar-memory-block", "ar-verifier-smollm2", "ar-selector-graph", "ar-editor-block", "full-p-react", "ar-team"):
+    for agent in (
+        "tiny-ar",
+        "ar-memory-block",
+        "ar-verifier-smollm2",
+        "smollm2-selector-graph",
+        "smollm2-editor",
+        "full-p-react",
+        "ar-team",
+    ):
         yield from options(DEMO.agents[agent], "agents", agent)
     for name, field in Config.model_fields.items():
         if name not in ("run", "report", "benchmarks", "backbones", "agents", "add"):
@@ -219,17 +228,15 @@ def test_an_agents_option_reruns_its_own_episodes_alone(option: tuple[tuple[str,
     """On benchmarks of other workflows too, an option says nothing."""
     path, field, value = option
     agent, name = path[1], path[-1]
-    if name == "policy" or (name == "workflow" and "multihop_qa" in DEMO.agent_benchmarks(agent)):
-        pytest.skip("another agent altogether")
+    if name == "policy" or (name in ("workflow", "acting") and "multihop_qa" in DEMO.agent_benchmarks(agent)):
+        pytest.skip("another agent altogether, for which its backbone is taught other things")
     if (new := other(name, field, value)) == "changed" and path[-1] in ("memory", "verifier", "selector", "editor"):
         pytest.skip("a module that the agent does not have")
     again = rerun(changed(DEMO, path, new))
     episodes = {job for job in again if job[0] == "episodes"}
-    of_react = dict.fromkeys(("history", "attempts", "memory", "verifier"), "react")
-    of_tool_calling = dict.fromkeys(("selector", "editor"), "tool_calling")
-    read_by = {"acting": "search", "budget": "deepdiver"} | of_react | of_tool_calling
     key = path[2]
-    played = {("episodes", agent, b) for b in DEMO.agent_benchmarks(agent) if read_by.get(key) in (None, DEMO.workflow(agent, b))}
+    reading = {name for name, workflow in WORKFLOWS.items() if key in (*workflow.roles, *workflow.keys)} or set(WORKFLOWS)
+    played = {("episodes", agent, b) for b in DEMO.agent_benchmarks(agent) if DEMO.workflow(agent, b) in reading}
     if name in ("benchmarks", "tasks") or key in ("planner", "seeker", "writer", "workflow"):
         assert episodes <= played
     else:

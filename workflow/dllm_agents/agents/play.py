@@ -122,13 +122,19 @@ class Player:
             style=self.style,
             history=self.agent.history,
             attempts=self.agent.attempts,
-            max_steps=self.benchmark.max_steps,
+            max_steps=self.max_steps,
             seed=self.seed,
             list_actions=self.benchmark.lists_actions,
             constrain=self.agent.constrain,
             memory=Memory(remembering, MODULE_STYLE, memory.every, memory.keep) if memory and remembering else None,
             verifier=Verifier(verifying, MODULE_STYLE, verifier.prompt, verifier.every) if verifier and verifying else None,
         )
+
+    @property
+    def max_steps(self) -> int:
+        """The most steps of an episode."""
+        own = self.agent.max_steps if self.benchmark.workflow == "react" else None
+        return own or self.benchmark.max_steps
 
     def _scripted(self, task: Task) -> Outcome:
         generator = random.Random(f"{self.seed}:{task.id}:{self.agent.policy}")
@@ -145,4 +151,4 @@ class Player:
             "teacher": lambda environment: environment.expert_action(),
         }
         with self.benchmark.environment(task) as environment:
-            return react.play_scripted(environment, choosers[self.agent.policy], max_steps=self.benchmark.max_steps)
+            return react.play_scripted(environment, choosers[self.agent.policy], max_steps=self.max_steps)

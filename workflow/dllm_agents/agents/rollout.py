@@ -256,7 +256,7 @@ def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds:
         agent=player.name,
         backbones=backbones,
         seed=player.seed,
-        max_steps=benchmark.max_steps,
+        max_steps=player.max_steps,
         prompt_sha256=prompts.style_sha256(player.style) if player.style else "",
         versions=versions() | {benchmark.name: benchmark.version},
         git_revision=git_revision(),

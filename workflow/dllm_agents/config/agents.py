@@ -80,6 +80,7 @@ class Agent(Section):
     benchmarks: list[str] | None = Field(default=None, description="default: all of the run that the policy has", json_schema_extra=NOTHING)
     history: Literal["full", "recent"] = Field(default="full", description="what an embodied agent is shown of the past")
     attempts: int = Field(default=3, ge=1, description="completions asked for until an action parses (embodied)")
+    max_steps: int | None = Field(default=None, ge=1, description="longest episode (embodied); null takes the benchmark's")
     memory: Memory | None = Field(default=None, description="memory module (embodied)")
     verifier: Verifier | None = Field(default=None, description="early-exit verifier (embodied)")
     selector: Selector | None = Field(default=None, description="tool selector (tool calling)")

@@ -17,7 +17,7 @@ class Workflow:
 
 
 WORKFLOWS: dict[WorkflowName, Workflow] = {
-    "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts", "constrain")),
+    "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts", "max_steps", "constrain")),
     "tool_calling": Workflow(("policy", "selector", "editor"), ("constrain",)),
     "search": Workflow(("policy",), ("acting", "workflow", "constrain")),
     "planner": Workflow(("planner", "seeker", "writer"), ("workflow",)),

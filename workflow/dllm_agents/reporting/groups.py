@@ -38,8 +38,8 @@ def sides_of(test: Test, inputs: Inputs, benchmark: str) -> Sides | None:
         )
         if test.of.role != "policy" and test.against is not None and test.against.role == "policy":
             # A module is held against the same agents without it.
-            policies = {inputs.config.agents[agent].policy for agent in of}
-            against = [agent for agent in against if inputs.config.agents[agent].policy in policies]
+            alike = {(inputs.config.agents[agent].policy, inputs.config.agents[agent].max_steps) for agent in of}
+            against = [agent for agent in against if (inputs.config.agents[agent].policy, inputs.config.agents[agent].max_steps) in alike]
         if of and against:
             return Sides(*_by_seed(of, against, inputs))
     return None
