@@ -123,7 +123,7 @@ TWO = "backbones: {m: {url: 'http://x'}, n: {url: 'http://y'}}\n"
     [
         ("selector: {backbone: n}", "agents.a.selector: babyai has no tool selector (workflow react: memory, verifier); leave it out"),
         ("writer: n", "agents.a.writer: babyai has no writer (workflow react: memory, verifier); leave it out"),
-        ("acting: p_react", "agents.a.acting: babyai cannot use it (workflow react: history, attempts, max_steps, constrain); leave it out"),
+        ("acting: p_react", "agents.a.acting: babyai cannot use it (workflow react: history, attempts, max_steps, constrain)"),
         (
             "memory: {backbone: n}, benchmarks: [bfcl, multihop_qa]",
             "bfcl, multihop_qa have no memory (workflow tool_calling: selector, editor; workflow search: none); leave it out",
