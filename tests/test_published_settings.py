@@ -1,17 +1,17 @@
 """Paper scale is the published experiment: every published setting is the recipe's, or says why not."""
 
-import csv
 from pathlib import Path
 
 import pytest
-import yaml
 
+from dllm_agents import catalogue
 from dllm_agents.config import load
+from dllm_agents.reporting.captions import caption
+from dllm_agents.reporting.deviations import is_published, published_settings, value_at
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("diffuagent", "dllm_searcher", "dllm_agent")
-with (ROOT / "paper" / "published" / "settings.csv").open(encoding="utf-8", newline="") as handle:
-    SETTINGS = list(csv.DictReader(handle))
+SETTINGS = published_settings()
 
 
 @pytest.fixture(scope="module")
@@ -19,31 +19,14 @@ def recipes():
     return {name: load([ROOT / "config" / f"{name}.yaml"]) for name in (*RECIPES, "paper")}
 
 
-def ours(config, key):
-    """The value at a dotted key of a checked configuration."""
-    value = config
-    for part in key.split("."):
-        value = value[part] if isinstance(value, dict) else getattr(value, part)
-    return value
-
-
-def same(value, published):
-    read = yaml.safe_load(published)
-    if isinstance(value, list):
-        return value == published.split(",")
-    if isinstance(value, float):
-        return value == pytest.approx(float(published))
-    return value == read
-
-
 @pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row["key"])
 def test_a_published_setting_is_ours_or_says_why_not(recipes, row):
     for recipe in (row["recipe"], "paper"):
-        value = ours(recipes[recipe], row["key"])
+        value, published = value_at(recipes[recipe], row["key"]), is_published(recipes[recipe], row)
         if row["reason"]:
-            assert recipe == "paper" or not same(value, row["value"]), "is as published; drop the reason"
+            assert not published, f"{recipe}: {row['key']} is as published; drop the reason"
         else:
-            assert same(value, row["value"]), f"{recipe}: {row['key']} is {value!r}, published: {row['value']} ({row['source']})"
+            assert published, f"{recipe}: {row['key']} is {value!r}, published: {row['value']} ({row['source']})"
 
 
 def test_every_row_names_its_source():
@@ -77,3 +60,19 @@ def test_a_searcher_decodes_one_token_a_step(recipes):
         if agent.startswith("sdar"):
             decoding = config.decoding(agent, "policy", "multihop_qa")
             assert (decoding.block_length, decoding.steps_per_block, decoding.steps) == (128, 128, None), agent
+
+
+@pytest.mark.parametrize("row", [row for row in SETTINGS if row["reason"]], ids=lambda row: row["key"])
+def test_captions_say_of_a_setting_that_is_changed_by_choice_what_was_published_and_why(recipes, row):
+    benchmark = row["key"].split(".")[1]
+    entries = [entry for entry in catalogue.TABLES.values() if entry.paper == row["paper"]]
+    reading = [entry for entry in entries if {benchmark, "embodied", "all"} & set(entry.needs.values())]
+    said = f"published: {row['value']} ({row['reason']})."
+    assert any(f"{row['key']}: " in (text := caption(entry, recipes[row["recipe"]])) and said in text for entry in reading)
+
+
+def test_captions_say_what_a_run_changes_of_its_own_accord():
+    config = load([ROOT / "config" / "diffuagent.yaml"], {"backbones": {"qwen3-8b": {"thinking": True}}})
+    said = caption(catalogue.TABLES["diffuagent_table1"], config)
+    assert "backbones.qwen3-8b.thinking: true, published: false" in said
+    assert "qwen3-8b.thinking" not in caption(catalogue.TABLES["diffuagent_table1"], load([ROOT / "config" / "diffuagent.yaml"]))

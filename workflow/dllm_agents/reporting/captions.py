@@ -14,6 +14,7 @@ from dllm_agents.config import (
     Config,
     ScienceWorldOptions,
 )
+from dllm_agents.reporting.deviations import deviations
 
 _NAMES = {
     "alfworld": "ALFWorld",
@@ -49,6 +50,8 @@ def setting(entry: Entry, config: Config) -> str:
     if not set(entry.needs) <= {"serving", "models"}:
         parts += [benchmark_note(name, config, levels=entry.name == "diffuagent_table1") for name in _benchmarks(groups, config)]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")
+    if entry.paper and (changed := list(deviations(entry.paper, config, _benchmarks(groups, config)))):
+        parts.append(f"Settings that are not the published ones: {' '.join(changed)}")
     if groups & {"embodied", "all", "bfcl"} and config.report.allow_mixed_versions:
         parts.append("MIXED VERSIONS: rows of several package or benchmark versions are allowed in this run.")
     return " ".join(parts)

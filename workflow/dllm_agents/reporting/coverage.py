@@ -4,7 +4,6 @@ why it does not. It is read off the functions that make them, which are given a 
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -148,8 +147,7 @@ def _label(agent: str, modules: dict[str, str]) -> str:
 @cache
 def _absent() -> tuple[dict[str, str], ...]:
     """What no configuration can produce: a result, a row of it (all of it where that is empty), and why."""
-    with open(PUBLISHED / "absent.csv", encoding="utf-8", newline="") as handle:
-        return tuple(csv.DictReader(handle))
+    return tuple(published.table("absent"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

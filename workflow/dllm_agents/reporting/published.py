@@ -63,7 +63,7 @@ def values(name: str) -> tuple[Value, ...]:
             float(row["value"]) if row["value"] else None,
             row["note"],
         )
-        for row in _rows(name)
+        for row in table(name)
     )
 
 
@@ -75,13 +75,13 @@ def models() -> tuple[Model, ...]:
 
 @cache
 def _models() -> tuple[Model, ...]:
-    return tuple(Model(**row) for row in _rows("models"))
+    return tuple(Model(**row) for row in table("models"))
 
 
 @cache
 def oddities() -> tuple[dict[str, str], ...]:
     """What in the papers does not agree with itself: source, where, statement, finding."""
-    return tuple(_rows("oddities"))
+    return tuple(table("oddities"))
 
 
 def published_name(config: Config, agent: str) -> str | None:
@@ -139,7 +139,8 @@ def context_switches(training: Training) -> tuple[str, str]:
     return getattr(training, "context_noise", "clean"), mask
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def table(name: str) -> list[dict[str, str]]:
+    """The rows of a file under data/paper/published/. Raises StageError when it is not there."""
     path = PUBLISHED / f"{name}.csv"
     try:
         with open(path, encoding="utf-8", newline="") as handle:
