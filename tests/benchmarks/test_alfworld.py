@@ -47,7 +47,7 @@ def with_options(benchmark: ALFWorld, **options: object) -> ALFWorld:
 
 def task(kind: str = "pick_and_place_simple", scene: int = BEDROOM, seed: int = 0, **data: object) -> Task:
     game = make(scene, kind, seed)
-    place = {"scene": scene, "asked": game.asked, "subgoals": subgoals(kind, game.asked), **data}
+    place = {"scene": scene, "asked": game.request, "subgoals": subgoals(kind, game.request), **data}
     one = {"id": f"alfworld/{kind}/{scene}-{seed}", "benchmark": "alfworld", "split": "test", "category": kind}
     return Task.model_validate({**one, "seed": seed, "version": "generated", "goal": f"{game.goal}.", "data": place})
 
@@ -219,7 +219,7 @@ def published(tmp_path: Path) -> Path:
             (folder / "game.tw-pddl").write_text(
                 json.dumps({"pddl_domain": "", "grammar": grammar, "pddl_problem": game.problem, "solvable": True})
             )
-            names = {"object_target": game.asked["object"], "parent_target": game.asked["receptacle"], "toggle_target": ""}
+            names = {"object_target": game.request["object"], "parent_target": game.request["receptacle"], "toggle_target": ""}
             (folder / "traj_data.json").write_text(json.dumps({"pddl_params": names}))
     return tmp_path
 

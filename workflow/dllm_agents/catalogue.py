@@ -45,8 +45,8 @@ def read(text: str) -> tuple[dict[str, Entry], dict[str, Entry]]:
 
 
 def _entry(name: str, item: dict[str, Any], *, with_size: bool) -> Entry:
-    wanted = {"source", "title", "needs"} | ({"size"} if with_size else set())
-    missing, extra = sorted(wanted - set(item)), sorted(set(item) - wanted - {"paper", "agents"})
+    keys = {"source", "title", "needs"} | ({"size"} if with_size else set())
+    missing, extra = sorted(keys - set(item)), sorted(set(item) - keys - {"paper", "agents"})
     if missing or extra:
         raise StageError(f"catalogue.yaml: {name}: " + (f"{missing[0]} is missing" if missing else f"unknown key {extra[0]!r}"))
     if unknown := sorted(set(item["needs"]) - KINDS):

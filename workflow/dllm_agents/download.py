@@ -28,31 +28,31 @@ def download(config: Config, record: Path) -> dict[str, Any]:
     What was downloaded before stays at its revision; what names none is pinned to the one found first.
     Raises StageError when the hub cannot be reached, or a file is not what the hub says.
     """
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    records = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     for name in dict.fromkeys([*config.used_backbones(), *config.run.verification.backbones]):
         backbone = config.backbones[name]
         if backbone.url or backbone.model is None or not is_hub_name(backbone.model):
             continue
-        before = known.get(name, {})
-        wanted = backbone.revision or (before.get("revision") if before.get("model") == backbone.model else None)
-        info = _listed(f"backbones.{name}", "model", backbone.model, wanted)
+        before = records.get(name, {})
+        commit = backbone.revision or (before.get("revision") if before.get("model") == backbone.model else None)
+        info = _listed(f"backbones.{name}", "model", backbone.model, commit)
         directory = from_hub(backbone.model, info.sha)
         _name(directory, backbone.revision, info.sha)
         files = {item.rfilename: _checked(directory / item.rfilename, item) for item in info.siblings or [] if _is_read(item.rfilename)}
-        known[name] = {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files}
-        write_json(record, known)
+        records[name] = {"model": backbone.model, "revision": info.sha, "directory": str(directory), "files": files}
+        write_json(record, records)
     for address in _question_files(config):
         repo, revision, name = HUB_ADDRESS.fullmatch(address).groups()  # type: ignore[union-attr]
-        info = _listed(address, "dataset", repo, revision or known.get(address, {}).get("revision"))
+        info = _listed(address, "dataset", repo, revision or records.get(address, {}).get("revision"))
         item = next((item for item in info.siblings or [] if item.rfilename == name), None)
         if item is None:
             raise StageError(f"{address}: {repo} has no such file; correct the name")
         path = local_file(f"hf://datasets/{repo}@{info.sha}/{name}")
         _name(path, revision, info.sha)
         files = {path.name: _checked(path, item)}
-        known[address] = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": files}
-        write_json(record, known)
-    return known
+        records[address] = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": files}
+        write_json(record, records)
+    return records
 
 
 def _question_files(config: Config) -> list[str]:
@@ -95,15 +95,15 @@ def _checked(path: Path, listed: Any) -> str:
     """SHA-256 of a file that is what the hub lists. Raises StageError when it is not: large files are listed by SHA-256, small ones by
     git's blob id."""
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if listed.lfs is not None:
-        right = found == listed.lfs.sha256
+        right = digest == listed.lfs.sha256
     else:
         content = path.read_bytes()
         right = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest() == listed.blob_id
     if not right:
         raise StageError(f"{path}: not what the hub lists (checksum); delete it and download again")
-    return found
+    return digest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

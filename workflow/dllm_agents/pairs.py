@@ -45,7 +45,7 @@ def sample_pairs(config: Config, backbone: str, tasks: Sequence[Path], models: S
     base, preference = str(training.base), training.preference
     counts: Counter[str] = Counter()
     with ExitStack() as stack, Servers(config) as servers:
-        found: list[Pair] = []
+        pairs: list[Pair] = []
         journals = []
         for path, model in zip(tasks, models, strict=True):
             rollouts: list[list[Episode]] = []
@@ -55,11 +55,11 @@ def sample_pairs(config: Config, backbone: str, tasks: Sequence[Path], models: S
                 queries, journal = play_shard(settings, base, Shard(path, journal_of, {base: model}), stack, servers)
                 rollouts.append([journal.episodes[task.id] for task in queries])
                 journals.append(journal)
-            found += make_pairs(benchmarks.load(queries[0].benchmark, config), queries, rollouts, base, preference.seeds)
-        write_jsonl(output, found)
+            pairs += make_pairs(benchmarks.load(queries[0].benchmark, config), queries, rollouts, base, preference.seeds)
+        write_jsonl(output, pairs)
         for journal in journals:
             journal.remove()
-    counts.update(pair.rejected or "kept" for pair in found)
+    counts.update(pair.rejected or "kept" for pair in pairs)
     return counts
 
 
@@ -85,7 +85,7 @@ def make_pairs(
     right = [_right(benchmark, tasks, episodes) for episodes in rollouts]
     for task, *episodes, first, second in zip(tasks, *rollouts, *right, strict=True):
         pair = Pair(task_id=task.id, benchmark=task.benchmark, backbone=backbone, seeds=seeds)
-        flaw = next((found for episode in episodes if (found := flaw_of(benchmark, episode)) is not None), None)
+        flaw = next((reason for episode in episodes if (reason := flaw_of(benchmark, episode)) is not None), None)
         if flaw is None and first == second:
             flaw = "both right" if first else "both wrong"
         if flaw is not None:

@@ -66,8 +66,8 @@ def style_folder(style: str) -> Path:
     for folder in (Path(style), Path("config/prompts") / style, PROMPTS / style):
         if folder.is_dir():
             return folder
-    known = ", ".join(sorted(path.name for path in PROMPTS.iterdir() if path.is_dir()))
-    raise StageError(f"prompt style {style!r}: no such folder; give a path or one of: {known}")
+    styles = ", ".join(sorted(path.name for path in PROMPTS.iterdir() if path.is_dir()))
+    raise StageError(f"prompt style {style!r}: no such folder; give a path or one of: {styles}")
 
 
 @cache
@@ -193,10 +193,10 @@ def parse_react(text: str) -> tuple[str, str] | None:
         leading = thoughts.first(text)
         text = (leading and leading.behind) or ""
     # Plain finds, since a regular expression takes quadratic time on a reply that repeats "Thought:" without end.
-    _, found, rest = text.partition("Thought:")
+    _, mark, rest = text.partition("Thought:")
     thought, follows, tail = rest.partition("Action:")
     action = tail.strip().splitlines()[0].strip() if follows and tail.partition("\n")[0].strip() else ""
-    return (thought.strip(), action) if found and action else None
+    return (thought.strip(), action) if mark and action else None
 
 
 def react_pattern(actions: Sequence[str] = ()) -> str:

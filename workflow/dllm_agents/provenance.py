@@ -52,13 +52,13 @@ def hardware() -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """This package's version and those of the installed packages named."""
-    found = {"dllm-agents": __version__}
+    numbers = {"dllm-agents": __version__}
     for package in packages:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def sha256(path: Path) -> str:

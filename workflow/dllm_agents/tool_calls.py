@@ -142,18 +142,18 @@ class _Scan:
     def read(self, text: str) -> tuple[Any, int] | _More | None:
         """(value, index behind it), MORE, or None when it is not JSON."""
         while self.outcome is None and not self.broken:
-            found = (_INSIDE if self.quoted else _OUTSIDE).search(text, self.at)
-            if found is None:
+            match = (_INSIDE if self.quoted else _OUTSIDE).search(text, self.at)
+            if match is None:
                 self.at = len(text)
                 return MORE
-            if found[0] == "\\":
-                if found.end() == len(text):
-                    self.at = found.start()
+            if match[0] == "\\":
+                if match.end() == len(text):
+                    self.at = match.start()
                     return MORE
-                self.at = found.end() + 1
+                self.at = match.end() + 1
                 continue
-            self.at = found.end()
-            self._take(found[0], text)
+            self.at = match.end()
+            self._take(match[0], text)
         return self.outcome
 
     def _take(self, character: str, text: str) -> None:
@@ -204,7 +204,7 @@ class CallReader:
 
     def _pieces(self, final: bool) -> list[Piece]:
         pieces: list[Piece] = []
-        given = at = 0
+        passed = at = 0
         if self._bare:
             span = self._whole_answer(final)
             if isinstance(span, _More):
@@ -216,17 +216,17 @@ class CallReader:
         while self._unclosed < MAX_UNCLOSED and (mark := _MARK.search(self._text, at)) is not None:
             outcome = self._after(mark[0], mark.end(), final)
             if isinstance(outcome, _More):
-                return self._cut(pieces, given, mark.start())
+                return self._cut(pieces, passed, mark.start())
             at = mark.end()
             if outcome is not None:
-                pieces += [self._text[given : mark.start()], *outcome.calls]
-                given = at = outcome.end
+                pieces += [self._text[passed : mark.start()], *outcome.calls]
+                passed = at = outcome.end
         keep = 0 if final else held_back(self._text[at:], MARKS)
-        return self._cut(pieces, given, len(self._text) - keep)
+        return self._cut(pieces, passed, len(self._text) - keep)
 
-    def _cut(self, pieces: list[Piece], given: int, stop: int) -> list[Piece]:
+    def _cut(self, pieces: list[Piece], passed: int, stop: int) -> list[Piece]:
         """The pieces with the text up to `stop`; the rest is kept."""
-        pieces.append(self._text[given:stop])
+        pieces.append(self._text[passed:stop])
         self._text = self._text[stop:]
         if stop:
             self._scans.clear()
@@ -317,8 +317,8 @@ class CallReader:
     def _function(self, at: int) -> Span | None:
         """The first `<function=...>...</function>` from `at` on whose parameters can be read."""
         tries, end = self._tried.get(at, (0, at))
-        while tries < MAX_FUNCTION_ENDS and (found := self._text.find("</function>", end)) >= 0:
-            tries, end = tries + 1, found + len("</function>")
+        while tries < MAX_FUNCTION_ENDS and (closing := self._text.find("</function>", end)) >= 0:
+            tries, end = tries + 1, closing + len("</function>")
             call = self._xml_call(self._text[at:end])
             if call is not None:
                 return Span([call], end)
@@ -360,8 +360,8 @@ class CallReader:
 
 
 def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return found.end() if found else at
+    match = pattern.match(text, at)
+    return match.end() if match else at
 
 
 def _begins(text: str, at: int, string: str, final: bool) -> bool | _More:

@@ -176,8 +176,8 @@ def rejection(benchmark: Benchmark, trajectory: Trajectory) -> str | None:
 
 def _judged(benchmark: Benchmark, trajectory: Trajectory) -> str | None:
     """The LLM judge's objection, where the benchmark has a judge (DLLM-Searcher section 5.1.1)."""
-    asked = judges(benchmark.options)[:1] if benchmark.name == "multihop_qa" else []
-    for judge in asked:
+    panel = judges(benchmark.options)[:1] if benchmark.name == "multihop_qa" else []
+    for judge in panel:
         reply = parse_reply(trajectory.steps[-1].action or "") if trajectory.steps else ""
         answer = reply.answer or "" if isinstance(reply, Reply) else ""
         if judge.verdict(trajectory.task.goal, trajectory.task.data["answers"], answer) != "correct":

@@ -55,8 +55,8 @@ def answer(
 def held_to(task: Task) -> dict[str, Any] | None:
     """What an answer to a single-turn task is held to: calls of the offered functions, where one in Python is wanted."""
     functions = task.data["functions"]
-    wanted = functions and task.data.get("language") == "Python" and "irrelevance" not in task.category
-    return {"regex": call_pattern(functions)} if wanted else None
+    readable = functions and task.data.get("language") == "Python" and "irrelevance" not in task.category
+    return {"regex": call_pattern(functions)} if readable else None
 
 
 def converse(

@@ -53,7 +53,7 @@ class Listening(Replay):
 
     def __init__(self, episode: TracedEpisode, roles: Sequence[str]) -> None:
         super().__init__(episode, roles)
-        self.said: list[Said] = []
+        self.exchanges: list[Said] = []
 
     def complete(self, role: str) -> Answer | None:
         stored = super().complete(role)
@@ -62,7 +62,7 @@ class Listening(Replay):
 
         def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Completion:
             completion = stored(messages, seed=seed)
-            self.said.append(Said(role, seed, messages, completion))
+            self.exchanges.append(Said(role, seed, messages, completion))
             return completion
 
         return ask
@@ -93,11 +93,11 @@ def measure(config: Config, agent: str, tasks_path: Path, episodes_path: Path, m
             continue
         listening = Listening(episode, tuple(backbones))
         player.play(_quick(tasks[episode.task_id]), listening)
-        for stage, said in _by_stage(episode, listening.said):
-            name = backbones[said.role]
-            found = look(loaded[name], said, spans_of(episode, said))
-            if found is not None:
-                rows.append(found.model_copy(update={"task_id": episode.task_id, "agent": agent, "backbone": name, "stage": stage}))
+        for stage, exchange in _by_stage(episode, listening.exchanges):
+            name = backbones[exchange.role]
+            attention = look(loaded[name], exchange, spans_of(episode, exchange))
+            if attention is not None:
+                rows.append(attention.model_copy(update={"task_id": episode.task_id, "agent": agent, "backbone": name, "stage": stage}))
     return write_frame(output, rows, Attention)
 
 
@@ -106,15 +106,15 @@ def _quick(task: Task) -> Task:
     return task.model_copy(update={"data": task.data | {"tool_delay": 0.0}})
 
 
-def _by_stage(episode: Episode, said: Sequence[Said]) -> list[tuple[str, Said]]:
+def _by_stage(episode: Episode, exchanges: Sequence[Said]) -> list[tuple[str, Said]]:
     """(stage, reply), whichever of several seekers was faster. The stage is that of the step the reply became."""
     stages = {step.call: step.stage for step in episode.steps}
-    found = [(stages.get((item.role, item.seed)), item) for item in said]
-    named = [(stage, item) for stage, item in found if stage is not None]
+    staged = [(stages.get((item.role, item.seed)), item) for item in exchanges]
+    named = [(stage, item) for stage, item in staged if stage is not None]
     return sorted(named, key=lambda pair: (STAGES.index(pair[0]), pair[1].seed))
 
 
-def spans_of(episode: Episode, said: Said) -> dict[str, list[str]]:
+def spans_of(episode: Episode, exchange: Said) -> dict[str, list[str]]:
     """The texts of a prompt by what they are: the question, the plan (sub-questions and queries), and tool results."""
     plan = [step for steps in (episode.planner.plans if episode.planner else ()) for step in steps]
     results: list[str] = []
@@ -127,13 +127,13 @@ def spans_of(episode: Episode, said: Said) -> dict[str, list[str]]:
     return {"question": [episode.goal], "results": results, "plan": plan}
 
 
-def look(model: Model, said: Said, spans: Mapping[str, Sequence[str]]) -> Attention | None:
+def look(model: Model, exchange: Said, spans: Mapping[str, Sequence[str]]) -> Attention | None:
     """The attention of a reply's tokens while they were decoded, over the spans of its prompt and what was settled of the reply itself.
     None for a reply without tokens, or one of whose tokens cannot be told from its text."""
     words = model.tokenizer
-    rendered = words.apply_chat_template(list(said.messages), add_generation_prompt=True, tokenize=False)
+    rendered = words.apply_chat_template(list(exchange.messages), add_generation_prompt=True, tokenize=False)
     prompt = words(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    trace, texts = said.completion.reveal_step or [], said.completion.tokens or []
+    trace, texts = exchange.completion.reveal_step or [], exchange.completion.tokens or []
     reply = [token for text in texts for token in words(text, add_special_tokens=False)["input_ids"]]
     # Text that is no single token again, such as half a letter, would stand at other places than it was decoded at.
     if not reply or not len(reply) == len(texts) == len(trace):
@@ -161,16 +161,16 @@ def look(model: Model, said: Said, spans: Mapping[str, Sequence[str]]) -> Attent
 
 def marked(text: str, spans: Mapping[str, Sequence[str]]) -> list[tuple[int, int, str]]:
     """(start, stop, kind) of every place in a text where one of the spans stands; the first kind that marks a place keeps it."""
-    found: list[tuple[int, int, str]] = []
+    places: list[tuple[int, int, str]] = []
     for kind, texts in spans.items():
         for piece in sorted(set(filter(None, texts)), key=len, reverse=True):
             start = text.find(piece)
             while start >= 0:
                 stop = start + len(piece)
-                if all(stop <= first or start >= last for first, last, _ in found):
-                    found.append((start, stop, kind))
+                if all(stop <= first or start >= last for first, last, _ in places):
+                    places.append((start, stop, kind))
                 start = text.find(piece, stop)
-    return found
+    return places
 
 
 def _kind(start: int, stop: int, places: Sequence[tuple[int, int, str]]) -> str:

@@ -99,14 +99,14 @@ def loops(episode: Episode, loop_length: int = LOOP_LENGTH) -> list[Failure]:
 
     `count` is the run's length (so "more than 3" is count > 3); `detail` says whether the observation never changed in it.
     """
-    found = []
+    retries = []
     for run in runs(step.action for step in episode.steps):
         if run.length >= loop_length:
             steps = episode.steps[run.first : run.last + 1]
             unchanged = len({step.observation for step in steps}) == 1
             detail = "unchanged observation" if unchanged else "changing observation"
-            found.append(_failure(episode, "loop", detail, steps, steps[0].action or ""))
-    return found
+            retries.append(_failure(episode, "loop", detail, steps, steps[0].action or ""))
+    return retries
 
 
 def classify(
@@ -121,17 +121,17 @@ def classify(
     call's arguments are checked too. A single answer is the official checker's to judge, so there these findings have the source
     BESIDE_CHECKER and are not counted; in a conversation, where that checker judges what the calls did, they are.
     """
-    found = loops(episode, loop_length)
+    failures = loops(episode, loop_length)
     turns = episode.turns()
     for kind, rule in _TURN_RULES.items():
         failed = [turn for turn in turns if rule(turn)]
         if failed:
             first = failed[0].step
             text = first.error or failed[0].text or first.action or first.observation
-            found.append(_failure(episode, kind, _turn_detail(kind, failed[0]), [turn.step for turn in failed], text))
-    found += _judged_failures(episode, error_type, tools is not None) + _call_failures(episode, tools) + _ending_failures(episode)
+            failures.append(_failure(episode, kind, _turn_detail(kind, failed[0]), [turn.step for turn in failed], text))
+    failures += _judged_failures(episode, error_type, tools is not None) + _call_failures(episode, tools) + _ending_failures(episode)
     order = list(TAXONOMY)
-    return sorted(found, key=lambda failure: (order.index(failure.kind), failure.first_step))
+    return sorted(failures, key=lambda failure: (order.index(failure.kind), failure.first_step))
 
 
 def parse_calls(text: str) -> list[Call] | None:
@@ -158,7 +158,7 @@ def layout(text: str) -> str:
         return "calls behind a thought"
     if tool_calls.read(body.strip(), bare=True)[1] or _NAMED_JSON.search(body):
         return "calls as JSON"
-    inner = [body, *(found[1] for found in _FENCED.finditer(body))]
+    inner = [body, *(fenced[1] for fenced in _FENCED.finditer(body))]
     if any(parse_calls(part) or parse_calls(", ".join(part.split("\n")).strip(", ")) for part in inner):
         return "calls in a layout that is not read"
     first, last = body.find("["), body.rfind("]")
@@ -171,10 +171,10 @@ def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]])
     """(kind, detail) of every call that does not fit the offered tools (function documents with name and parameters, OpenAI's or BFCL's
     of its Python sets), by jsonschema. Parameters that a tool does not declare are refused."""
     offered = {str(tool.get("name", tool.get("function", {}).get("name"))): tool.get("function", tool) for tool in tools}
-    found = []
+    problems = []
     for call in calls:
         if call.name not in offered:
-            found.append(("wrong_function", f"{call.name}: not offered"))
+            problems.append(("wrong_function", f"{call.name}: not offered"))
             continue
         schema = {**offered[call.name].get("parameters", {}), "additionalProperties": False}
         try:
@@ -183,8 +183,8 @@ def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]])
             continue  # a tool document that is no schema cannot convict a call
         if error is not None:
             where = ".".join(str(part) for part in error.absolute_path) or call.name
-            found.append(("parameter_value", f"{where}: {error.validator}"))
-    return found
+            problems.append(("parameter_value", f"{where}: {error.validator}"))
+    return problems
 
 
 _TURN_RULES: dict[str, Callable[[Turn], bool]] = {
@@ -221,15 +221,15 @@ def _call_failures(episode: Episode, tools: Sequence[Mapping[str, Any]] | None) 
     if tools is None:
         return []
     single = episode.answer is not None
-    found: dict[tuple[str, str], list[EpisodeStep]] = {}
+    steps_of: dict[tuple[str, str], list[EpisodeStep]] = {}
     for step in episode.steps:
         text = (step.action or "").strip()
         calls = parse_calls(text) if text else None
         problems = argument_failures(calls, tools) if calls is not None else [("schema", "not a call")] * single
         for problem in dict.fromkeys(problems):
-            found.setdefault(problem, []).append(step)
+            steps_of.setdefault(problem, []).append(step)
     source: FailureSource = BESIDE_CHECKER if single else "rules"
-    return [_failure(episode, kind, detail, steps, steps[0].action or "", source) for (kind, detail), steps in found.items()]
+    return [_failure(episode, kind, detail, steps, steps[0].action or "", source) for (kind, detail), steps in steps_of.items()]
 
 
 def _ending_failures(episode: Episode) -> list[Failure]:

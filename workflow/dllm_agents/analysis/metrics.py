@@ -49,9 +49,9 @@ def score(
         if key in seen:
             raise StageError(f"task {episode.task_id}: agent {episode.agent} has two episodes with seed {episode.seed}; delete one of them")
         seen.add(key)
-        found = score_episode(episode, (verdicts or {}).get(episode.task_id), (tasks or {}).get(episode.task_id))
-        said = list((judged or {}).get(episode.task_id, ()))
-        yield found.model_copy(update=dict(zip(("judge", "second_judge"), said, strict=False))) if said else found
+        row = score_episode(episode, (verdicts or {}).get(episode.task_id), (tasks or {}).get(episode.task_id))
+        judgements = list((judged or {}).get(episode.task_id, ()))
+        yield row.model_copy(update=dict(zip(("judge", "second_judge"), judgements, strict=False))) if judgements else row
 
 
 def score_episode(episode: Episode, verdict: Verdict | None = None, task: Task | None = None) -> Score:

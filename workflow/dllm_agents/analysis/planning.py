@@ -70,10 +70,10 @@ def planner_hit(plan: Sequence[str], task: Task) -> bool:
     return hops > 0 and len(plan) == hops and None not in covered_hops(plan, task)
 
 
-def backtracks(asked: Sequence[Sequence[str]], task: Task) -> int:
+def backtracks(rounds: Sequence[Sequence[str]], task: Task) -> int:
     """Sub-questions of later rounds that go back: they ask again what an earlier round has asked, or for a gold hop it has covered."""
     count, earlier, hops = 0, set[str](), set[int]()
-    for questions in asked:
+    for questions in rounds:
         covered = covered_hops(questions, task)
         count += sum(normalise(question) in earlier or hop in hops for question, hop in zip(questions, covered, strict=True))
         earlier |= set(map(normalise, questions))

@@ -47,11 +47,11 @@ def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> 
     """Task id -> what the configured LLM judges say of the answer (ACC_L); empty without judges."""
     if not episodes or episodes[0].benchmark != "multihop_qa":
         return {}
-    asked = judges(config.benchmarks.multihop_qa)
-    if not asked:
+    panel = judges(config.benchmarks.multihop_qa)
+    if not panel:
         return {}
     return {
-        episode.task_id: [judge.verdict(episode.goal, tasks[episode.task_id].data["answers"], episode.answer or "") for judge in asked]
+        episode.task_id: [judge.verdict(episode.goal, tasks[episode.task_id].data["answers"], episode.answer or "") for judge in panel]
         for episode in episodes
     }
 
@@ -62,14 +62,14 @@ def classify_file(config: Config, episodes_path: Path, scores_path: Path, tasks_
     errors = read_frame(scores_path, Score).set_index(["task_id", "seed"])["error_type"].to_dict()
     tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
 
-    def found() -> Iterator[Failure]:
+    def failures() -> Iterator[Failure]:
         for episode in iter_jsonl(episodes_path, Episode):
             if episode.task_id not in tasks:
                 raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
             tools = offered_tools(tasks[episode.task_id], episode)
             yield from classify(episode, errors.get((episode.task_id, episode.seed)), config.report.loop_length, tools)
 
-    return write_frame(output, found(), Failure)
+    return write_frame(output, failures(), Failure)
 
 
 def offered_tools(task: Task, episode: Episode) -> list[dict[str, Any]] | None:

@@ -64,11 +64,11 @@ def bootstrap_interval(
     move together (Davison & Hinkley 1997, section 3.8), with `training_seeds` all values of one trained model, and the hull of the
     intervals is given: a handful of clusters alone can look more certain than their tasks are. Raises ValueError for no values or values
     that are not finite."""
-    found = [
+    intervals = [
         percentile_interval(bootstrap_means(values, way, seed=seed, resamples=resamples), confidence)
         for way in [None, *(way for way in (clusters, training_seeds) if way is not None)]
     ]
-    return Interval(min(interval.low for interval in found), max(interval.high for interval in found))
+    return Interval(min(interval.low for interval in intervals), max(interval.high for interval in intervals))
 
 
 def bootstrap_means(

@@ -43,7 +43,7 @@ def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[s
     """
     settings = config.run.verification
     stored = [episode for path in episodes for episode in _chosen(path, settings.episodes)]
-    found: list[Exit] = []
+    exits: list[Exit] = []
     for name in settings.backbones if stored else ():
         if name in models and (reason := not_run(models[name])) is not None:
             print(f"{output}: {name} not run: {reason}", file=sys.stderr, flush=True)
@@ -52,16 +52,16 @@ def replay_verifiers(config: Config, episodes: Sequence[Path], models: Mapping[s
         serving = running_server(name, config, models.get(name), benchmark=benchmark)
         with serving as server, Client.for_backbone(server, config.backbones[name]) as client:
             ask: Answer = partial(client.complete, decoding=config.role_decoding(name, "verifier", benchmark))
-            asked = [(prompt, episode) for prompt in get_args(Strength) for episode in stored]
+            pairs = [(prompt, episode) for prompt in get_args(Strength) for episode in stored]
             with ThreadPoolExecutor(CONCURRENCY) as pool:
-                rows = pool.map(lambda pair: _verified(ask, name, settings.every, config.seed, *pair), asked)  # noqa: B023 - used up here
+                rows = pool.map(lambda pair: _verified(ask, name, settings.every, config.seed, *pair), pairs)  # noqa: B023 - used up here
                 try:
-                    found += track(rows, len(asked), f"{name} as verifier")
+                    exits += track(rows, len(pairs), f"{name} as verifier")
                 except ServerFault as error:
                     raise StageError(f"{error}; run the same command again") from None
                 except SettingsRefused as refusal:
                     raise StageError(f"{refusal}; change {setting_key(config, name, benchmark, refusal.field)}") from None
-    return write_frame(output, found, Exit)
+    return write_frame(output, exits, Exit)
 
 
 def _chosen(path: Path, count: int | None) -> list[Episode]:

@@ -67,7 +67,7 @@ class ALFWorldSimulator:
     def describe(self, scene: int, task_type: str, seed: int) -> dict[str, Any]:
         """Goal of a generated game in words, and what it asks for."""
         game = alfworld_games.make(scene, task_type, seed)
-        return {"goal": f"{game.goal}.", "asked": game.asked}
+        return {"goal": f"{game.goal}.", "asked": game.request}
 
     def load(self, scene: int, task_type: str, seed: int) -> str:
         """Start a generated game; returns what is seen from the middle of the room."""
@@ -91,11 +91,11 @@ class ALFWorldSimulator:
         """The commands admissible now, sorted."""
         return list(self._state["admissible_commands"])
 
-    def plan(self, task_type: str, asked: dict[str, str]) -> str | None:
+    def plan(self, task_type: str, request: dict[str, str]) -> str | None:
         """The teacher's next command for the present state."""
         facts = [(fact.name, *(argument.name for argument in fact.arguments)) for fact in self._state["_facts"]]
         names = {identifier: info.name for identifier, info in self._state["_entity_infos"].items()}
-        return alfworld_planner.Household(facts, names).next_command(task_type, asked)
+        return alfworld_planner.Household(facts, names).next_command(task_type, request)
 
     def _start(self, problem: str, goal: str) -> str:
         from alfworld import info
@@ -189,8 +189,8 @@ class ALFWorldEnvironment(SimulatedEnvironment):
         return [] if self.success else list(self._admissible)
 
     def expert_action(self) -> tuple[str, str] | None:
-        asked = self._task.data.get("asked")
-        action = None if asked is None or self.success else self._call("plan", task_type=self._task.category, asked=asked)
+        request = self._task.data.get("asked")
+        action = None if request is None or self.success else self._call("plan", task_type=self._task.category, request=request)
         return None if action is None else (thought(THOUGHTS, action), action)
 
     def _nearest(self, action: str, choices: list[str]) -> str:
@@ -269,12 +269,12 @@ class ALFWorld(Benchmark):
         return f"{published}, sub-goals sha256:{sha256(read_task_list(self.name, self.options.task_list)).hexdigest()[:12]}"
 
     def tasks(self, split: Split) -> list[Task]:
-        wanted = self.options.tasks if split == "test" else self.options.train_tasks
+        count = self.options.tasks if split == "test" else self.options.train_tasks
         if self.options.data is not None:
-            return list(islice(self._published(split), wanted))
+            return list(islice(self._published(split), count))
         simulator = self._pool.take()
         try:
-            return list(islice(self._generated(split, simulator), PUBLISHED_TEST_GAMES if wanted is None else wanted))
+            return list(islice(self._generated(split, simulator), PUBLISHED_TEST_GAMES if count is None else count))
         finally:
             self._pool.give(simulator)
 
@@ -322,9 +322,9 @@ class ALFWorld(Benchmark):
                 continue
             name = "/".join(path.parts[-3:-1])
             relative = str(path.relative_to(self.options.data))
-            asked = _asked(path.with_name("traj_data.json"))
+            request = _asked(path.with_name("traj_data.json"))
             kind = path.parts[-3].split("-")[0]
-            subgoals = [(pattern, 1) for pattern in listed[name]] if name in listed else alfworld_games.subgoals(kind, asked)
+            subgoals = [(pattern, 1) for pattern in listed[name]] if name in listed else alfworld_games.subgoals(kind, request)
             yield Task(
                 id=f"{self.name}/{name}",
                 benchmark=self.name,
@@ -333,7 +333,7 @@ class ALFWorld(Benchmark):
                 seed=self.seed,
                 version=version,
                 goal=_published(self.options.data, relative)["goal"],
-                data={"game": relative, "asked": asked, "subgoals": subgoals},
+                data={"game": relative, "asked": request, "subgoals": subgoals},
             )
 
     def _listed(self) -> dict[str, list[str]]:
@@ -347,8 +347,8 @@ class ALFWorld(Benchmark):
                 item = foreign.loads(line)
                 listed[str(item["additional_info"]["description"])] = [Pattern(pattern, source).text for pattern in item["subgoals"]]
             except (ValueError, KeyError, TypeError):
-                wanted = '{"subgoals": [patterns], "additional_info": {"description"}}'
-                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {wanted}") from None
+                layout = '{"subgoals": [patterns], "additional_info": {"description"}}'
+                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {layout}") from None
         return listed
 
 
@@ -356,18 +356,18 @@ def _asked(path: Path) -> dict[str, str]:
     try:
         parameters = foreign.loads(path.read_text(encoding="utf-8"))["pddl_params"]
         names = {"object": "object_target", "receptacle": "parent_target", "lamp": "toggle_target"}
-        asked = {key: str(parameters[name]) for key, name in names.items()}
+        request = {key: str(parameters[name]) for key, name in names.items()}
     except (OSError, ValueError, KeyError, TypeError):
         raise StageError(f"{path}: no pddl_params to read the goal from; run alfworld-download again") from None
-    if not all(re.fullmatch(r"\w*", value) for value in asked.values()):
+    if not all(re.fullmatch(r"\w*", value) for value in request.values()):
         raise StageError(f"{path}: pddl_params are not object types; run alfworld-download again")
-    return asked
+    return request
 
 
 def _solvable(task: Task, simulator: SimulatorProcess) -> bool:
     simulator.call("load", LOAD_SECONDS, scene=task.data["scene"], task_type=task.category, seed=task.seed)
     for _ in range(SOLVE_STEPS):
-        action = simulator.call("plan", STEP_SECONDS, task_type=task.category, asked=task.data["asked"])
+        action = simulator.call("plan", STEP_SECONDS, task_type=task.category, request=task.data["asked"])
         if action is None:
             return False
         if simulator.call("step", STEP_SECONDS, command=action)["won"]:

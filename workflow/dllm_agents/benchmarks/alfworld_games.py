@@ -58,7 +58,7 @@ class Game(NamedTuple):
 
     goal: str
     problem: str
-    asked: dict[str, str]
+    request: dict[str, str]
 
 
 def scenes(task_type: str, split: Split) -> list[int]:
@@ -77,25 +77,25 @@ def make(scene: int, task_type: str, seed: int) -> Game:
     rng = random.Random(f"{scene}/{task_type}/{seed}")
     places = _places(scene)
     targets = _targets(scene, task_type)
-    wanted = rng.choice(sorted(targets))
-    receptacle = rng.choice(targets[wanted])
-    items = _items(scene, task_type, wanted, receptacle, rng)
-    words = {"obj": wanted, "recep": receptacle, "toggle": LAMP}
+    target = rng.choice(sorted(targets))
+    receptacle = rng.choice(targets[target])
+    items = _items(scene, task_type, target, receptacle, rng)
+    words = {"obj": target, "recep": receptacle, "toggle": LAMP}
     goal = rng.choice(goal_library.gdict[task_type]["templates"]).format(**{key: word.lower() for key, word in words.items()})
     formula = goal_library.gdict[task_type]["pddl"].format(**words)
-    return Game(goal, _problem(places, items, formula), {"object": wanted, "receptacle": receptacle, "lamp": LAMP})
+    return Game(goal, _problem(places, items, formula), {"object": target, "receptacle": receptacle, "lamp": LAMP})
 
 
-def subgoals(task_type: str, asked: dict[str, str]) -> list[tuple[str, int]]:
+def subgoals(task_type: str, request: dict[str, str]) -> list[tuple[str, int]]:
     """Sub-goals of a goal, as patterns over observations: find, take, transform or light, place. A pattern counts once for every
     different object it has matched, at most as often as given: twice for what has to be done with two objects."""
     times = 2 if task_type == "pick_two_obj_and_place" else 1
-    thing, there = rf"{asked['object'].lower()} \d+", rf"{asked['receptacle'].lower()} \d+"
+    thing, there = rf"{request['object'].lower()} \d+", rf"{request['receptacle'].lower()} \d+"
     steps = [(rf"[Yy]ou see .*\b{thing}\b", 1), (rf"You pick up the {thing}\b", times)]
     if task_type in TRANSFORMS:
         steps.append((rf"You {TRANSFORMS[task_type][2]} the {thing}\b", 1))
     if task_type == "look_at_obj_in_light":
-        return [*steps, (rf"You turn on the {asked['lamp'].lower()} \d+", 1)]
+        return [*steps, (rf"You turn on the {request['lamp'].lower()} \d+", 1)]
     return [*steps, (rf"You (?:move|put) the {thing} (?:to|in/on) the {there}\b", times)]
 
 
@@ -117,8 +117,8 @@ def _places(scene: int) -> list[Place]:
         if kind in fixed:
             quarters = [round(4 * value) for value in pose[:2]]  # ALFRED's unit of place: its agent steps 0.25 m
             places.append(Place(_mangle(identifier), kind, _mangle("loc|{}|{}|{}|{}".format(*quarters, *pose[2:]))))
-    known = {place.type for place in places} | {"BathtubBasin", "SinkBasin"}
-    for kind in sorted(set(_layout(scene, "objects")) & fixed - known):
+    types = {place.type for place in places} | {"BathtubBasin", "SinkBasin"}
+    for kind in sorted(set(_layout(scene, "objects")) & fixed - types):
         for copy in range(COPIES.get(kind, 1)):
             places.append(Place(_mangle(f"{kind}|+00.00|+00.00|+{copy:05.2f}"), kind, _mangle(f"loc|{kind}|{copy}|0|0")))
     return places
@@ -134,7 +134,7 @@ def _allowed(scene: int) -> dict[str, list[str]]:
         thing: [kind for kind in kinds if thing in constants.VAL_RECEPTACLE_OBJECTS.get(kind, ())]
         for thing in sorted(set(_layout(scene, "objects")))
     }
-    return {thing: found for thing, found in holders.items() if found}
+    return {thing: things for thing, things in holders.items() if things}
 
 
 @cache
@@ -150,18 +150,18 @@ def _targets(scene: int, task_type: str) -> dict[str, list[str]]:
     if task_type in TRANSFORMS:
         ability, does, _ = TRANSFORMS[task_type]
         able = constants.VAL_ACTION_OBJECTS[ability] if does in {place.type for place in _places(scene)} else set()
-        allowed = {thing: found for thing, found in allowed.items() if thing in able}
-    targets = {thing: [kind for kind in found if kind != does] for thing, found in allowed.items() if len(found) > 1}
-    return {thing: found for thing, found in targets.items() if found}
+        allowed = {thing: things for thing, things in allowed.items() if thing in able}
+    targets = {thing: [kind for kind in things if kind != does] for thing, things in allowed.items() if len(things) > 1}
+    return {thing: things for thing, things in targets.items() if things}
 
 
-def _items(scene: int, task_type: str, wanted: str, receptacle: str, rng: random.Random) -> list[Item]:
+def _items(scene: int, task_type: str, target: str, receptacle: str, rng: random.Random) -> list[Item]:
     places, allowed = _places(scene), _allowed(scene)
     items = []
     for thing in sorted(allowed):
         count = rng.choice(INSTANCES)
         fitting = [place for place in places if place.type in allowed[thing]]
-        if thing == wanted:
+        if thing == target:
             count = max(count, 2 if task_type == "pick_two_obj_and_place" else 1)
             fitting = [place for place in fitting if place.type != receptacle]
         items += [_item(thing, rng.choice(fitting), rng) for _ in range(count)]

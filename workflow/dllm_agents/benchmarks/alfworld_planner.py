@@ -29,16 +29,16 @@ class Household:
         self._reached_from = self._pairs("receptacleatlocation")
         self._here = next((location for _, location in self._facts["atlocation"]), None)
 
-    def next_command(self, task_type: str, asked: Mapping[str, str]) -> str | None:
+    def next_command(self, task_type: str, request: Mapping[str, str]) -> str | None:
         """The next command towards the goal; None when the state offers no way."""
         objects = self._pairs("objecttype")
-        things = self._of(asked["object"], objects)
+        things = self._of(request["object"], objects)
         if self.held is not None and self.held not in things:
             return self._put_away(self.held)
         if task_type == "look_at_obj_in_light":
-            lamps = [lamp for lamp in self._of(asked["lamp"], objects) if lamp in self.inside]
+            lamps = [lamp for lamp in self._of(request["lamp"], objects) if lamp in self.inside]
             return self._fetch(things) if self.held is None else _first(lamps, self._use)
-        places = self._of(asked["receptacle"], self._reached_from)
+        places = self._of(request["receptacle"], self._reached_from)
         if not places:
             return None
         if task_type == "pick_two_obj_and_place":
@@ -58,8 +58,8 @@ class Household:
 
     def _of(self, kind: str, among: Iterable[str]) -> list[str]:
         """The identifiers of a type, those at hand first, then by number."""
-        found = [name for name in among if self._kind.get(name) == f"{kind.lower()}type"]
-        return sorted(found, key=lambda name: (not self._at(self.inside.get(name) or name), _natural(self._names[name])))
+        names = [name for name in among if self._kind.get(name) == f"{kind.lower()}type"]
+        return sorted(names, key=lambda name: (not self._at(self.inside.get(name) or name), _natural(self._names[name])))
 
     def _at(self, place: str) -> bool:
         return self._reached_from.get(place, "") == self._here

@@ -143,11 +143,11 @@ def _groups(instruction: Any) -> Iterator[list[Any]]:
 def _leaf_patterns(simulator: Any, leaf: Any) -> tuple[list[str], str | None]:
     """(patterns on the way, the pattern that holds exactly when the instruction is done, or None where none does)."""
     kind = type(leaf).__name__
-    wanted = leaf.desc_move if kind == "PutNextInstr" else leaf.desc
-    names = {(thing.color, thing.type) for thing in wanted.obj_set}
-    color, sort = names.pop() if len(names) == 1 else (wanted.color or "**", wanted.type or "**")
+    description = leaf.desc_move if kind == "PutNextInstr" else leaf.desc
+    names = {(thing.color, thing.type) for thing in description.obj_set}
+    color, sort = names.pop() if len(names) == 1 else (description.color or "**", description.type or "**")
     named = [cell for cell in simulator.grid.grid if cell and color in (cell.color, "**") and sort in (cell.type, "**")]
-    exact = all(any(cell is thing for thing in wanted.obj_set) for cell in named)
+    exact = all(any(cell is thing for thing in description.obj_set) for cell in named)
     seen = f"There is a {color} ** door **" if sort == "door" else f"There is a {color} {sort} **"
     if kind == "GoToInstr":
         end: str | None = f"{seen} right in front of you 1 steps away."
@@ -214,8 +214,8 @@ class BabyAIEnvironment(Environment):
         if "check" in action:  # as AgentBoard reads it: anything that holds the word
             return self._unchanged("You can take the following actions: " + ", ".join(self._available().moves), valid=True)
         if moves is None:
-            known = self._available().refusals.get(action, text.UNKNOWN)
-            return self._unchanged(known if action else text.UNCHANGED, valid=False)
+            refusal = self._available().refusals.get(action, text.UNKNOWN)
+            return self._unchanged(refusal if action else text.UNCHANGED, valid=False)
         if not moves:
             return self._unchanged(text.UNCHANGED, valid=True)
         return self._settle(self._walk(moves))
@@ -320,7 +320,7 @@ class BabyAI(Benchmark):
 
 def _read_task_list(path: str) -> dict[tuple[str, int], dict[str, Any]]:
     """AgentBoard's task list by level and seed; a level's lines are its seeds from 1234 on. Raises StageError naming file and line."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     count: dict[str, int] = {}
     try:
         with open(path, encoding="utf-8") as lines:
@@ -336,12 +336,12 @@ def _read_task_list(path: str) -> dict[tuple[str, int], dict[str, Any]]:
                 if not subgoals:
                     raise ValueError
                 opening = entry["additional_info"]["init_obs"]
-                found[level, seed] = {"goal": str(entry["goal"]), "subgoals": subgoals, "opening": opening, "where": where}
+                rows[level, seed] = {"goal": str(entry["goal"]), "subgoals": subgoals, "opening": opening, "where": where}
     except (OSError, UnicodeDecodeError) as error:
         raise StageError(f"{path}: cannot be read ({error}); give AgentBoard's babyai test.jsonl as benchmarks.babyai.task_list") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise StageError(f"{where}: not a line of AgentBoard's babyai test.jsonl (goal, subgoals, additional_info)") from None
-    return found
+    return rows
 
 
 BENCHMARK = BabyAI

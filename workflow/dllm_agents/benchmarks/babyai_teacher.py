@@ -50,20 +50,20 @@ class Intention(NamedTuple):
 
 def required_keys(simulator: Any, leaf: Any) -> list[str]:
     """Colors of the keys without which no target of an instruction can be reached (or, for doors, opened), in order of use."""
-    wanted = {id(thing) for thing in (leaf.desc_move if hasattr(leaf, "desc_move") else leaf.desc).obj_set}
+    targets = {id(thing) for thing in (leaf.desc_move if hasattr(leaf, "desc_move") else leaf.desc).obj_set}
     keys: list[str] = []
     while True:
         reached, locked = _flood(simulator, pose_of(simulator)[:2], keys)
         doors = [door for door in locked if door.color not in keys]
-        held = any(id(thing) in wanted for thing in reached) or (simulator.carrying and id(simulator.carrying) in wanted)
-        openable = type(leaf).__name__ == "OpenInstr" and any(id(door) in wanted for door in doors)
-        if held and not (openable and all(id(thing) not in wanted or thing in doors for thing in reached)):
+        held = any(id(thing) in targets for thing in reached) or (simulator.carrying and id(simulator.carrying) in targets)
+        openable = type(leaf).__name__ == "OpenInstr" and any(id(door) in targets for door in doors)
+        if held and not (openable and all(id(thing) not in targets or thing in doors for thing in reached)):
             return keys
         colors = {thing.color for thing in reached if thing.type == "key"}
         usable = [door for door in doors if door.color in colors]
         if not usable:
             return keys
-        keys.append(next((door.color for door in usable if id(door) in wanted), usable[0].color))
+        keys.append(next((door.color for door in usable if id(door) in targets), usable[0].color))
 
 
 def _flood(simulator: Any, start: Position, keys: Sequence[str]) -> tuple[list[Any], list[Any]]:
@@ -112,9 +112,9 @@ class Teacher:
         self._view, self._available, self._recent = view, available, recent
         self._things = {(x, y): cell for (x, y), cell in self._cells()}
         leaf = self._current(self._simulator.instrs)
-        wanted = leaf.desc_move if hasattr(leaf, "desc_move") else leaf.desc
-        self._asked = " ".join(filter(None, [wanted.color, wanted.type or "object"]))
-        self._goals = self._where(wanted.obj_set)
+        description = leaf.desc_move if hasattr(leaf, "desc_move") else leaf.desc
+        self._asked = " ".join(filter(None, [description.color, description.type or "object"]))
+        self._goals = self._where(description.obj_set)
         intention = self._aim(leaf)
         if remaining:
             intention = self._aim_at_pattern(remaining) or intention
@@ -142,8 +142,8 @@ class Teacher:
         return self._current(second if done == "success" else first)
 
     def _where(self, things: Iterable[Any]) -> list[Position]:
-        wanted = {id(thing) for thing in things}
-        return [at for at, cell in self._things.items() if id(cell) in wanted]
+        ids = {id(thing) for thing in things}
+        return [at for at, cell in self._things.items() if id(cell) in ids]
 
     def _aim(self, leaf: Any) -> Intention | None:
         kind, held = type(leaf).__name__, self._simulator.carrying
@@ -169,14 +169,14 @@ class Teacher:
                 continue
             things = [at for at, cell in self._things.items() if (cell.color, cell.type) == match.groups()]
             if "carrying" in pattern:
-                found = self._need("pick up", things)
+                intention = self._need("pick up", things)
             elif self._simulator.carrying and thing_name(self._simulator.carrying) == " ".join(match.groups()):
-                found = Intention("drop", [self._view.pose[:2]])
+                intention = Intention("drop", [self._view.pose[:2]])
             else:
                 shut = [at for at in things if "open door" in pattern and not self._things[at].is_open]
-                found = self._need("open", shut) if shut else self._need("go to", things)
-            if found:
-                return found
+                intention = self._need("open", shut) if shut else self._need("go to", things)
+            if intention:
+                return intention
         return None
 
     def _need(self, verb: str, targets: Sequence[Position], depth: int = 0) -> Intention | None:
@@ -211,13 +211,13 @@ class Teacher:
     def _way(self, targets: Sequence[Position], closed: Position | None = None) -> list[Position] | None:
         """Cheapest cells from the agent to one of `targets`, shut doors and things in the way counted as extra steps."""
         start = self._view.pose[:2]
-        wanted = set(targets)
+        ends = set(targets)
         cost = {start: 0}
         parents: dict[Position, Position] = {}
         queue: list[tuple[int, Position]] = [(0, start)]
         while queue:
             so_far, at = heapq.heappop(queue)
-            if at in wanted:
+            if at in ends:
                 way = [at]
                 while way[-1] != start:
                     way.append(parents[way[-1]])
@@ -226,7 +226,7 @@ class Teacher:
                 continue
             for dx, dy in VECTORS:
                 beyond = (at[0] + dx, at[1] + dy)
-                extra = 0 if beyond in wanted else self._extra(beyond, closed)
+                extra = 0 if beyond in ends else self._extra(beyond, closed)
                 if extra is not None and so_far + 1 + extra < cost.get(beyond, 1 << 30):
                     cost[beyond] = so_far + 1 + extra
                     parents[beyond] = at
@@ -362,13 +362,13 @@ class Teacher:
     def _drop(self, intention: Intention) -> tuple[str, str]:
         """Drop what is carried where it is in nobody's way."""
         held = thing_name(self._simulator.carrying)
-        known: dict[Position, bool] = {}
+        verdicts: dict[Position, bool] = {}
 
         def harmless(pose: Pose) -> bool:
             at = _front(pose)
-            if at not in known:
-                known[at] = self._harmless(at, intention.target)
-            return known[at]
+            if at not in verdicts:
+                verdicts[at] = self._harmless(at, intention.target)
+            return verdicts[at]
 
         thought = f"My hands must be free, so I drop the {held}."
         if harmless(self._view.pose):

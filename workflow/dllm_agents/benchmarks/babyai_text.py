@@ -93,7 +93,7 @@ def look(simulator: Any, pose: Pose) -> View:
     cells, width, height = simulator.grid.grid, simulator.grid.width, simulator.grid.height
     carrying = thing_name(simulator.carrying) if simulator.carrying else ""
     image: list[str] = [carrying]
-    found: list[tuple[int, int, int, Thing]] = []
+    visible: list[tuple[int, int, int, Thing]] = []
     barriers: list[tuple[int, str]] = []
     seen = 1 << _HALF
     for row in _offsets(direction):
@@ -116,14 +116,14 @@ def look(simulator: Any, pose: Pose) -> View:
                 image.append(name)
                 distance = ahead + abs(right)
                 # AgentBoard lists equally distant things from the far row to the near one, left to right.
-                found.append((distance, -ahead, right, Thing(name, (x + dx, y + dy), distance, ahead, right)))
+                visible.append((distance, -ahead, right, Thing(name, (x + dx, y + dy), distance, ahead, right)))
                 if right == 0 and contents[column].type in ("wall", "box"):
                     barriers.append((ahead, contents[column].type))
         seen = beyond
         if not seen:
             break
-    found.sort(key=lambda item: item[:3])
-    return View(pose, tuple(item[3] for item in found), tuple(barriers), carrying, tuple(image))
+    visible.sort(key=lambda item: item[:3])
+    return View(pose, tuple(item[3] for item in visible), tuple(barriers), carrying, tuple(image))
 
 
 def _place(thing: Thing) -> str:
@@ -169,20 +169,20 @@ def _walks(view: View) -> tuple[dict[Position, tuple[int, ...]], dict[Position, 
     """
     columns, rows = _window(view.pose)
     blocked = {thing.position for thing in view.things if any(kind in thing.name for kind in _SOLID)}
-    wanted = {thing.position for thing in view.things if "wall" not in thing.name}
+    targets = {thing.position for thing in view.things if "wall" not in thing.name}
     doors = {thing.position for thing in view.things if "open door" in thing.name}
     facing: dict[Position, Pose] = {}
     inside: dict[Position, Pose] = {}
     parents: dict[Pose, tuple[Pose, int]] = {}
     done: set[Pose] = set()
     queue: deque[Pose] = deque([view.pose])
-    while queue and (len(facing) < len(wanted) or len(inside) < len(doors)):
+    while queue and (len(facing) < len(targets) or len(inside) < len(doors)):
         pose = queue.popleft()
         done.add(pose)
         x, y, direction = pose
         dx, dy = VECTORS[direction]
         front = (x + dx, y + dy)
-        if front in wanted and front not in facing:
+        if front in targets and front not in facing:
             facing[front] = pose
         if (x, y) in doors and (x, y) not in inside:
             inside[x, y] = pose
@@ -204,24 +204,24 @@ def _walks(view: View) -> tuple[dict[Position, tuple[int, ...]], dict[Position, 
 def options(view: View) -> Options:
     """The actions available in a view, in AgentBoard's order, with its refusals for the others."""
     facing, inside = _walks(view)
-    found = Options({"turn left": (LEFT,), "turn right": (RIGHT,)}, {}, {})
+    choices = Options({"turn left": (LEFT,), "turn right": (RIGHT,)}, {}, {})
     if not view.barriers or view.barriers[0][0] > 1:
-        found.moves["move forward"] = (FORWARD,)
+        choices.moves["move forward"] = (FORWARD,)
     else:
-        found.refusals["move forward"] = "There is a barrier in front of you, you can't move forward."
+        choices.refusals["move forward"] = "There is a barrier in front of you, you can't move forward."
     things = [thing for thing in view.things if "wall" not in thing.name]
     if not view.carrying:
         portable = [thing for thing in things if "door" not in thing.name]
-        _add_numbered(found, "pickup", "pickup", portable, facing, (PICKUP,))
-    _add_drop(found, view)
-    _add_doors(found, view, things, facing, inside)
-    _add_numbered(found, "go to", "go to", things, facing, ())
-    found.moves[CHECK] = ()
-    return found
+        _add_numbered(choices, "pickup", "pickup", portable, facing, (PICKUP,))
+    _add_drop(choices, view)
+    _add_doors(choices, view, things, facing, inside)
+    _add_numbered(choices, "go to", "go to", things, facing, ())
+    choices.moves[CHECK] = ()
+    return choices
 
 
 def _add_numbered(
-    found: Options, verb: str, said: str, things: list[Thing], facing: dict[Position, tuple[int, ...]], then: tuple[int, ...]
+    choices: Options, verb: str, word: str, things: list[Thing], facing: dict[Position, tuple[int, ...]], then: tuple[int, ...]
 ) -> None:
     """`<verb> <thing> <n>`: AgentBoard counts only the reachable ones here, so n may differ from the observation's number."""
     count: dict[str, int] = {}
@@ -230,23 +230,23 @@ def _add_numbered(
         action = f"{verb} {thing.name} {number}"
         if thing.position in facing:
             count[thing.name] = number
-            found.moves[action] = facing[thing.position] + then
-            found.targets[action] = thing.position
+            choices.moves[action] = facing[thing.position] + then
+            choices.targets[action] = thing.position
         else:
-            found.refusals[action] = f"You cannot {said} {thing.name} {number}, as there is no path leading to it."
+            choices.refusals[action] = f"You cannot {word} {thing.name} {number}, as there is no path leading to it."
 
 
-def _add_drop(found: Options, view: View) -> None:
+def _add_drop(choices: Options, view: View) -> None:
     if not view.carrying:
-        found.refusals["drop"] = "You cannot drop the object, as you are not carrying anything."
+        choices.refusals["drop"] = "You cannot drop the object, as you are not carrying anything."
     elif any(thing.distance == 1 and thing.right == 0 and any(kind in thing.name for kind in _SOLID) for thing in view.things):
-        found.refusals["drop"] = "You cannot drop the object, as there is already an object in front of you."
+        choices.refusals["drop"] = "You cannot drop the object, as there is already an object in front of you."
     else:
-        found.moves["drop"] = (DROP,)
+        choices.moves["drop"] = (DROP,)
 
 
 def _add_doors(
-    found: Options, view: View, things: list[Thing], facing: dict[Position, tuple[int, ...]], inside: dict[Position, tuple[int, ...]]
+    choices: Options, view: View, things: list[Thing], facing: dict[Position, tuple[int, ...]], inside: dict[Position, tuple[int, ...]]
 ) -> None:
     count: dict[str, int] = {}
     for thing in things:
@@ -257,29 +257,29 @@ def _add_doors(
         through, toggle = f"go through {numbered}", f"toggle and go through {numbered}"
         if "open door" in thing.name:
             if thing.position in inside:
-                found.moves[through] = inside[thing.position]
-                found.targets[through] = thing.position
+                choices.moves[through] = inside[thing.position]
+                choices.targets[through] = thing.position
             else:
-                found.refusals[through] = f"You cannot {through}, as there is no path leading to it."
+                choices.refusals[through] = f"You cannot {through}, as there is no path leading to it."
             continue
         if "closed door" in thing.name:
-            found.refusals[through] = f"You cannot {through}, as it is closed. You should toggle it first."
+            choices.refusals[through] = f"You cannot {through}, as it is closed. You should toggle it first."
         elif not view.carrying.endswith(" key"):
-            found.refusals[toggle] = f"You cannot {toggle}, as you are not carrying a key."
+            choices.refusals[toggle] = f"You cannot {toggle}, as you are not carrying a key."
             continue
         elif view.carrying.split(" ")[0] != thing.name.split(" ")[0]:
-            found.refusals[toggle] = f"You cannot {toggle}, as the color of the key you are carrying does not match the color of door."
+            choices.refusals[toggle] = f"You cannot {toggle}, as the color of the key you are carrying does not match the color of door."
             continue
         moves = facing.get(thing.position)
         if moves is None:
             # AgentBoard prints its whole table of counts here instead of the number.
-            found.refusals[toggle] = f"You cannot toggle and go through {thing.name} {count}, as there is no path leading to it."
+            choices.refusals[toggle] = f"You cannot toggle and go through {thing.name} {count}, as there is no path leading to it."
             continue
-        found.moves[toggle] = (*moves, TOGGLE, FORWARD)
-        found.targets[toggle] = thing.position
+        choices.moves[toggle] = (*moves, TOGGLE, FORWARD)
+        choices.targets[toggle] = thing.position
         if not moves:
-            found.moves["toggle"] = (TOGGLE,)
-            found.targets["toggle"] = thing.position
+            choices.moves["toggle"] = (TOGGLE,)
+            choices.targets["toggle"] = thing.position
 
 
 def matches(observation: str, pattern: str) -> bool:

@@ -49,7 +49,7 @@ class BFCL(Benchmark):
     def _generated(self, count: int) -> list[Task]:
         if not count:
             return []
-        found = bfcl_generated.entries(count, self.seed, bfcl_data.function_names())
+        entries = bfcl_generated.entries(count, self.seed, bfcl_data.function_names())
         return [
             Task(
                 id=f"{self.name}/{category}/{number}",
@@ -66,7 +66,7 @@ class BFCL(Benchmark):
                     **entry,
                 },
             )
-            for number, (category, entry) in enumerate(found)
+            for number, (category, entry) in enumerate(entries)
         ]
 
     def _spread(self, chosen: dict[str, list[int]], limit: int | None, split: Split) -> list[Task]:

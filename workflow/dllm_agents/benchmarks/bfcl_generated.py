@@ -136,7 +136,7 @@ def _entry(kind: str, random: Random, taken: Collection[str]) -> dict[str, Any]:
     return {
         "question": question,
         "functions": [tool.declared for tool in offered],
-        "truth": [] if kind == "irrelevance" else [{name: {key: [value] for key, value in said.items()}} for name, said in truth],
+        "truth": [] if kind == "irrelevance" else [{name: {key: [value] for key, value in arguments.items()}} for name, arguments in truth],
     }
 
 

@@ -150,10 +150,10 @@ def choice(names: str, options: str, description: str, *phrases: str) -> Slot:
     return Slot(tuple(names.split()), "string", (description,), _one_of(words), phrases, options=tuple(words))
 
 
-def flag(name: str, description: str, said: str, denied: str) -> Slot:
+def flag(name: str, description: str, yes: str, denied: str) -> Slot:
     def draw(random: Random) -> tuple[Any, str]:
         value = random.random() < 0.6
-        return value, said if value else denied
+        return value, yes if value else denied
 
     return Slot((name,), "boolean", (description,), draw, ("{}",))
 

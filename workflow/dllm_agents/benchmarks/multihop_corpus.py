@@ -101,13 +101,13 @@ def facts(seed: int, world: int, names: int | None = None) -> dict[tuple[str, st
     world, same facts; no fact of a world > 0 is in world 0."""
     generator = random.Random(f"{GENERATOR_VERSION}/{seed}/{world}")
     evaluated = facts(seed, TEST_WORLD, names) if world != TEST_WORLD else {}
-    made: dict[tuple[str, str], Fact] = {}
+    by_key: dict[tuple[str, str], Fact] = {}
     for relation, (subject_type, object_type) in RELATIONS.items():
         for subject in ENTITIES[subject_type][:names]:
             barred = {subject, evaluated[subject, relation].object} if evaluated else {subject}
             chosen = generator.choice([name for name in ENTITIES[object_type][:names] if name not in barred])
-            made[subject, relation] = Fact(subject, relation, chosen)
-    return made
+            by_key[subject, relation] = Fact(subject, relation, chosen)
+    return by_key
 
 
 def paragraphs(seed: int, world: int, names: int | None = None) -> list[tuple[str, str]]:
@@ -125,17 +125,17 @@ def questions(
     `search` gives the texts that a query finds. A question is kept only if no set of searches written from its own words finds
     every hop, so that the bridges have to be found one after the other. Raises ValueError when the world holds fewer questions.
     """
-    made: dict[tuple[Fact, ...], Question] = {}
+    drawn: dict[tuple[Fact, ...], Question] = {}
     candidates = _candidates(facts(seed, world, names), random.Random(f"{GENERATOR_VERSION}/questions/{seed}/{world}"), hops)
     for question in itertools.islice(candidates, 50 * count + 1000):
-        if len(made) == count:
+        if len(drawn) == count:
             break
-        wanted = hops[len(made) % len(hops)]
-        if len(question.hops) == wanted and question.hops not in made and not found_at_once(question, search):
-            made[question.hops] = question
-    if len(made) < count:
-        raise ValueError(f"a world holds only {len(made)} questions of the {count} asked for")
-    return list(made.values())
+        length = hops[len(drawn) % len(hops)]
+        if len(question.hops) == length and question.hops not in drawn and not found_at_once(question, search):
+            drawn[question.hops] = question
+    if len(drawn) < count:
+        raise ValueError(f"a world holds only {len(drawn)} questions of the {count} asked for")
+    return list(drawn.values())
 
 
 def queries_from_question(question: Question) -> list[str]:

@@ -111,13 +111,13 @@ class SearchEnvironment(Environment):
 
     def _search(self, reply: Reply) -> str:
         started = time.perf_counter()
-        found = [self._engine.search(query, self._top_k) for query in reply.queries]
-        for query, passages in zip(reply.queries, found, strict=True):
+        hits = [self._engine.search(query, self._top_k) for query in reply.queries]
+        for query, passages in zip(reply.queries, hits, strict=True):
             self._note(query, passages)
         time.sleep(max(0.0, self._delay - (time.perf_counter() - started)))
-        if len(found) == 1:
-            return results_text(found[0])
-        lists = zip(reply.queries, map(results_text, found), strict=True)
+        if len(hits) == 1:
+            return results_text(hits[0])
+        lists = zip(reply.queries, map(results_text, hits), strict=True)
         return "\n".join(f"Query: {plain(query, MAX_QUERY_CHARACTERS)}\n{results}" for query, results in lists)
 
     def _note(self, query: str, passages: Sequence[Passage]) -> None:
@@ -162,17 +162,17 @@ class SearchEnvironment(Environment):
         return f"{learnt} {f'I need the {missing}.' if missing else 'That is the answer.'}".strip()
 
 
-def long_thought(known: int, hops: int, learnt: str, missing: str | None) -> str:
+def long_thought(hop: int, hops: int, learnt: str, missing: str | None) -> str:
     """A thought of 48 to 64 words and marks, of the same length in every turn that calls, so that a call stands where P-ReAct sets its
     tags: what it has to decode behind the call."""
-    head = f"I read the question again and count its hops. There are {hops} and I know {known} of them."
+    head = f"I read the question again and count its hops. There are {hops} and I know {hop} of them."
     if learnt:
-        told = f"The last thing that I have learnt is this. {learnt}"
+        news = f"The last thing that I have learnt is this. {learnt}"
     else:
-        told = "I have not searched yet, so nothing but the question is known to me."
+        news = "I have not searched yet, so nothing but the question is known to me."
     if missing is None:
-        return f"{head} {told} No hop is missing any more, so the last name is the answer and I write it down."
-    return f"{head} {told} What is missing now is the {missing}, so I search for that with one short query."
+        return f"{head} {news} No hop is missing any more, so the last name is the answer and I write it down."
+    return f"{head} {news} What is missing now is the {missing}, so I search for that with one short query."
 
 
 class MultiHopQA(Benchmark):
@@ -204,12 +204,12 @@ class MultiHopQA(Benchmark):
         them. A number is spread evenly over the sets and drawn by seed: 6,144 over three training sets is the published draw of 2,048 each.
         Raises StageError for questions of training or pairs that are evaluated too."""
         if split != "train":
-            names, wanted = list(self._sets[split]), self.options.tasks if split == "test" else None
+            names, count = list(self._sets[split]), self.options.tasks if split == "test" else None
         else:
-            names, wanted = list(self.options.train_sets) + [GENERATED] * self._trains_on_generated, self.options.train_tasks
-            if wanted and not names:
+            names, count = list(self.options.train_sets) + [GENERATED] * self._trains_on_generated, self.options.train_tasks
+            if count and not names:
                 raise StageError("benchmarks.multihop_qa.train_sets: empty; name a training question file, or set train_tasks: 0")
-        shares = [None] * len(names) if wanted is None else even_shares(wanted, len(names))
+        shares = [None] * len(names) if count is None else even_shares(count, len(names))
         tasks = [task for name, share in zip(names, shares, strict=True) for task in self._set_tasks(name, split, share)]
         if split == "test":
             for task, delay in zip(tasks, itertools.cycle(self.options.tool_delays), strict=False):
@@ -240,8 +240,8 @@ class MultiHopQA(Benchmark):
         tasks: list[Task] = []
         world = TEST_WORLD if split == "test" else TEST_WORLD + 1
         while len(tasks) < count:
-            wanted = count if split == "test" else min(QUESTIONS_PER_TRAINING_WORLD, count - len(tasks))
-            tasks += [self._generated_task(split, world, index, made) for index, made in enumerate(self._questions(world, wanted))]
+            number = count if split == "test" else min(QUESTIONS_PER_TRAINING_WORLD, count - len(tasks))
+            tasks += [self._generated_task(split, world, index, question) for index, question in enumerate(self._questions(world, number))]
             world += 1
         return tasks
 

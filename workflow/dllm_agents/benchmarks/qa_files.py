@@ -174,8 +174,8 @@ def _question(path: str, number: int, row: Any) -> QuestionRow | None:
 
 
 def _answers(fields: dict[str, Any]) -> tuple[str, ...]:
-    given = [fields.get(key) for key in ("answer", "answers", "golden_answers", "answer_aliases", "aliases")]
-    return tuple(dict.fromkeys(text for value in given for text in _answer_texts(value) if text))
+    values = [fields.get(key) for key in ("answer", "answers", "golden_answers", "answer_aliases", "aliases")]
+    return tuple(dict.fromkeys(text for value in values for text in _answer_texts(value) if text))
 
 
 def _answer_texts(value: Any) -> Iterator[str]:
@@ -194,9 +194,9 @@ def _answer_texts(value: Any) -> Iterator[str]:
 
 def _paragraphs(fields: dict[str, Any]) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
     if "paragraphs" in fields:
-        given = fields["paragraphs"] or []
-        passages = tuple(Passage(_title(item["title"]), str(item["paragraph_text"])) for item in given)
-        return passages, _titles(item["title"] for item in given if item["is_supporting"])
+        items = fields["paragraphs"] or []
+        passages = tuple(Passage(_title(item["title"]), str(item["paragraph_text"])) for item in items)
+        return passages, _titles(item["title"] for item in items if item["is_supporting"])
     context, facts = fields.get("context"), fields.get("supporting_facts") or []
     if not context:
         return (), ()

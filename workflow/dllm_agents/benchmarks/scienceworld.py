@@ -259,13 +259,13 @@ class ScienceWorld(Benchmark):
         return f"{source}, sub-goals sha256:{sha256(read_task_list(self.name, self.options.task_list)).hexdigest()[:12]}"
 
     def tasks(self, split: Split) -> list[Task]:
-        wanted = self.options.tasks if split == "test" else self.options.train_tasks
-        if wanted == 0:
+        count = self.options.tasks if split == "test" else self.options.train_tasks
+        if count == 0:
             return []
         simulator = self._pool.take()
         try:
             queues = self._queues(split, simulator)
-            tasks = list(islice(self._frozen(queues, simulator), wanted))
+            tasks = list(islice(self._frozen(queues, simulator), count))
         finally:
             self._pool.give(simulator)
         if not tasks:
@@ -322,10 +322,10 @@ class ScienceWorld(Benchmark):
                 if task is None or misfits[name] == MISFITS:
                     del queues[name]
                     continue
-                known = simulator.call("describe", LOAD_SECONDS, **_place(task), gold=gold)
-                misfits[name] = misfits[name] + 1 if known["gold_length"] > self.max_steps else 0
+                details = simulator.call("describe", LOAD_SECONDS, **_place(task), gold=gold)
+                misfits[name] = misfits[name] + 1 if details["gold_length"] > self.max_steps else 0
                 if not misfits[name]:
-                    yield task if task.goal else task.model_copy(update={"goal": known["goal"]})
+                    yield task if task.goal else task.model_copy(update={"goal": details["goal"]})
 
     def _simplifications(self, name: str) -> str:
         """AgentBoard's simplifications; the circuit tasks cannot be done (nor loaded) without electrical actions."""
@@ -348,8 +348,8 @@ class ScienceWorld(Benchmark):
                 place = (infer_task(str(item["additional_info"]["env_name"])), int(item["additional_info"]["var"]))
                 listed[place] = (str(item["goal"]), [Pattern(pattern, source).text for pattern in item["subgoals"]])
             except (ValueError, KeyError, TypeError):
-                wanted = '{"goal", "subgoals": [patterns], "additional_info": {"env_name", "var"}}'
-                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {wanted}") from None
+                layout = '{"goal", "subgoals": [patterns], "additional_info": {"env_name", "var"}}'
+                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {layout}") from None
         if not listed:
             raise StageError(f"{self.options.task_list}: lists no task; give AgentBoard's scienceworld test.jsonl or leave task_list out")
         return listed

@@ -188,8 +188,8 @@ def _queries(call: Mapping[str, Any]) -> tuple[str, ...]:
     arguments = call["arguments"]
     if call["name"] != "search" or set(arguments) != {"query"}:
         return ()
-    given = arguments["query"]
-    queries = [given] if isinstance(given, str) else given
+    value = arguments["query"]
+    queries = [value] if isinstance(value, str) else value
     if not isinstance(queries, list) or not 1 <= len(queries) <= MAX_QUERIES:
         return ()
     if not all(isinstance(query, str) and len(query) <= MAX_QUERY_CHARACTERS for query in queries):

@@ -210,16 +210,16 @@ def _serve(setup: dict[str, Any]) -> None:
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
 
-    made: list[Any] = []
+    held: list[Any] = []
 
     def make(**arguments: Any) -> None:
         module, _, name = setup["simulator"].partition(":")
-        made.append(getattr(import_module(module), name)(**arguments))
+        held.append(getattr(import_module(module), name)(**arguments))
 
     reply(make, setup["arguments"])
     for line in sys.stdin:
         request = json.loads(line)
-        reply(lambda method, arguments: getattr(made[0], method)(**arguments), request)
+        reply(lambda method, arguments: getattr(held[0], method)(**arguments), request)
 
 
 if __name__ == "__main__":

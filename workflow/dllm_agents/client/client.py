@@ -212,8 +212,8 @@ class Client:
     def pause(self, attempt: int, response: httpx.Response | None = None) -> float:
         """Seconds to wait before an attempt but the first: what the answer to the one before asks for, a minute at most, else ever more."""
         after = response.headers.get("Retry-After", "") if response is not None else ""
-        asked = min(float(after), LONGEST_PAUSE) if after.isdecimal() else 0.0
-        return max(asked, self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        delay = min(float(after), LONGEST_PAUSE) if after.isdecimal() else 0.0
+        return max(delay, self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
 
 
 def structured_outputs(constraint: Mapping[str, Any]) -> dict[str, Any]:

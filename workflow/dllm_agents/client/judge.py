@@ -83,10 +83,10 @@ def judges(options: MultiHopQAOptions) -> list[LLMJudge]:
     """The judges of ACC_L that the configuration names: none, one, or two whose agreement can be reported.
     Raises StageError when a URL stands without its model."""
     named = {"judge": (options.judge_url, options.judge_model), "second_judge": (options.second_judge_url, options.second_judge_model)}
-    found = []
+    panel = []
     for role, (url, model) in named.items():
         if url and not model:
             raise StageError(f"benchmarks.multihop_qa.{role}_model: missing; name the model that {role}_url serves")
         if url and model:
-            found.append(LLMJudge(url, model))
-    return found
+            panel.append(LLMJudge(url, model))
+    return panel

@@ -105,9 +105,9 @@ class Backbone(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Backbone:
-        given = [name for name in ("model", "training") if getattr(self, name) is not None]
-        if len(given) > 1 or not (given or self.url):
-            raise ValueError(f"needs exactly one of model, url, training; has {', '.join(given) or 'none'}")
+        sources = [name for name in ("model", "training") if getattr(self, name) is not None]
+        if len(sources) > 1 or not (sources or self.url):
+            raise ValueError(f"needs exactly one of model, url, training; has {', '.join(sources) or 'none'}")
         if self.adapter is not None and self.model is None:
             raise ValueError("adapter needs `model`, the base that it belongs to")
         return self
@@ -115,9 +115,9 @@ class Backbone(Section):
     @model_validator(mode="after")
     def _one_paradigm(self) -> Backbone:
         """What training, checkpoint and strategies say of the paradigm agrees, and is the paradigm."""
-        said = self._said_of_paradigm()
-        source, paradigm = next(iter(said.items()), ("", self.paradigm))
-        for other, differing in said.items():
+        claims = self._said_of_paradigm()
+        source, paradigm = next(iter(claims.items()), ("", self.paradigm))
+        for other, differing in claims.items():
             if differing != paradigm:
                 key, _, value = other.partition(" ")
                 raise Mistake(key, f"{value} is for {NAMED[differing]} models, and {source} says {NAMED[paradigm]}; leave it out")
@@ -140,15 +140,15 @@ class Backbone(Section):
 
     def _said_of_paradigm(self) -> dict[str, Literal["ar", "diffusion"]]:
         """`key value` -> the paradigm that it goes with, the weightiest first."""
-        said: dict[str, Literal["ar", "diffusion"]] = {}
+        claims: dict[str, Literal["ar", "diffusion"]] = {}
         settings = {"decoding": self.decoding} | {f"benchmark_decoding.{name}": chosen for name, chosen in self.benchmark_decoding.items()}
         if self.training is not None:
-            said[f"training.objective {self.training.objective}"] = "ar" if self.training.objective == "ar" else "diffusion"
+            claims[f"training.objective {self.training.objective}"] = "ar" if self.training.objective == "ar" else "diffusion"
         elif (weights := self.weights(hub=self.paradigm is None and self.decoding.strategy is None)) is not None and (
             weights.attention != "context_causal" or self.decoding.strategy is None  # such weights are decoded either way
         ):
-            said[f"model {self.model} ({weights.attention} attention)"] = "ar" if weights.attention == "causal" else "diffusion"
+            claims[f"model {self.model} ({weights.attention} attention)"] = "ar" if weights.attention == "causal" else "diffusion"
         for key, chosen in settings.items():
             if chosen.strategy is not None:
-                said[f"{key}.strategy {chosen.strategy}"] = "ar" if chosen.strategy == "ar" else "diffusion"
-        return said
+                claims[f"{key}.strategy {chosen.strategy}"] = "ar" if chosen.strategy == "ar" else "diffusion"
+        return claims

@@ -68,10 +68,10 @@ class Mistake(ValueError):
         self.key, self.reason = key, reason
 
 
-def require(wanted: Iterable[str], allowed: Iterable[str], where: str, what: str) -> None:
+def require(names: Iterable[str], allowed: Iterable[str], where: str, what: str) -> None:
     """Raise Mistake for the first wanted name that is not allowed."""
     allowed = list(allowed)
-    for name in wanted:
+    for name in names:
         if name not in allowed:
             raise Mistake(where, f"unknown {what} {name!r}; allowed: {', '.join(sorted(allowed)) or 'none is defined'}")
 
@@ -96,8 +96,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Mista
     if first["type"] == "value_error":
         cause = first["ctx"]["error"]
         return Mistake(".".join(filter(None, [key, cause.key])), cause.reason) if isinstance(cause, Mistake) else Mistake(key, str(cause))
-    given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return Mistake(key, f"{first['msg'][0].lower()}{first['msg'][1:]}{given}")
+    value = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    return Mistake(key, f"{first['msg'][0].lower()}{first['msg'][1:]}{value}")
 
 
 def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:

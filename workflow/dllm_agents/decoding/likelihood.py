@@ -122,5 +122,5 @@ def _top(row: Tensor, token: int, top: int, relative: bool = False) -> dict[int,
         return {}
     values, indices = row.topk(min(top, len(row)))
     base = float(row[token]) if relative else 0.0
-    found = {int(index): float(value) - base for index, value in zip(indices, values, strict=True)}
-    return {**found, token: float(row[token]) - base}
+    best = {int(index): float(value) - base for index, value in zip(indices, values, strict=True)}
+    return {**best, token: float(row[token]) - base}

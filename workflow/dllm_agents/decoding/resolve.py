@@ -97,11 +97,11 @@ class Weights(Protocol):
 def check_model(name: str, strategy: Strategy, model: Weights) -> None:
     """Raise DecodingError when a strategy cannot decode a checkpoint."""
     if model.attention not in strategy.attention:
-        wanted = " or ".join(kind.replace("_", "-") for kind in strategy.attention)
-        raise DecodingError(f"strategy: {name} needs a {wanted} model, this one is {model.attention}; its own strategy is {model.strategy}")
+        kinds = " or ".join(kind.replace("_", "-") for kind in strategy.attention)
+        raise DecodingError(f"strategy: {name} needs a {kinds} model, this one is {model.attention}; its own strategy is {model.strategy}")
     if strategy.shift is not None and model.shift != strategy.shift:
-        wanted = "with" if strategy.shift else "without"
-        raise DecodingError(f"strategy: {name} needs a model {wanted} logit shift; this one's own strategy is {model.strategy}")
+        kinds = "with" if strategy.shift else "without"
+        raise DecodingError(f"strategy: {name} needs a model {kinds} logit shift; this one's own strategy is {model.strategy}")
 
 
 def _check_fields(name: str, strategy: Strategy, decoding: Decoding) -> None:

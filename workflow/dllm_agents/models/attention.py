@@ -164,7 +164,7 @@ class Inputs:
     query_starts: Tensor
     key_starts: Tensor
     key_lengths: Tensor
-    wanted: Tensor
+    kept_rows: Tensor
     batch: Batch
 
 
@@ -196,7 +196,7 @@ def hidden_states(layers: Layers, inputs: Inputs, pool: Pool, every_row: bool = 
             weights.append(_weights(queries, all_keys, inputs.batch.segments[0]))
         mixed = _flash(queries, all_keys, all_values, inputs) if layers.fused else _one_by_one(queries, all_keys, all_values, views)
         if layer is layers.layers[-1] and not every_row:
-            x, mixed = x.index_select(0, inputs.wanted), mixed.index_select(0, inputs.wanted)
+            x, mixed = x.index_select(0, inputs.kept_rows), mixed.index_select(0, inputs.kept_rows)
         x = layers.finish(x, mixed, *layer.after, layers.eps)
     return layers.norm(x)
 

@@ -139,9 +139,9 @@ def load_model(directory: Path, dtype: str | None) -> Model:
     return load(directory, dtype or "bfloat16", "cuda")
 
 
-def _dtype(asked: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:
+def _dtype(dtype: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:
     text = raw.get("text_config", {}) if isinstance(raw.get("text_config"), dict) else {}
-    name = str(asked or raw.get("dtype") or raw.get("torch_dtype") or text.get("dtype") or "float32").removeprefix("torch.")
+    name = str(dtype or raw.get("dtype") or raw.get("torch_dtype") or text.get("dtype") or "float32").removeprefix("torch.")
     if name not in DTYPES:
         raise StageError(f"dtype {name!r}: choose float32 or bfloat16")
     return DTYPES[name]
@@ -235,19 +235,19 @@ def _shards(directory: Path) -> list[Path]:
 
 def _build(directory: Path, family: Family, config: Any, names: dict[str, _Stored]) -> nn.Module:
     """An empty network whose parameters are those of the checkpoint, no more, no less, in name and shape."""
-    layers = 1 + max((int(found[1]) for name in names if (found := re.match(r"model\.layers\.(\d{1,6})\.", name))), default=-1)
+    layers = 1 + max((int(match[1]) for name in names if (match := re.match(r"model\.layers\.(\d{1,6})\.", name))), default=-1)
     if layers != config.num_hidden_layers:
         raise StageError(f"{directory}: the weights have {layers} layers, config.json says {config.num_hidden_layers}")
     with torch.device("meta"):
         network = getattr(transformers, f"{family.architecture}ForCausalLM")(config)
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if config.tie_word_embeddings:
         config.tie_word_embeddings = _tied(directory, family, names)
     if config.tie_word_embeddings:
-        wanted.pop(HEAD, None)
-    _complain(directory, "missing keys", [_stored_name(family, name, names) for name in wanted if name not in names])
-    _complain(directory, "unknown keys", [stored.key for name, stored in names.items() if name not in wanted])
-    for name, shape in wanted.items():
+        shapes.pop(HEAD, None)
+    _complain(directory, "missing keys", [_stored_name(family, name, names) for name in shapes if name not in names])
+    _complain(directory, "unknown keys", [stored.key for name, stored in names.items() if name not in shapes])
+    for name, shape in shapes.items():
         if names[name].shape != shape:
             raise StageError(
                 f"{names[name].file}: {names[name].key} has shape {list(names[name].shape)}, config.json makes it {list(shape)}"

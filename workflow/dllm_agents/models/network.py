@@ -128,8 +128,8 @@ class Layers:
         beta = (getattr(config, "rope_parameters", None) or {}).get("llama_4_scaling_beta")
         self.scale = None
         if beta is not None:  # Ministral 3 sharpens attention beyond the length it was trained on first
-            known = config.rope_parameters["original_max_position_embeddings"]
-            self.scale = (1 + beta * torch.log(1 + torch.floor(at[0] / known)))[:, None, None].to(cos.dtype)
+            length = config.rope_parameters["original_max_position_embeddings"]
+            self.scale = (1 + beta * torch.log(1 + torch.floor(at[0] / length)))[:, None, None].to(cos.dtype)
         return True
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -77,10 +77,10 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
             if benchmark not in inputs.config.agent_benchmarks(agent) or not path.is_file():
                 continue
             solved = inputs.rows(agent, benchmark).set_index("task_id")["success"].to_dict()
-            found = inputs.failures(benchmark)
+            rows = inputs.failures(benchmark)
             failures = {
                 str(task): part[["kind", "detail", "first_step", "last_step", "evidence"]].to_dict("records")
-                for task, part in found[found["agent"] == agent].groupby("task_id")
+                for task, part in rows[rows["agent"] == agent].groupby("task_id")
             }
             for number, line in enumerate(path.open("rb"), 1):
                 if line.strip():

@@ -69,12 +69,12 @@ def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
         note = "" if published else "; not the published 112 tasks at 30 steps"
         return f"BabyAI: {played}, {len(options.seeds)} seeds each{sample}, {cap}{note}."
     if isinstance(options, ALFWorldOptions):
-        made = "" if options.data else "; generated games, whose scores are not comparable with published ones"
-        return f"ALFWorld: {options.tasks or 'all'} tasks, {cap}{made}."
+        origin = "" if options.data else "; generated games, whose scores are not comparable with published ones"
+        return f"ALFWorld: {options.tasks or 'all'} tasks, {cap}{origin}."
     if isinstance(options, ScienceWorldOptions):
         types = f"{len(options.task_types)} task types" if options.task_types else "30 task types"
-        made = "" if options.task_list and not options.tasks else "; not the published 90 tasks"
-        return f"ScienceWorld: {types}{sample}, {cap}{made}."
+        origin = "" if options.task_list and not options.tasks else "; not the published 90 tasks"
+        return f"ScienceWorld: {types}{sample}, {cap}{origin}."
     if isinstance(options, BFCLOptions):
         absent = [item for item in BFCL_SINGLE_TURN + BFCL_MULTI_TURN if item not in options.categories]
         parts = f"BFCL-v3: {len(options.categories)} of 17 categories, at most {options.per_category} entries each{sample}"
@@ -82,8 +82,8 @@ def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
             "; not the published 758 entries." if absent or options.per_category != 50 or options.tasks else ", the published 758 entries."
         )
     sets = getattr(options, "sets", {})
-    made = "; generated questions, not the published sets" if "generated" in sets else ""
-    return f"{display_name(name)}: {', '.join(sets) or 'all'}{sample}, {cap}{made}."
+    origin = "; generated questions, not the published sets" if "generated" in sets else ""
+    return f"{display_name(name)}: {', '.join(sets) or 'all'}{sample}, {cap}{origin}."
 
 
 def _benchmarks(groups: set[str], config: Config) -> list[str]:

@@ -48,25 +48,25 @@ class Coverage:
 class _NoResults(Inputs):
     """A run without results that notes whose a table or figure asks for."""
 
-    wanted: set[tuple[str, str]] = field(default_factory=set)
+    needs: set[tuple[str, str]] = field(default_factory=set)
 
     def rows(self, agent: str, benchmark: str) -> pd.DataFrame:
-        self.wanted.add((agent, benchmark))
+        self.needs.add((agent, benchmark))
         return super().rows(agent, benchmark)
 
     def _episodes(self, agent: str, benchmark: str, record: type[E]) -> Iterator[E]:
-        self.wanted.add((agent, benchmark))
+        self.needs.add((agent, benchmark))
         return super()._episodes(agent, benchmark, record)
 
     def exits(self, benchmark: str) -> pd.DataFrame:
         files = Files(self.config)
         if benchmark in files.verified_benchmarks():
-            self.wanted.update((agent, benchmark) for agent in files.verified_agents(benchmark))
+            self.needs.update((agent, benchmark) for agent in files.verified_agents(benchmark))
         return super().exits(benchmark)
 
     def attention(self, agent: str, benchmark: str) -> pd.DataFrame:
         if agent in Files(self.config).attention_agents(benchmark):
-            self.wanted.add((agent, benchmark))
+            self.needs.add((agent, benchmark))
         return super().attention(agent, benchmark)
 
 
@@ -101,10 +101,10 @@ def _players(entry: Entry, config: Config, read: list[str]) -> set[tuple[str, st
         function(entry)(inputs, Figure(figsize=entry.size))
     else:
         rows = function(entry)(inputs).rows
-        inputs.wanted.update((row.agent, row.benchmark) for row in rows)
+        inputs.needs.update((row.agent, row.benchmark) for row in rows)
     return {
         (agent, benchmark)
-        for agent, benchmark in inputs.wanted
+        for agent, benchmark in inputs.needs
         if agent in config.run.agents
         and config.agents[agent].policy not in SCRIPTED
         and benchmark in read

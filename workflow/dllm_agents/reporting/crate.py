@@ -70,14 +70,14 @@ def changes(results: Path) -> list[str]:
         raise StageError(f"{results / NAME}: {error.strerror}; run `dllm-agents provenance` after a run") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise StageError(f"{results / NAME}: not a provenance record; run `dllm-agents provenance` again") from None
-    found = []
+    lines = []
     for path, entry in (recorded | inputs).items():
         kind = "output" if path in recorded else "input"
         if not path.is_file():
-            found.append(f"{path}: {kind} is gone")
+            lines.append(f"{path}: {kind} is gone")
         elif sha256_of(path) != entry["sha256"]:
-            found.append(f"{path}: {kind} has changed")
-    return found + [f"{path}: output is new" for path in _outputs(results) if path not in recorded]
+            lines.append(f"{path}: {kind} has changed")
+    return lines + [f"{path}: output is new" for path in _outputs(results) if path not in recorded]
 
 
 def seeds(config: Config) -> dict[str, Any]:
@@ -93,17 +93,17 @@ def seeds(config: Config) -> dict[str, Any]:
 
 def stages(config: Config, results: Path) -> dict[str, dict[str, Any]]:
     """Stage -> jobs timed, their wall and GPU seconds, and the hardware their results name."""
-    found = {}
+    summary = {}
     for folder in sorted((results / "benchmarks").glob("*")):
         walls = {path.stem: _wall_seconds(path) for path in sorted(folder.glob("*.tsv"))}
         gpu = sum(seconds * _gpus(config, folder.name, job) for job, seconds in walls.items())
-        found[folder.name] = {
+        summary[folder.name] = {
             "jobs": len(walls),
             "wall_seconds": round(sum(walls.values()), 1),
             "gpu_seconds": round(gpu, 1),
             "hardware": sorted(_hardware(results, folder.name)),
         }
-    return found
+    return summary
 
 
 def _gpus(config: Config, stage: str, job: str) -> int:
@@ -133,15 +133,15 @@ def _wall_seconds(path: Path) -> float:
 
 def _hardware(results: Path, stage: str) -> set[str]:
     """The hardware that a stage's own records name."""
-    found: set[str] = set()
+    names: set[str] = set()
     if stage == "train":
         for path in results.glob("models/*/*/training.json"):
-            found.add(json.loads(path.read_text(encoding="utf-8")).get("hardware", ""))
+            names.add(json.loads(path.read_text(encoding="utf-8")).get("hardware", ""))
     if stage == "rollout":
         for path in results.glob("episodes/*/*.jsonl"):
             with open(path, encoding="utf-8") as file:
-                found |= {json.loads(line).get("hardware", "") for line in file if line.strip()}
-    return found - {""}
+                names |= {json.loads(line).get("hardware", "") for line in file if line.strip()}
+    return names - {""}
 
 
 def _outputs(results: Path) -> Iterator[Path]:

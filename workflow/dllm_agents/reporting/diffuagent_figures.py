@@ -252,8 +252,8 @@ def figure7(inputs: Inputs, figure: Figure) -> None:
         for policy in policies:
             ours.append(_module_bar(f"{policy} alone", means.get(alone.get(policy, "")), policy))
             for module in [name for owner, name in pairs if owner == policy]:
-                wanted = {"policy": policy} | dict.fromkeys(module_roles, module)
-                agent = next((name for name, own in helped.items() if own == wanted), "")
+                lineup = {"policy": policy} | dict.fromkeys(module_roles, module)
+                agent = next((name for name, own in helped.items() if own == lineup), "")
                 ours.append(_module_bar(f"{policy} + {module}", means.get(agent), module))
         groups.append((title, _published_module_bars(module_roles), ours or [Bar("this run", None, None, None, NOT_RUN, "random")]))
     label = "BFCL multi-turn (%)" if averaged == ("multi_turn",) else "Published: BFCL multi-turn (%); ours: mean of Non-Live and Live (%)"

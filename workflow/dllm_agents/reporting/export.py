@@ -157,8 +157,8 @@ def _log(config: Config, agent: str, benchmark: str, episodes: list[Episode]) ->
 
 
 def _sample(model: str, episode: Episode, epoch: int) -> dict[str, Any]:
-    asked = "\n\n".join(part for part in (episode.goal, episode.initial_observation) if part)
-    messages: list[dict[str, Any]] = [{"id": f"{epoch}-input", "role": "user", "content": asked, "source": "input"}]
+    prompt = "\n\n".join(part for part in (episode.goal, episode.initial_observation) if part)
+    messages: list[dict[str, Any]] = [{"id": f"{epoch}-input", "role": "user", "content": prompt, "source": "input"}]
     for step, call in episode.turns():
         messages.append(
             {
@@ -176,7 +176,7 @@ def _sample(model: str, episode: Episode, epoch: int) -> dict[str, Any]:
     return {
         "id": episode.task_id,
         "epoch": epoch,
-        "input": asked,
+        "input": prompt,
         "target": "",
         "messages": messages,
         "output": {"model": model, "choices": [{"message": last, "stop_reason": "stop"}] if last else []},
@@ -258,9 +258,9 @@ def _row(episode: Episode) -> dict[str, Any]:
 def _scored(inputs: Inputs, agent: str, benchmark: str) -> Iterator[Episode]:
     """An agent's episodes with the outcomes of their scores, which know what only a checker can tell."""
     scores = inputs.rows(agent, benchmark)
-    known = {(row.task_id, row.seed): row for row in scores.itertuples()}
+    by_task = {(row.task_id, row.seed): row for row in scores.itertuples()}
     for episode in inputs.traced_episodes(agent, benchmark):
-        row: Any = known.get((episode.task_id, episode.seed))
+        row: Any = by_task.get((episode.task_id, episode.seed))
         yield episode if row is None else episode.model_copy(update={"success": bool(row.success), "progress": float(row.progress)})
 
 

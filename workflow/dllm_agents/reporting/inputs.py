@@ -82,8 +82,8 @@ class Inputs:
     def exits(self, benchmark: str) -> pd.DataFrame:
         """What early-exit verifiers, replayed on stored episodes, would have done; no rows where none was."""
         path = self.files.exits(benchmark)
-        wanted = benchmark in self.config.run.benchmarks and path.is_file()
-        return read_frame(path, Exit) if wanted else pd.DataFrame(columns=list(Exit.model_fields))
+        there = benchmark in self.config.run.benchmarks and path.is_file()
+        return read_frame(path, Exit) if there else pd.DataFrame(columns=list(Exit.model_fields))
 
     def attention(self, agent: str, benchmark: str) -> pd.DataFrame:
         """Where an agent's replies looked, one row per reply; no rows where it was not read."""
@@ -245,11 +245,11 @@ class Inputs:
             frame = self.scores(benchmark)
             ended = frame[frame["agent"] == agent].groupby("category")["ended"]
             self._errors[agent, benchmark] = {str(name): Errors(int((part == "error").sum()), len(part)) for name, part in ended}
-        wanted = [errors for name, errors in self._errors[agent, benchmark].items() if categories is None or name in categories]
-        backbones = self.config.agent_backbones(agent, benchmark).values() if wanted else ()
+        counts = [errors for name, errors in self._errors[agent, benchmark].items() if categories is None or name in categories]
+        backbones = self.config.agent_backbones(agent, benchmark).values() if counts else ()
         reports = [report for backbone in backbones if (report := self.trainings.get((backbone, benchmark))) is not None]
         unlearnt = any(report.learnt is False for report in reports)
-        return Errors(sum(errors.number for errors in wanted), sum(errors.episodes for errors in wanted), unlearnt)
+        return Errors(sum(errors.number for errors in counts), sum(errors.episodes for errors in counts), unlearnt)
 
     def missing(self, agents: Iterable[str], benchmarks: Iterable[str], categories: Collection[str] | None = None) -> str:
         """Why there is no number for agents together: the first whose episodes ended in too many errors, or that they were not run."""

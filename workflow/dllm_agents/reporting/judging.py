@@ -77,8 +77,8 @@ def _all(verdicts: Sequence[Verdict]) -> Verdict:
 
 def _examine(test: Test, inputs: Inputs) -> list[Finding]:
     """One test, benchmark by benchmark."""
-    wanted = EMBODIED if test.benchmarks == "embodied" else inputs.config.run.benchmarks if test.benchmarks == "all" else test.benchmarks
-    names = [name for name in inputs.config.run.benchmarks if name in wanted]
+    group = EMBODIED if test.benchmarks == "embodied" else inputs.config.run.benchmarks if test.benchmarks == "all" else test.benchmarks
+    names = [name for name in inputs.config.run.benchmarks if name in group]
     examine = _replayed if test.metric in REPLAYED else _played
     findings = [finding for name in names if (finding := examine(test, inputs, name)) is not None]
     return findings or [Finding(test, "cannot tell", why=NOBODY)]

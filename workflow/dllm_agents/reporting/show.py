@@ -48,11 +48,11 @@ def _claims(results: Results) -> None:
         if path.is_file():
             with open(path, encoding="utf-8", newline="") as handle:
                 verdicts |= {row["agent"]: row["metric"] for row in csv.DictReader(handle) if not row["benchmark"] and row["value"] == "1"}
-    told = {"holds": "holds", "does_not_hold": "does not hold"}
-    for verdict, text in told.items():
-        for name in (name for name, given in verdicts.items() if given == verdict):
+    words = {"holds": "holds", "does_not_hold": "does not hold"}
+    for verdict, text in words.items():
+        for name in (name for name, own in verdicts.items() if own == verdict):
             print(f"{text:<14} {statements.get(name, name)}")
-    others = sum(verdict not in told for verdict in verdicts.values())
+    others = sum(verdict not in words for verdict in verdicts.values())
     print(f"{others} of {len(verdicts)} claims cannot be told from this run; {results.table('claims', 'md')} says why\n")
 
 

@@ -47,11 +47,11 @@ class Stage:
     @property
     def reasons(self) -> dict[str, int]:
         """Why outputs would be made, by how many."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for output in self.outputs:
             if output.reason:
-                found[output.reason] = found.get(output.reason, 0) + 1
-        return found
+                counts[output.reason] = counts.get(output.reason, 0) + 1
+        return counts
 
     @property
     def bytes(self) -> int:
@@ -70,18 +70,18 @@ def stages(files: Sequence[str]) -> tuple[list[Stage], list[str]]:
     plan, notes = _snakemake(files, "--dry-run")
     planned = dict(_planned(plan))
     unfinished = _unfinished(Path(".snakemake"))
-    found: dict[str, Stage] = {}
+    by_rule: dict[str, Stage] = {}
     for row in csv.DictReader(_snakemake(files, "--summary")[0].splitlines(), delimiter="\t"):
         if not row.get("rule"):
             continue
         path = Path(row["output_file"])
         reason = planned.get(str(path), "")
         state = unfinished.get(str(path)) or ("done" if not reason and path.exists() else "stale" if path.exists() else "missing")
-        found.setdefault(row["rule"], Stage(row["rule"])).outputs.append(
+        by_rule.setdefault(row["rule"], Stage(row["rule"])).outputs.append(
             Output(path, row["rule"], state, reason if state == "stale" else "")
         )
     rank = {start: position for position, start in enumerate(ORDER)}
-    return sorted(found.values(), key=lambda stage: rank.get(stage.rule.partition("_")[0], len(ORDER))), notes
+    return sorted(by_rule.values(), key=lambda stage: rank.get(stage.rule.partition("_")[0], len(ORDER))), notes
 
 
 def show(files: Sequence[str]) -> None:
@@ -90,8 +90,8 @@ def show(files: Sequence[str]) -> None:
     from rich.table import Table
 
     table = Table("stage", *STATES, "size", "age", "why", box=None, header_style="bold")
-    found, notes = stages(files)
-    for stage in found:
+    rows, notes = stages(files)
+    for stage in rows:
         ages = stage.ages
         age = f"{duration(ages[0])} - {duration(ages[-1])}" if ages else ""
         why = "; ".join(f"{reason} ({count})" for reason, count in stage.reasons.items())
@@ -138,13 +138,14 @@ KINDS = {
 def _unfinished(folder: Path) -> Mapping[str, str]:
     """Outputs of jobs that were started and have not ended, with `running`, or `interrupted` where no workflow holds the lock."""
     state = "running" if any((folder / "locks").glob("*")) else "interrupted"
-    found: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     for marker in (folder / "incomplete").rglob("*"):
         try:
-            found[base64.b64decode(marker.relative_to(folder / "incomplete").as_posix().replace("/@", ""), validate=True).decode()] = state
+            name = marker.relative_to(folder / "incomplete").as_posix().replace("/@", "")
+            outputs[base64.b64decode(name, validate=True).decode()] = state
         except (binascii.Error, UnicodeDecodeError):
             continue
-    return found
+    return outputs
 
 
 def size(path: Path) -> int:

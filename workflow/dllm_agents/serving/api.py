@@ -251,15 +251,15 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
 
         Raises BadRequest when they do not go together.
         """
-        given = {name: getattr(self, name) for name in Decoding.model_fields if getattr(self, name) is not None}
+        fields = {name: getattr(self, name) for name in Decoding.model_fields if getattr(self, name) is not None}
         for alias in ("max_tokens", "max_completion_tokens"):
             value = getattr(self, alias, None)
-            if value and given.setdefault("max_new_tokens", value) != value:
-                raise BadRequest(f"{alias} is {value} but max_new_tokens is {given['max_new_tokens']}; give one of them", alias)
-        if isinstance(given.get("tool_prefill"), ToolPrefill):
-            given["tool_prefill"] = given["tool_prefill"].model_dump()
+            if value and fields.setdefault("max_new_tokens", value) != value:
+                raise BadRequest(f"{alias} is {value} but max_new_tokens is {fields['max_new_tokens']}; give one of them", alias)
+        if isinstance(fields.get("tool_prefill"), ToolPrefill):
+            fields["tool_prefill"] = fields["tool_prefill"].model_dump()
         try:
-            return Decoding.model_validate(given if "strategy" in given else {**default.model_dump(exclude_unset=True), **given})
+            return Decoding.model_validate(fields if "strategy" in fields else {**default.model_dump(exclude_unset=True), **fields})
         except ValidationError as error:
             first = error.errors()[0]
             raise BadRequest(first["msg"], ".".join(str(part) for part in first["loc"]) or None) from None

@@ -104,9 +104,9 @@ class Backend:
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def decoder(self, wanted: Sequence[str]) -> Decode:
+    def decoder(self, names: Sequence[str]) -> Decode:
         """`decode` that keeps the special tokens that the `wanted` texts speak of: marks of calls, stop strings."""
-        kept = {token for token, text in self._special.items() if any(text in one or one in text for one in wanted)}
+        kept = {token for token, text in self._special.items() if any(text in one or one in text for one in names)}
         if not kept:
             return self.decode
         left_out = self._special.keys() - kept

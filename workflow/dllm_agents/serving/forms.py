@@ -88,13 +88,13 @@ class Form:
     def usage(self, choices: Sequence[Choice]) -> dict[str, int]:
         completion = sum(len(choice.reply.token_ids) for choice in choices)
         published = [getattr(choice.reply.generation, "published_nfe", None) for choice in choices]
-        known = {} if None in published else {"published_nfe": sum(filter(None, published))}
+        totals = {} if None in published else {"published_nfe": sum(filter(None, published))}
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self.prompt_tokens + completion,
             "nfe": sum(choice.reply.nfe for choice in choices),
-            **known,
+            **totals,
         }
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:

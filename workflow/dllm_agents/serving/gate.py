@@ -40,13 +40,13 @@ class Gate:
             if len(body) > self.max_body_bytes:
                 await JSONResponse(error_body(413, f"the body is over {self.max_body_bytes} bytes"), 413)(scope, receive, send)
                 return
-        told = False
+        answered = False
 
         async def replay() -> Message:
-            nonlocal told
-            if told or scope["method"] not in ("POST", "PUT", "PATCH"):
+            nonlocal answered
+            if answered or scope["method"] not in ("POST", "PUT", "PATCH"):
                 return await receive()
-            told = True
+            answered = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, replay, send)

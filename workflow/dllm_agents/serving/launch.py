@@ -142,13 +142,13 @@ class Servers:
         What runs already is used again; what is not asked for is ended first, since two checkpoints of a backbone may not fit
         one GPU. An error in the block ends them all, and those asked for next time start afresh. Raises as `running_server` does.
         """
-        wanted = [Served(name, model, self._config.backbones[name].context_on(benchmark)) for name, model in models.items()]
-        self._end([key for key in self._running if key not in wanted])
+        servers = [Served(name, model, self._config.backbones[name].context_on(benchmark)) for name, model in models.items()]
+        self._end([key for key in self._running if key not in servers])
         try:
-            for key in wanted:
+            for key in servers:
                 if key not in self._running:
                     self._running[key] = self._start(key, benchmark)
-            yield {key.name: self._running[key][1] for key in wanted}
+            yield {key.name: self._running[key][1] for key in servers}
         except BaseException:
             # Each of the contexts sees the error: the one whose server is at fault adds its last words.
             with ExitStack() as ending:

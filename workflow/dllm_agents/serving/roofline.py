@@ -33,14 +33,14 @@ def measure(model: Model) -> list[dict[str, float]]:
     moved = sum(parameter.numel() * parameter.element_size() for parameter in multiplied)
     products = sum(parameter.numel() for parameter in multiplied)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    found = []
+    levels = []
     for tokens in TOKENS:
         rows = torch.arange(tokens)
         block = tokens if model.attention == "block_causal" else None
         segment = Segment(torch.ones(tokens, dtype=torch.int64), 0, tokens, model.attention, block, rows)
         seconds = _timed(lambda segment=segment: forward(model, [segment]), model.device)  # type: ignore[misc]
         attention = 4 * tokens * tokens * config.num_hidden_layers * config.num_attention_heads * size
-        found.append(
+        levels.append(
             {
                 "tokens": float(tokens),
                 "seconds": seconds,
@@ -48,7 +48,7 @@ def measure(model: Model) -> list[dict[str, float]]:
                 "flops": float(2 * tokens * products + attention),
             }
         )
-    return found
+    return levels
 
 
 def ceilings(dtype: torch.dtype, device: torch.device) -> dict[str, float]:

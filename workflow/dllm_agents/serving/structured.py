@@ -38,8 +38,8 @@ def constrained(request: ChatRequest | CompletionRequest, decoding: Decoding, re
     try:
         resolve(decoding)
     except ConstraintError as error:
-        given = [name for name in ("max_tokens", "max_completion_tokens") if getattr(request, name, None)]
-        param = {"constraint": param, "max_new_tokens": (given or ["max_new_tokens"])[0]}.get(error.field, error.field)
+        limits = [name for name in ("max_tokens", "max_completion_tokens") if getattr(request, name, None)]
+        param = {"constraint": param, "max_new_tokens": (limits or ["max_new_tokens"])[0]}.get(error.field, error.field)
         raise BadRequest(str(error), param, error.code) from None
     except DecodingError as error:
         raise BadRequest(str(error), str(error).partition(":")[0]) from None
@@ -54,9 +54,9 @@ def _of_answer(request: Any) -> dict[str, Any]:
         answers["response_format"] = JSON_OBJECT
     elif form is not None and form.type == "json_schema":
         answers["response_format"] = True if form.json_schema.schema_ is None else form.json_schema.schema_
-    wanted = request.structured_outputs
+    rule = request.structured_outputs
     for name in ("json", "regex", "choice", "json_object"):
-        value = getattr(wanted, f"{name}_" if name == "json" else name, None)
+        value = getattr(rule, f"{name}_" if name == "json" else name, None)
         if value not in (None, False):
             answers[f"structured_outputs.{name}"] = _one(name, value, f"structured_outputs.{name}")
     for alias, name in ALIASES.items():

@@ -140,8 +140,8 @@ def _guarded(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Message]
         raise TemplateError("the messages spell out control tokens beside every private character", "messages")
     pattern = re.compile("|".join(map(re.escape, controls)))
 
-    def apart(found: re.Match[str]) -> str:
-        return f"{found[0][:1]}{sentinel}{found[0][1:]}"
+    def apart(match: re.Match[str]) -> str:
+        return f"{match[0][:1]}{sentinel}{match[0][1:]}"
 
     return [{**message, "content": pattern.sub(apart, content)} for message, content in zip(messages, contents, strict=True)], sentinel
 

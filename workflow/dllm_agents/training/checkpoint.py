@@ -136,8 +136,8 @@ def licence_of(base: Path) -> str:
     """The licence that a checkpoint's own card states, by the `license` of its front matter or the line of a card of ours."""
     path = base / "README.md"
     text = path.read_text(encoding="utf-8", errors="replace")[:20_000] if path.is_file() else ""
-    found = re.search(r"^(?:license|Licence of the base): *(.+?)\.?$", text, re.MULTILINE)
-    return found[1].strip()[:200] if found else "not stated in the base's directory"
+    match = re.search(r"^(?:license|Licence of the base): *(.+?)\.?$", text, re.MULTILINE)
+    return match[1].strip()[:200] if match else "not stated in the base's directory"
 
 
 def save_not_run(output: Path, reason: str) -> None:

@@ -30,13 +30,13 @@ FEWEST_GROUPS = 20  # of tasks or worlds, of which some are held out
 
 
 class Exchange(NamedTuple):
-    """One reply of the teacher as text. `said` are the strings of the environment and the teacher alone, without the prompt around them;
+    """One reply of the teacher as text. `sources` are the strings of the environment and the teacher alone, without the prompt around them;
     `call` is the tool call that the reply ends in, if it does."""
 
     task: str
     messages: list[dict[str, str]]
     reply: str
-    said: tuple[str, ...]
+    sources: tuple[str, ...]
     call: str = ""
 
 
@@ -48,7 +48,7 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, tool_fir
         messages = prompts.tool_messages(style, benchmark, task)
         return [Exchange(task.id, messages, step.action, ()) for step in trajectory.steps[:1] if step.action is not None]
     history = [as_executed(step) for step in trajectory.steps]
-    found = []
+    pairs = []
     for index, step in enumerate(trajectory.steps):
         if step.action is None:
             continue
@@ -56,13 +56,13 @@ def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, tool_fir
         seen = history[index - 1].observation if index else trajectory.initial_observation
         if benchmark.workflow == "search":
             messages = prompts.search_messages(style, task.goal, history[:index], benchmark.max_steps, tool_first)
-            reply, said = reply_text(step.thought or "", step.action, tool_first), step.action
+            reply, action = reply_text(step.thought or "", step.action, tool_first), step.action
             call = step.action if step.action.startswith("<tool_call>") else ""
         else:
             messages = prompts.embodied_messages(style, task.benchmark, task.goal, trajectory.initial_observation, history[:index])
-            reply = said = prompts.react_completion(step.thought or "", step.action)
-        found.append(Exchange(task.id, messages, reply, (task.goal, seen, said), call))
-    return found
+            reply = action = prompts.react_completion(step.thought or "", step.action)
+        pairs.append(Exchange(task.id, messages, reply, (task.goal, seen, action), call))
+    return pairs
 
 
 TEAM_TEACHERS: dict[str, Callable[..., Sequence[tuple[str, list[dict[str, str]], str]]]] = {
@@ -155,33 +155,33 @@ def as_executed(step: EpisodeStep) -> EpisodeStep:
     return step.model_copy(update={"action": step.executed, "thought": None, "executed": None})
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange], block_length: int | None = None) -> list[Example]:
+def encode(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange], block_length: int | None = None) -> list[Example]:
     """Exchanges as token ids, the reply closed by the end token. With a `block_length` prompts are filled up on the left to whole blocks,
     and the beginning of what the next prompt goes on with, a tool response, stands in the rest of the reply's last block.
 
     Raises StageError naming a task whose text holds a control token, or whose reply has tokens that are half a tool call and half what is
     before it.
     """
-    for exchange in found:
+    for exchange in exchanges:
         text = exchange.reply + "".join(message["content"] for message in exchange.messages)
         for token in CONTROL_TOKENS:
             if token in text:
                 raise StageError(f"task {exchange.task}: its text holds the control token {token}; remove it from the trajectory")
-    conversations = [exchange.messages for exchange in found]
+    conversations = [exchange.messages for exchange in exchanges]
     rendered = list(map(str, tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)))
     prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(rendered, add_special_tokens=False)
-    reply_ids = tokenizer.backend_tokenizer.encode_batch_fast([exchange.reply for exchange in found], add_special_tokens=False)
-    pieces = [_up_to_call(exchange) for exchange in found]
+    reply_ids = tokenizer.backend_tokenizer.encode_batch_fast([exchange.reply for exchange in exchanges], add_special_tokens=False)
+    pieces = [_up_to_call(exchange) for exchange in exchanges]
     heads, calls = (tokenizer.backend_tokenizer.encode_batch_fast(part, add_special_tokens=False) for part in zip(*pieces, strict=True))
     end = tokenizer.eos_token_id
     examples = []
-    for at, (exchange, prompt, reply, head, call) in enumerate(zip(found, prompt_ids, reply_ids, heads, calls, strict=True)):
+    for at, (exchange, prompt, reply, head, call) in enumerate(zip(exchanges, prompt_ids, reply_ids, heads, calls, strict=True)):
         if reply.ids[: len(head.ids)] != head.ids or reply.ids[: len(call.ids)] != call.ids:
             raise StageError(f"task {exchange.task}: its spans do not fit its tokens, one of which is half in a tool call")
         context = filled(prompt.ids, block_length, tokenizer) if block_length else prompt.ids
         example = Example.exchange(context, [*reply.ids, end])
         before = f"{rendered[at]}{exchange.reply}{tokenizer.eos_token}"
-        if block_length and at + 1 < len(found) and found[at + 1].task == exchange.task and rendered[at + 1].startswith(before):
+        if block_length and at + 1 < len(exchanges) and exchanges[at + 1].task == exchange.task and rendered[at + 1].startswith(before):
             tail = tokenizer.encode(rendered[at + 1][len(before) :], add_special_tokens=False)[: -len(example.ids) % block_length]
             example = Example([*example.ids, *tail], [*example.generated, *[False] * len(tail)])
         first, last = (len(context) + len(part.ids) for part in (head, call))
@@ -195,7 +195,7 @@ def _up_to_call(exchange: Exchange) -> tuple[str, str]:
     return before, before + call
 
 
-def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange]) -> list[tuple[str, Example]]:
+def conversations(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange]) -> list[tuple[str, Example]]:
     """(task, example) of whole trajectories: context, reply, tool response, reply and so on, only the replies generated.
 
     A chat template that writes earlier replies anew (Qwen3's drops their thoughts) makes a later prompt differ from what was before it:
@@ -208,8 +208,8 @@ def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange])
     ids: list[int] = []
     generated: list[bool] = []
     text, end = "", str(tokenizer.eos_token)
-    for at, exchange in enumerate(found):
-        before = found[at - 1] if at and found[at - 1].task == exchange.task else None
+    for at, exchange in enumerate(exchanges):
+        before = exchanges[at - 1] if at and exchanges[at - 1].task == exchange.task else None
         if before is not None and exchange.messages[: len(before.messages)] != before.messages:
             raise StageError(
                 f"task {exchange.task}: its spans do not fit its tokens, since a later prompt does not go on from an earlier one; "
@@ -218,14 +218,14 @@ def conversations(tokenizer: PreTrainedTokenizerFast, found: Sequence[Exchange])
         prompt = str(tokenizer.apply_chat_template(exchange.messages, add_generation_prompt=True, tokenize=False))
         if before is None or not prompt.startswith(text):
             if ids:
-                examples.append((found[at - 1].task, Example(ids, generated)))
+                examples.append((exchanges[at - 1].task, Example(ids, generated)))
             ids, generated, text = [], [], ""
         for piece, flag in ((prompt[len(text) :], False), (exchange.reply + end, True)):
             new = tokenizer.encode(piece, add_special_tokens=False)
             ids += new
             generated += [flag] * len(new)
         text = prompt + exchange.reply + end
-    return [*examples, (found[-1].task, Example(ids, generated))] if ids else examples
+    return [*examples, (exchanges[-1].task, Example(ids, generated))] if ids else examples
 
 
 def split(count: int, share: float, groups: Sequence[str], seed: int) -> tuple[list[int], list[int]]:

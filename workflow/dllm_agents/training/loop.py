@@ -155,13 +155,13 @@ class Loop:
         """All steps, and the weights that are to be kept in the model."""
         run, share = self.run, self.accumulate * self.accelerator.num_processes
         start = time.monotonic() - run.seconds
-        made = stream(self.batch_at, run.steps * share, self.workers)
+        source = stream(self.batch_at, run.steps * share, self.workers)
         self.model.train()
         with Display(self.label, self.first) as display:
             while (spent := self.progress) < 1:
-                asked = time.monotonic()
-                batches = [next(made) for _ in range(share)]
-                run.data_seconds += time.monotonic() - asked
+                begun = time.monotonic()
+                batches = [next(source) for _ in range(share)]
+                run.data_seconds += time.monotonic() - begun
                 logged = self._step(batches, spent)
                 run.seconds = time.monotonic() - start
                 self._note(int(spent * CURVE_POINTS), logged, share)

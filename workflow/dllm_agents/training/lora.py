@@ -49,8 +49,8 @@ class MaskRow(nn.Module):
         self.tie = head.register_forward_hook(self._follow) if head.weight is embeddings.weight else None
 
     def forward(self, ids: Tensor) -> Tensor:
-        found: Tensor = self.embeddings(ids)
-        return torch.where((ids == self.mask)[..., None], self.row.to(found.dtype), found)
+        vectors: Tensor = self.embeddings(ids)
+        return torch.where((ids == self.mask)[..., None], self.row.to(vectors.dtype), vectors)
 
     def _follow(self, head: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
         logits[..., self.mask] = (inputs[0] @ self.row.to(inputs[0].dtype)).to(logits.dtype)

@@ -179,10 +179,10 @@ def full_diffusion(
     padding = max(0, response_tokens - (len(example.ids) - first))
     ids = torch.tensor([*example.ids, *[end] * padding])
     generated = torch.tensor([*example.generated, *[True] * padding])
-    asked = generated & ~_dropped(padding, len(ids), generator)
+    learnt = generated & ~_dropped(padding, len(ids), generator)
     place, zeros = torch.arange(len(ids)), torch.zeros(len(ids), dtype=torch.long)
     rows = [
-        Row(torch.where(noise.masked, mask, ids), place, zeros, zeros, torch.where(noise.masked & asked, ids, IGNORE), noise.weight)
+        Row(torch.where(noise.masked, mask, ids), place, zeros, zeros, torch.where(noise.masked & learnt, ids, IGNORE), noise.weight)
         for noise in copies(rule, generated, ids == end, None, generator)
     ]
     return [shifted(row) for row in rows] if shift else rows
@@ -216,14 +216,14 @@ def block_diffusion(
     hidden = noising.hidden_context(noisy.generated, noisy.block) if context_mask == "aligned" else none
     unseen = ~noisy.generated if context_mask == "edges" else none
     drawn_from = noisy.generated if context_noise == "clean" else torch.ones_like(noisy.generated)
-    asked = noisy.generated & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))
+    learnt = noisy.generated & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))
     last = int(noisy.block.max())
     context = clean.block < last  # nothing reads the clean form of the last block
     zeros = torch.zeros(int(context.sum()), dtype=torch.long)
     parts = [Row(clean.ids[context], clean.place[context], clean.block[context], zeros, zeros + IGNORE, zeros.float())]
     drawn = [noise for _ in range(samples) for noise in copies(rule, drawn_from, noisy.ids == end, noisy.block, generator)]
     for number, noise in enumerate(drawn, 1):
-        targets = torch.where(noise.masked & asked, noisy.ids, IGNORE)
+        targets = torch.where(noise.masked & learnt, noisy.ids, IGNORE)
         ids = torch.where(noise.masked | hidden, mask, noisy.ids)
         copy = torch.where(unseen, -number, number)
         parts.append(Row(ids, noisy.place, noisy.block, copy, targets, noise.weight / samples))
@@ -255,9 +255,9 @@ def context_causal(
     parts = [Row(clean.ids[:-1], clean.place[:-1], clean.block[:-1], zeros, targets, weight)]
     inner = torch.cat([torch.tensor([False]), noisy.block[1:] == noisy.block[:-1]])
     open_ = noisy.generated & inner
-    asked = open_ & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))
+    learnt = open_ & ~(noisy.padding & (torch.rand(len(noisy.ids), generator=generator) >= KEPT_PADDING))
     for number, noise in enumerate(copies(rule, open_, noisy.ids == end, noisy.block, generator), 1):
-        scored = torch.where(noise.masked & asked, noisy.ids, IGNORE)
+        scored = torch.where(noise.masked & learnt, noisy.ids, IGNORE)
         ids = torch.where(noise.masked, mask, noisy.ids)
         ahead = functional.pad(scored[1:], (0, 1), value=IGNORE), functional.pad(noise.weight[1:], (0, 1))
         parts.append(Row(ids, noisy.place, noisy.block, torch.full_like(ids, number), *ahead))
@@ -322,9 +322,9 @@ def _layout(example: Example, end: int, block_length: int, block: Tensor, whole:
     ids, generated = torch.tensor(example.ids), torch.tensor(example.generated)
     place = torch.arange(len(ids))
     clean = _Part(ids, place, block, generated, torch.zeros_like(generated))
-    wanted = block[generated].unique()
+    blocks = block[generated].unique()
     pieces = []
-    for number in wanted:
+    for number in blocks:
         inside = block == number
         fill = block_length - int(inside.sum()) if whole or (number == block[-1] and generated[-1]) else 0
         start = int(place[inside][0])
@@ -381,8 +381,8 @@ def weighted_calls(row: Row, example: Example, weight: float, ahead: int) -> Row
 
 def rare_tokens(examples: Sequence[Example], vocabulary: int, share: float = 0.1) -> Tensor:
     """Which tokens [vocabulary] stand in fewer than `share` of the generated texts: names and values, not the words around them."""
-    found = Counter(token for example in examples for token in set(compress(example.ids, example.generated)))
-    return torch.tensor([found[token] < share * len(examples) for token in range(vocabulary)])
+    counts = Counter(token for example in examples for token in set(compress(example.ids, example.generated)))
+    return torch.tensor([counts[token] < share * len(examples) for token in range(vocabulary)])
 
 
 def weighted_rare(row: Row, rare: Tensor, weight: float) -> Row:
@@ -394,14 +394,14 @@ def weighted_rare(row: Row, rare: Tensor, weight: float) -> Row:
 @torch.no_grad()
 def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) -> float:
     """The share of `rare` targets [vocabulary] that the model predicts right, everything else of the batches given; 0 without any."""
-    right = asked = 0
+    right = total = 0
     for batch in batches:
         moved = batch.to(model.device)
         targets = moved.targets.flatten()[moved.supervised_places()]
         chosen = rare.to(model.device)[targets]
         right += int((logits_of(model, moved).argmax(-1) == targets)[chosen].sum())
-        asked += int(chosen.sum())
-    return right / max(1, asked)
+        total += int(chosen.sum())
+    return right / max(1, total)
 
 
 def shifted(row: Row) -> Row:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     Network = LlamaForCausalLM
 
 
-def build_tokenizer(found: Sequence[data.Exchange], max_vocabulary: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(exchanges: Sequence[data.Exchange], max_vocabulary: int) -> PreTrainedTokenizerFast:
     """The tokenizer of these exchanges; it depends on nothing that differs between paradigms."""
-    texts = [text for exchange in found for text in (*(message["content"] for message in exchange.messages), exchange.reply)]
-    return tokenizer.build(texts, [text for exchange in found for text in exchange.said], max_vocabulary)
+    texts = [text for exchange in exchanges for text in (*(message["content"] for message in exchange.messages), exchange.reply)]
+    return tokenizer.build(texts, [text for exchange in exchanges for text in exchange.sources], max_vocabulary)
 
 
 def new_model(settings: Training, words: PreTrainedTokenizerFast, start: Literal["random", "copying"] = "random") -> LlamaForCausalLM:
@@ -83,12 +83,12 @@ def base_tokenizer(directory: Path, mask_id: int | None, mask_token: str | None 
         words: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)  # type: ignore[assignment]
     except (OSError, ValueError) as error:
         raise StageError(f"base {directory}: no tokenizer to read ({str(error).splitlines()[0]}); give a checkpoint directory") from None
-    known = None if mask_id is None else words.convert_ids_to_tokens(mask_id)
-    added = words.mask_token is None and known is None
+    token = None if mask_id is None else words.convert_ids_to_tokens(mask_id)
+    added = words.mask_token is None and token is None
     if added and mask_token is not None and mask_token not in words.get_vocab():
         raise StageError(f"training.mask_token: {mask_token}: no such token in {directory}")
     if words.mask_token is None:
-        words.add_special_tokens({"mask_token": known or mask_token or tokenizer.MASK})
+        words.add_special_tokens({"mask_token": token or mask_token or tokenizer.MASK})
     if words.pad_token is None:
         words.pad_token = words.eos_token
     for tag in tokenizer.TAGS:

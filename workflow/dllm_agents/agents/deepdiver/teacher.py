@@ -37,9 +37,9 @@ class Teacher:
 
     def seeker(self, messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Answer:
         """Search for the hop, then report what the gold passage says."""
-        hop, known = self._hops[self._begun - 1], self._objects[self._begun - 1]
+        hop, bridge = self._hops[self._begun - 1], self._objects[self._begun - 1]
         if self._searched:
-            return self._reply("seeker", messages, hop["text"] or "The passages tell it.", done(tools.SEEKER_DONE, known))
+            return self._reply("seeker", messages, hop["text"] or "The passages tell it.", done(tools.SEEKER_DONE, bridge))
         self._searched = True
         search = {"name": "batch_web_search", "arguments": {"queries": [hop["query"]]}}
         return self._reply("seeker", messages, f"I need the {hop['query']}.", search)

@@ -74,9 +74,9 @@ class GraphSelector:
         """The kept functions, in the order offered."""
         if len(functions) <= SKIP_AT:
             return list(functions)
-        found = [self.graph.probability(str(function["name"]), seen.request, seen.before or START) for function in functions]
-        sure = all(value is not None and max(value, 1 - value) >= self.confidence for value in found)
-        kept = [function for function, value in zip(functions, found, strict=True) if value is not None and value >= 0.5]
+        likelihoods = [self.graph.probability(str(function["name"]), seen.request, seen.before or START) for function in functions]
+        sure = all(value is not None and max(value, 1 - value) >= self.confidence for value in likelihoods)
+        kept = [function for function, value in zip(functions, likelihoods, strict=True) if value is not None and value >= 0.5]
         if not sure or not kept:
             return self.fallback.select(seen, functions, seed)
         self.saved_calls += 1
