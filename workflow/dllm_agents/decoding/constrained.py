@@ -140,12 +140,12 @@ class Constraint:
             with np.errstate(divide="ignore"):
                 weights = place_weights(lattice, dict(zip(places, np.maximum(np.log(mass), -1e6), strict=True)), log=True)
             path = best_answer(lattice, weights)
-            picked = np.array([_shown(path[place - lattice.start], automaton) for place in places])
+            picked = np.minimum([path[place - lattice.start] for place in places], automaton.stop)  # padding is written as a stop id
             marginals = probabilities.masked_fill(class_of != torch.from_numpy(picked)[:, None], 0.0)
         else:
             factors = marginal_factors(lattice, place_weights(lattice, dict(zip(places, np.maximum(mass, 1e-30), strict=True)), log=False))
-            columns = [_as_stop(factors[place - lattice.start], automaton, lattice.padded(place)) for place in places]
-            marginals = probabilities * torch.from_numpy(np.stack(columns)).gather(1, class_of)
+            columns = np.stack([factors[place - lattice.start] for place in places])
+            marginals = probabilities * torch.from_numpy(columns).gather(1, class_of)
         tokens = self._drawn(marginals, marginals, marginals.argmax(dim=-1)) if call.draws is not None else marginals.argmax(dim=-1)
         sure = marginals.gather(-1, tokens[:, None])[:, 0].clamp(max=1.0).numpy()
         token_ids = tokens.numpy()
@@ -168,15 +168,3 @@ class Constraint:
         if classes is None or classes.device != device:
             classes = _CLASSES[automaton] = torch.from_numpy(automaton.class_of).long().to(device)
         return classes
-
-
-def _shown(kind: int, automaton: TokenAutomaton) -> int:
-    return automaton.stop if kind == automaton.pad else kind
-
-
-def _as_stop(factors: Floats, automaton: TokenAutomaton, padded: bool) -> Floats:
-    """The factors of the classes that tokens have: a stop id that is padding has those of padding."""
-    factors = factors.copy()
-    if padded:
-        factors[automaton.stop] = factors[automaton.pad]
-    return factors[: automaton.pad]
