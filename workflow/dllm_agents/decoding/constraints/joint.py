@@ -59,17 +59,17 @@ def marginal_factors(lattice: Lattice, rows: Sequence[Weights]) -> list[Weights]
     source, kind, target = _moves(automaton)
     forward = [automaton.flags(lattice.before[0]).astype(np.float64)]
     for row in rows:
-        mass = np.bincount(target, weights=forward[-1][source] * row[kind], minlength=automaton.states)
+        mass = _sums(target, forward[-1][source] * row[kind], automaton.states)
         forward.append(mass / (mass.sum() or 1.0))
     backward = automaton.flags(lattice.after[-1]).astype(np.float64)
     factors: list[Weights] = []
     for index in range(len(rows) - 1, -1, -1):
-        factor: Weights = np.bincount(kind, weights=forward[index][source] * backward[target], minlength=automaton.classes)
+        factor = _sums(kind, forward[index][source] * backward[target], automaton.classes)
         factor /= float((factor * rows[index]).sum()) or 1.0
         if lattice.padded(lattice.start + index):
             factor[automaton.stop] = factor[automaton.pad]
         factors.append(factor)
-        mass = np.bincount(source, weights=rows[index][kind] * backward[target], minlength=automaton.states)
+        mass = _sums(source, rows[index][kind] * backward[target], automaton.states)
         backward = mass / (mass.max() or 1.0)
     return factors[::-1]
 
@@ -78,3 +78,8 @@ def _moves(automaton: TokenAutomaton) -> tuple[NDArray[Any], NDArray[Any], NDArr
     """The automaton's moves: source, class and target of each."""
     source, kind = np.nonzero(automaton.table >= 0)
     return source, kind, automaton.table[source, kind]
+
+
+def _sums(index: NDArray[Any], weights: Weights, size: int) -> Weights:
+    """The sum of the weights of each index [size]."""
+    return np.bincount(index, weights=weights, minlength=size).astype(np.float64, copy=False)
