@@ -14,9 +14,11 @@ import subprocess
 import time
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 PYTHON = os.environ.get("DLLM_AGENTS_PYTHON", "python")
 ADD = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
@@ -130,6 +132,21 @@ def test_litellm(url):
     history = [*USER, answer.model_dump(), {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "4"}]
     assert litellm.completion(messages=history, tools=[TOOL], **options).choices[0].message.content == "It is 4."
     assert litellm.text_completion(prompt=["x", "y"], max_tokens=4, **{**options, "model": "text-completion-openai/scripted"}).choices
+
+
+class Weather(BaseModel):
+    city: Literal["Rome", "Oslo"]
+    days: int
+
+
+@pytest.mark.parametrize("name", ["tiny-ar", "tiny-diffusion"])
+def test_random_models_answer_what_a_class_wants(served, name):
+    """Only a constraint makes random weights obey."""
+    import litellm
+
+    options = {"model": f"openai/{name}", "api_base": served(name), "api_key": "none", "num_retries": 0, "max_tokens": 96}
+    answer = litellm.completion(messages=USER, temperature=1.0, response_format=Weather, **options)
+    assert Weather.model_validate_json(answer.choices[0].message.content)
 
 
 def test_smolagents(url):
