@@ -14,6 +14,8 @@ from languages import SCHEMAS, closed, random_language
 from random_checkpoints import MASK, STOP
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
+from dllm_agents.agents.search import HELD_TO
+from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.decoding import Decoding, ToolPrefill, generate
 from dllm_agents.decoding.canvas import Canvas
 from dllm_agents.decoding.constrained import Constraint
@@ -306,6 +308,19 @@ def test_prefilled_tags_hold_a_call(backbone, label, rule):
         model = backbone(STRATEGIES[label][0])
         answer = generate(model, prompt_of(rng), decoding)
         assert len(call_in(model.tokenizer.decode(answer.token_ids))) >= 1
+
+
+@pytest.mark.parametrize("rule", ["always", "predicted"])
+def test_a_search_agents_replies_can_be_read_with_its_tags_in_place(backbone, rule):
+    rng = random.Random(rule)
+    model = backbone("llada")
+    for _ in range(RUNS):
+        prefill = ToolPrefill(open=64, close=127, rule=rule)
+        _, decoding = settings("fast_dllm 0.1 dual", 128, rng, constraint=HELD_TO, tool_prefill=prefill)
+        answer = generate(model, prompt_of(rng), decoding.model_copy(update={"block_length": 128}))
+        reply = parse_reply(model.tokenizer.decode(answer.token_ids))
+        assert isinstance(reply, Reply), model.tokenizer.decode(answer.token_ids)
+        assert reply.queries or rule == "predicted"
 
 
 def test_what_was_repaired_is_said(backbone):
