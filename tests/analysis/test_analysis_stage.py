@@ -10,7 +10,7 @@ from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl, write_jsonl
 from dllm_agents.frames import read_frame, write_frame
-from dllm_agents.records import Call, Episode, EpisodeStep, Failure, Task, ToolMeasures, TracedCall, TracedEpisode
+from dllm_agents.records import Call, Episode, EpisodeStep, Failure, Score, Task, ToolMeasures, TracedCall, TracedEpisode
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,31 @@ def test_the_rules_read_answers_with_the_tools_of_the_task_beside_the_official_v
     assert of_python["checker"]["detail"].startswith("simple_function_checker:")
     assert of_python["beside checker"]["detail"] in (f"{name}: required", f"{name}: additionalProperties")
     assert set(found[found["category"] == "java"]["source"]) == {"checker"}  # its values are not Python's
+
+
+def test_right_calls_in_a_layout_that_is_not_read_are_told_beside_the_official_score(config, tasks, tmp_path):
+    categories = ["simple", "irrelevance"]
+    config = Config.model_validate({"benchmarks": {"bfcl": {"per_category": 1, "categories": categories}}})
+    bfcl = benchmarks.load("bfcl", config)
+    simple, nothing = bfcl.tasks("test")
+    right, thought = bfcl.reference_answer(simple), "<think>hm</think>\n[f(a=1)]"
+    said = [
+        (simple, right, True, 1),
+        (simple, f"```python\n{right}\n```", False, 1),
+        (simple, f"<think>x</think>{right}", False, 1),
+        (simple, f"[\n  {right[1:-1]}\n]", False, 1),
+        (simple, f"<think>x {right}", False, 0),
+        (simple, "```python\n[f(a=1)]\n```", False, 0),
+        (nothing, "No.", True, 1),
+        (nothing, thought, True, 0),
+        (nothing, "[f(a=1)]", False, 0),
+    ]
+    write_jsonl(tmp_path / "t.jsonl", [simple, nothing])
+    for task, text, official, any_layout in said:
+        write_jsonl(tmp_path / "e.jsonl", [answered(task, text)])
+        score_file(config, tmp_path / "e.jsonl", tmp_path / "t.jsonl", tmp_path / "s.parquet")
+        (row,) = read_frame(tmp_path / "s.parquet", Score).to_dict("records")
+        assert (row["success"], row["measures"]["any_layout"]) == (official, any_layout), text
 
 
 def test_tools_are_those_kept_by_the_selector_and_in_a_conversation_those_held_back_too(tasks):

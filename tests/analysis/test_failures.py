@@ -1,8 +1,13 @@
 """The taxonomy, rule by rule, with an example each."""
 
-import pytest
+import json
 
-from dllm_agents.analysis.failures import TAXONOMY, Call, argument_failures, classify, layout, longest_run, loops, parse_calls
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllm_agents.analysis.failures import TAXONOMY, argument_failures, classify, longest_run, loops
+from dllm_agents.analysis.layouts import Call, layout, parse_calls, plain_layout
 from dllm_agents.records import Call as Answer
 from dllm_agents.records import Episode, EpisodeStep
 
@@ -228,6 +233,8 @@ LAYOUTS = {
     "<think>x</think>[f(a=1)]": "calls behind a thought",
     "<think>x [f(a=1)]": "thinking not closed",
     "Here you are: [f(a=1)] Done.": "calls with text around them",
+    'Sure: {"name": "f", "arguments": {"a": 1}}.': "calls as JSON",
+    '[\n    f(a={"name": "g", "arguments": {}}),\n    g(b=2)\n]': "calls in a layout that is not read",
     "[f(a=1": "wrong call syntax",
     "f(a=1, b=)": "wrong call syntax",
     "I cannot help.": "no call",
@@ -241,6 +248,52 @@ def test_what_the_official_decoder_cannot_read_is_told_apart(text):
     found = classify(answer(text, answer=text, success=False, ended="answered"), "ast_decoder:decoder_failed", tools=TOOLS)
     assert ("checker", "ast_decoder:decoder_failed") in {(f.source, f.detail) for f in found if f.kind == "schema"}
     assert ("beside checker", LAYOUTS[text]) in {(f.source, f.detail) for f in found if f.kind == "schema"}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text("ab'\"\\\n[](){}é,`=", max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab ", max_size=2), inner, max_size=2),
+    max_leaves=5,
+)
+CALLS = st.lists(st.builds(Call, st.sampled_from(["f", "g.h"]), st.dictionaries(st.sampled_from("abc"), VALUES)), min_size=1, max_size=3)
+
+
+def as_python(call):
+    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
+
+
+def as_json(calls):
+    return json.dumps([{"name": call.name, "arguments": call.arguments} for call in calls])
+
+
+WRITTEN = {
+    "a call a line": lambda calls: "\n".join(map(as_python, calls)),
+    "over lines": lambda calls: "[\n    " + ",\n    ".join(map(as_python, calls)) + "\n]",
+    "behind a thought": lambda calls: f"<think>[x(y=1)] or not</think>\n[{', '.join(map(as_python, calls))}]",
+    "with text around": lambda calls: f"I call [{', '.join(map(as_python, calls))}] now.",
+    "JSON": as_json,
+    "JSON behind a thought": lambda calls: f"<think>so</think>{as_json(calls)}",
+    "Hermes": lambda calls: "\n".join(f"<tool_call>{as_json([call])[1:-1]}</tool_call>" for call in calls),
+    "Mistral": lambda calls: f"[TOOL_CALLS]{as_json(calls)}",
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@settings(max_examples=60, deadline=None)
+@given(calls=CALLS)
+def test_calls_in_any_layout_are_written_as_the_official_decoder_reads_them(written, calls):
+    text = WRITTEN[written](calls)
+    plain = plain_layout(text)
+    assert plain is not None and plain.startswith("[") and parse_calls(plain) == calls, (text, plain)
+    assert layout(text) not in ("wrong call syntax", "no call", "thinking not closed")
+
+
+def test_what_holds_no_call_is_not_rewritten_and_other_languages_are_only_laid_bare():
+    for text in ("", "I cannot help.", "[f(a=1", "f({'a': 1})", "f(1)", "<think>x [f(a=1)]", "[" * 60 + "]" * 60, "(" * 5000):
+        assert plain_layout(text) is None, text
+    for text in ("<think>x</think>[f(a=5L)]", "```java\n[f(a=5L)]\n```", "Here: [f(a=5L)].", "[f(a=5L)]"):
+        assert plain_layout(text, python=False) == "[f(a=5L)]"
+    assert plain_layout("nothing", python=False) is None
 
 
 def test_the_checkers_verdict_gives_the_figure_4_class():

@@ -153,7 +153,7 @@ def test_an_average_needs_all_of_its_categories(finished, tmp_path):
 
 def test_a_run_of_all_categories_fills_every_column_of_table_2(made):
     found = {row["category"]: row for row in rows(made / "diffuagent_table2.csv") if row["agent"] == "tiny-ar"}
-    assert len(found) == 12 and all(row["value"] != "not run" for row in found.values())
+    assert len(found) == 13 and all(row["value"] != "not run" for row in found.values())
     assert (found["overall"]["n"], found["multi_turn_standard"]["n"]) == ("136", "8")
 
 

@@ -7,9 +7,6 @@ Retry loops follow DiffuAgent section 4.1 ("three or more consecutive repetitive
 
 from __future__ import annotations
 
-import ast
-import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -17,7 +14,8 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, UnknownType, ValidationError
 
-from dllm_agents import thoughts, tool_calls
+from dllm_agents import thoughts
+from dllm_agents.analysis.layouts import Call, layout, parse_calls
 from dllm_agents.records import Episode, EpisodeStep, Failure, FailureSource, Turn
 
 TAXONOMY: dict[str, str] = {
@@ -41,12 +39,6 @@ ERROR = "server"
 """The class that is no failure of the agent: such episodes are counted beside the others."""
 LOOP_LENGTH = 3
 EVIDENCE_CHARACTERS = 200
-_FENCED = re.compile(r"```\w*\s*(.{0,20000}?)```", re.DOTALL)
-_NAMED_JSON = re.compile(r"\[TOOL_CALLS\]\s*[\w.]+\s*\(?\s*\{|\"name\"\s*:\s*\"[^\"]*\"\s*,\s*\"(?:arguments|parameters)\"\s*:\s*\{")
-_CALL_LIKE = re.compile(r"[A-Za-z_][\w.]{0,100}\s{0,3}\(|\"name\"\s{0,3}:")
-# ast.parse may exhaust the interpreter's stack on deep nesting; no honest call comes near this.
-MAX_CALL_CHARACTERS = 20_000
-MAX_NESTING = 50
 BESIDE_CHECKER: FailureSource = "beside checker"
 # BFCL's words for types in its Python sets. As its checker does, an integer passes for a float and never the reverse.
 ToolValidator = validators.extend(
@@ -72,13 +64,6 @@ class Run(NamedTuple):
     @property
     def length(self) -> int:
         return self.last - self.first + 1
-
-
-class Call(NamedTuple):
-    """A tool call as parsed from text."""
-
-    name: str
-    arguments: dict[str, Any]
 
 
 def runs(actions: Iterable[str | None]) -> Iterator[Run]:
@@ -132,39 +117,6 @@ def classify(
     failures += _judged_failures(episode, error_type, tools is not None) + _call_failures(episode, tools) + _ending_failures(episode)
     order = list(TAXONOMY)
     return sorted(failures, key=lambda failure: (order.index(failure.kind), failure.first_step))
-
-
-def parse_calls(text: str) -> list[Call] | None:
-    """The tool calls in an answer: BFCL's `[name(argument=value), ...]`, or any form of `dllm_agents.tool_calls`, bare JSON among them.
-    Bare fences and missing outer brackets are forgiven, as BFCL's decoder does. None when the text is neither, or one of its calls
-    cannot be read. Nothing is evaluated: values must be literals."""
-    text = text.strip("` \t\r\n")
-    if len(text) > MAX_CALL_CHARACTERS or _nesting(text) > MAX_NESTING:
-        return None
-    content, calls = tool_calls.read(text, bare=True)
-    if calls:
-        return None if any(mark in content for mark in tool_calls.MARKS) else [Call(call["name"], call["arguments"]) for call in calls]
-    return _python_calls(text)
-
-
-def layout(text: str) -> str:
-    """How a single answer that the official decoder cannot read lays its calls out: whether the calls are there in another layout, the
-    syntax of a call is wrong, a thought stands around it, or there is no call. The official score stays the only one."""
-    if thoughts.unclosed(text):
-        return "thinking not closed"
-    _, closed, behind = text.rpartition(thoughts.CLOSE)
-    body = behind if closed else text
-    if closed and _python_calls(body.strip("` \t\r\n")):
-        return "calls behind a thought"
-    if tool_calls.read(body.strip(), bare=True)[1] or _NAMED_JSON.search(body):
-        return "calls as JSON"
-    inner = [body, *(fenced[1] for fenced in _FENCED.finditer(body))]
-    if any(parse_calls(part) or parse_calls(", ".join(part.split("\n")).strip(", ")) for part in inner):
-        return "calls in a layout that is not read"
-    first, last = body.find("["), body.rfind("]")
-    if 0 <= first < last and parse_calls(body[first : last + 1]):
-        return "calls with text around them"
-    return "wrong call syntax" if _CALL_LIKE.search(body) else "no call"
 
 
 def argument_failures(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -266,37 +218,3 @@ def _failure(
         count=max(1, len(steps)),
         evidence=evidence[:EVIDENCE_CHARACTERS],
     )
-
-
-def _python_calls(text: str) -> list[Call] | None:
-    source = text if text.startswith("[") else f"[{text}]"
-    try:
-        with warnings.catch_warnings():  # the interpreter warns of odd literals, and remembers each
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    if not isinstance(tree, ast.List):
-        return None
-    calls = [_python_call(node) for node in tree.elts]
-    return None if any(call is None for call in calls) else [call for call in calls if call is not None]
-
-
-def _python_call(node: ast.expr) -> Call | None:
-    if not isinstance(node, ast.Call) or node.args:
-        return None
-    try:
-        arguments = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg is not None}
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return Call(ast.unparse(node.func), arguments)
-
-
-def _nesting(text: str) -> int:
-    if sum(map(text.count, "([{")) <= MAX_NESTING:
-        return 0  # too few brackets to be deep
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    return deepest

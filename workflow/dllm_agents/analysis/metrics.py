@@ -39,10 +39,12 @@ def score(
     verdicts: Mapping[str, Verdict] | None = None,
     judged: Mapping[str, Sequence[str]] | None = None,
     tasks: Mapping[str, Task] | None = None,
+    any_layout: Mapping[str, bool] | None = None,
 ) -> Iterator[Score]:
     """The score of every episode. `verdicts` (task id -> verdict) decide over single answers, where progress is 1 or 0; the
     environment's own outcome stands elsewhere. `judged` (task id -> verdicts of one or two LLM judges) is kept beside it;
-    `tasks` (by id) hold the gold hops that a planner's metrics need. Raises StageError for a task that comes twice with one seed."""
+    `tasks` (by id) hold the gold hops that a planner's metrics need; `any_layout` says of which answers the calls are right, however they
+    are laid out, and is a measure beside the official score. Raises StageError for a task that comes twice with one seed."""
     seen: set[tuple[str, str, int]] = set()
     for episode in episodes:
         key = (episode.task_id, episode.agent, episode.seed)
@@ -50,6 +52,8 @@ def score(
             raise StageError(f"task {episode.task_id}: agent {episode.agent} has two episodes with seed {episode.seed}; delete one of them")
         seen.add(key)
         row = score_episode(episode, (verdicts or {}).get(episode.task_id), (tasks or {}).get(episode.task_id))
+        if any_layout is not None and episode.task_id in any_layout:
+            row.measures["any_layout"] = float(any_layout[episode.task_id])
         judgements = list((judged or {}).get(episode.task_id, ()))
         yield row.model_copy(update=dict(zip(("judge", "second_judge"), judgements, strict=False))) if judgements else row
 

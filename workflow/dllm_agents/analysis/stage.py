@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dllm_agents import benchmarks
 from dllm_agents.analysis.failures import classify
+from dllm_agents.analysis.layouts import plain_layout
 from dllm_agents.analysis.metrics import score
-from dllm_agents.benchmarks.base import Verdict
+from dllm_agents.benchmarks.base import Benchmark, Verdict
 from dllm_agents.client.judge import judges
 from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Config, load
@@ -18,6 +19,9 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl, read_jsonl
 from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Episode, Failure, Score, Task
+
+UNREAD = ("ast_decoder:decoder_failed", "ast_decoder:decoder_wrong_output_format", "relevance_error:decoder_failed")
+"""What BFCL's checker says of an answer without a call that its decoder can read."""
 
 
 def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Path) -> int:
@@ -30,17 +34,38 @@ def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Pa
     for episode in episodes:
         if episode.task_id not in tasks:
             raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
-    return write_frame(output, score(episodes, _verdicts(config, episodes, tasks), _judged(config, episodes, tasks), tasks), Score)
-
-
-def _verdicts(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> dict[str, Verdict]:
     if not episodes:
-        return {}
+        return write_frame(output, [], Score)
     benchmark = benchmarks.load(episodes[0].benchmark, config)
     # Without an answer there is nothing to judge: saying nothing is right for some tasks, failing to answer for none.
-    answered = [episode for episode in episodes if episode.answer is not None and not benchmark.interactive(tasks[episode.task_id])]
-    verdicts = benchmark.judge_many([(tasks[episode.task_id], episode.answer or "") for episode in answered])
-    return {episode.task_id: verdict for episode, verdict in zip(answered, verdicts, strict=True)}
+    answers = {
+        episode.task_id: episode.answer
+        for episode in episodes
+        if episode.answer is not None and not benchmark.interactive(tasks[episode.task_id])
+    }
+    verdicts = _verdicts(benchmark, answers, tasks)
+    any_layout = _in_any_layout(benchmark, answers, verdicts, tasks) if benchmark.name == "bfcl" else None
+    return write_frame(output, score(episodes, verdicts, _judged(config, episodes, tasks), tasks, any_layout), Score)
+
+
+def _verdicts(benchmark: Benchmark, answers: Mapping[str, str], tasks: Mapping[str, Task]) -> dict[str, Verdict]:
+    verdicts = benchmark.judge_many([(tasks[name], answer) for name, answer in answers.items()])
+    return dict(zip(answers, verdicts, strict=True))
+
+
+def _in_any_layout(
+    benchmark: Benchmark, answers: Mapping[str, str], verdicts: Mapping[str, Verdict], tasks: Mapping[str, Task]
+) -> dict[str, bool]:
+    """Task id -> whether an answer's calls are right, where the official decoder reads none those in another layout: what the official
+    checker says of them laid out as its prompt asks. A call that is found where none is right is a mistake here too."""
+    rewritten: dict[str, str] = {}
+    for name, answer in answers.items():
+        if verdicts[name].error_type in UNREAD or (verdicts[name].valid and tasks[name].category.endswith("irrelevance")):
+            plain = plain_layout(answer, tasks[name].data.get("language", "Python") == "Python")
+            if plain is not None:
+                rewritten[name] = plain
+    again = {**verdicts, **_verdicts(benchmark, rewritten, tasks)}
+    return {name: verdict.valid for name, verdict in again.items()}
 
 
 def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> dict[str, list[str]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from dllm_agents.analysis import statistics
 from dllm_agents.analysis.bfcl_averages import PARTS, averages
-from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED
+from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, EMBODIED
 from dllm_agents.records import Episode, TableRow, Task
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
@@ -49,6 +50,7 @@ BFCL_COLUMNS = {
     "irrelevance": ("Hallucination", "Irrel."),
     "overall": ("", "Overall"),
 }
+LAYOUT_COLUMNS = {"success_rate": ("Single-turn", "Official"), "any_layout_rate": ("Single-turn", "Any layout")}
 MODULE_COLUMNS = {
     "multi_turn_standard": ("BFCL Multi-Turn", "Standard"),
     "multi_turn_challenge": ("BFCL Multi-Turn", "Challenge"),
@@ -78,12 +80,28 @@ def table2(inputs: Inputs) -> Table:
     agents = inputs.players("bfcl", alone=True)
     for agent in agents:
         rows += bfcl_rows(inputs, agent, list(BFCL_COLUMNS), published_values(inputs.config, agent, "diffuagent_table2"))
-        rows += error_rows(inputs, agent, "bfcl")
+        rows += [*layout_rows(inputs, agent), *error_rows(inputs, agent, "bfcl")]
     timing = [row for agent in agents for row in timing_rows(inputs, agent, "bfcl")]
     columns = [(("bfcl", category, "success_rate"), label) for category, label in BFCL_COLUMNS.items()]
-    return Table(
-        rows, arrange(rows, agent_blocks(inputs, "diffuagent_table2", agents), columns, "Tool-calling agent", inputs.errors), timing
-    )
+    columns += [(("bfcl", "single_turn", metric), label) for metric, label in LAYOUT_COLUMNS.items()]
+    notes = "Single-turn: the entries right by the official decoder, the only score, and with their calls read in any layout."
+    arranged = arrange(rows, agent_blocks(inputs, "diffuagent_table2", agents), columns, "Tool-calling agent", inputs.errors)
+    return Table(rows, arranged, timing, notes=notes)
+
+
+def layout_rows(inputs: Inputs, agent: str) -> list[TableRow]:
+    """Shares of an agent's single answers that are right by the official score, and with their calls read in any layout: what lies between
+    them is layout and no choice of calls."""
+    scores = inputs.rows(agent, "bfcl")
+    scores = scores[scores["category"].isin(BFCL_SINGLE_TURN)]
+    errors = inputs.errors(agent, "bfcl", BFCL_SINGLE_TURN)
+    any_layout = measured(scores, "any_layout")
+    official = scores["success"].to_numpy(dtype=float)
+    # What was never answered is wrong in every layout.
+    right = {"success_rate": official, "any_layout_rate": np.where(np.isnan(any_layout), official, any_layout)}
+    return [
+        rate_row(agent, "bfcl", "single_turn", metric, int(values.sum()), len(scores), errors=errors) for metric, values in right.items()
+    ]
 
 
 def table3(inputs: Inputs) -> Table:
