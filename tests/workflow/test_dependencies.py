@@ -75,6 +75,9 @@ def changed(section: BaseModel, path: tuple[str, ...], value: Any) -> Any:
 NAMED: dict[str, tuple[Any, Any]] = {  # options that name something that must be there
     "prompt": ("compact", "react"),
     "decoding": ({"temperature": 0.5}, {"temperature": 0.7}),
+    "workflow": ("planner", "deepdiver"),
+    "dialect": ("search_r1", "websailor"),
+    "roles": ({"planner": "smollm2-135m"},),
 } | dict.fromkeys(("teacher", "backbone", "planner", "seeker", "writer"), ("smollm2-135m", "tiny-block"))
 
 
@@ -237,7 +240,7 @@ def test_an_agents_option_reruns_its_own_episodes_alone(option: tuple[tuple[str,
     key = path[2]
     reading = {name for name, workflow in WORKFLOWS.items() if key in (*workflow.roles, *workflow.keys)} or set(WORKFLOWS)
     played = {("episodes", agent, b) for b in DEMO.agent_benchmarks(agent) if DEMO.workflow(agent, b) in reading}
-    if name in ("benchmarks", "tasks") or key in ("planner", "seeker", "writer", "workflow"):
+    if name in ("benchmarks", "tasks") or key in ("planner", "seeker", "writer", "workflow", "roles", "options"):
         assert episodes <= played
     else:
         assert episodes == played

@@ -106,7 +106,8 @@ def of_episodes(config: Config, agent: str, benchmark: str) -> Settings:
     entry, roles, workflow = config.agents[agent], config.agent_backbones(agent, benchmark), config.workflow(agent, benchmark)
     # Modules and keys of workflows that are not played here say nothing.
     elsewhere = {key for other in WORKFLOWS.values() for key in (*other.roles, *other.keys)} - {*roles, *WORKFLOWS[workflow].keys, "policy"}
-    policy = config.backbones.get(entry.policy)
+    elsewhere |= {"options"} | ({"workflow"} if workflow != entry.workflow else set())
+    policy, chosen = config.backbones.get(entry.policy), config.workflow_options(agent, benchmark)
     settings: Settings = {
         "agent": {key: value for key, value in _of_any_benchmark(entry).items() if key not in elsewhere},
         "tasks": entry.tasks.get(benchmark) or (policy.tasks.get(benchmark) if policy else None),
@@ -118,8 +119,10 @@ def of_episodes(config: Config, agent: str, benchmark: str) -> Settings:
         # Named here too, since Snakemake takes a small input that was remade with the same bytes as unchanged.
         "options": of_tasks(config, benchmark, "test"),
     }
+    settings |= {"workflow": chosen} if chosen else {}
     if policy is not None:
-        settings["prompts"]["policy"] = _prompt(config, entry.policy, benchmark, [workflow])
+        dialect = [prompts.DIALECTS] if config.dialect(agent, benchmark) else []
+        settings["prompts"]["policy"] = _prompt(config, entry.policy, benchmark, [workflow, *dialect])
         settings |= {"concurrency": entry.concurrency} if benchmark in TIMED else {}
     return settings
 

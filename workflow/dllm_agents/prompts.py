@@ -21,6 +21,7 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 
 from dllm_agents import thoughts
 from dllm_agents.benchmarks.search_reply import parse_reply, reply_text
+from dllm_agents.config.roles import WORKFLOWS
 from dllm_agents.errors import StageError
 from dllm_agents.layout import PROMPTS
 from dllm_agents.records import EpisodeStep, Task
@@ -34,7 +35,8 @@ KEPT_STEPS: dict[str, int | None] = {"full": None, "recent": 2}
 
 MODULE_STYLE = "react"
 """The prompt style of DiffuAgent's modules, whatever the policy's own."""
-# Workflow, module or judge -> the files of a style that it alone reads; what else a style holds, any template may include.
+# Workflow, module or judge -> the files of a style that it alone reads, where they are not a folder of its name; what else a style holds,
+# any template may include.
 TEMPLATES = {
     "react": ("embodied.j2", "examples"),
     "tool_calling": ("tool_calling.j2",),
@@ -47,8 +49,8 @@ TEMPLATES = {
     "editor": ("editor.j2",),
     "judge": ("verdict.j2",),
 }
-
-
+DIALECTS = "dialects"
+"""The folder of the prompts that teach a dialect's tags."""
 SLOTS = ("instructions", "examples")
 """Folders of a style that hold a text for each embodied benchmark."""
 
@@ -85,14 +87,23 @@ def style_sha256(style: str) -> str:
 def readers_sha256(style: str, readers: tuple[str, ...], benchmark: str = "") -> str:
     """SHA-256 over those of a style's files that some of the TEMPLATES' keys read, on a benchmark that may have an example of its own."""
     folder = style_folder(style)
-    others = {name for reader, names in TEMPLATES.items() if reader not in readers for name in names}
+    others = {name for reader in {*TEMPLATES, *WORKFLOWS, DIALECTS} - {*readers} for name in TEMPLATES.get(reader, (reader,))}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in files:
         name = path.relative_to(folder).as_posix()
         foreign = name in others or name.partition("/")[0] in others or (name.startswith(SLOTS) and path.stem != benchmark)
-        if path.is_file() and not foreign:
+        if not foreign:
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for reader in readers:  # a folder that the style lacks is read from the full style
+        if reader not in TEMPLATES and style_of(style, reader) != style:
+            digest.update(readers_sha256(MODULE_STYLE, (reader,), benchmark).encode())
     return digest.hexdigest()[:16]
+
+
+def style_of(style: str, folder: str) -> str:
+    """The style whose prompts of a workflow are read: the policy's own where it has a folder of that name, else the full one."""
+    return style if (style_folder(style) / folder).is_dir() else MODULE_STYLE
 
 
 @cache
@@ -174,6 +185,19 @@ def search_messages(style: str, goal: str, steps: Sequence[EpisodeStep], max_ste
         messages.append({"role": "assistant", "content": reply_text(step.thought or "", step.action or "", tool_first)})
         messages.append({"role": "user", "content": render(style, "search_turn.j2", observation=step.observation)})
     return messages
+
+
+def dialect_messages(
+    style: str, dialect: str, goal: str, turns: Sequence[tuple[str, str]], max_steps: int, growing: bool
+) -> list[dict[str, str]]:
+    """What an agent reads in a dialect: its opening, and the turns so far as (reply, block of results), each a message or, where the
+    dialect has one `growing` reply, all of them that reply."""
+    content = render(style_of(style, DIALECTS), f"{DIALECTS}/{dialect}.j2", goal=goal, max_steps=max_steps)
+    opening = {"role": "user", "content": content}
+    if growing:
+        return [opening, {"role": "assistant", "content": "".join(map("".join, turns))}] if turns else [opening]
+    spoken = [message for reply, results in turns for message in (("assistant", reply), ("user", results))]
+    return [opening, *({"role": role, "content": text} for role, text in spoken)]
 
 
 def team_messages(style: str, role: Literal["planner", "writer"], goal: str, findings: Sequence[object]) -> list[dict[str, str]]:

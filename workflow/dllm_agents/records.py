@@ -52,7 +52,7 @@ class EpisodeStep(Record):
 
     index: Count
     stage: str = Field(default="act", description="workflow stage: act, plan, search, write, ...")
-    call: CallKey | None = Field(default=None, description="role and seed of the answer acted on; None for scripted agents")
+    call: CallKey | None = Field(default=None, description="role and seed of the answer acted on; None where none was asked")
     thought: str | None = None
     action: str | None = Field(default=None, description="parsed action or tool call; None when nothing parsed")
     executed: str | None = Field(default=None, description="what reached the environment, when it differs from the action")
@@ -242,6 +242,7 @@ class Outcome(Record):
     planner: PlannerMeasures | None = None
     team: TeamMeasures | None = None
     tools: ToolMeasures | None = None
+    counts: dict[str, float] = Field(default_factory=dict, description="what a workflow of a module of its own counted")
     decoding: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="role -> decoding settings, every default filled in where the server tells them"
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
-from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling
+from dllm_agents.agents import MODULE_STYLE, planner, react, search, tool_calling, workflows
 from dllm_agents.agents.deepdiver import episode as deepdiver
+from dllm_agents.agents.game import Game
 from dllm_agents.agents.modules.early_exit import Verifier
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.memory import Memory
@@ -14,21 +17,25 @@ from dllm_agents.agents.modules.selector import Selecting, Selector
 from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
 from dllm_agents.agents.policy import EpisodeLimit, ending_of
 from dllm_agents.agents.recording import Backbones, Recording
+from dllm_agents.benchmarks import dialects
 from dllm_agents.benchmarks.base import Benchmark, Environment
 from dllm_agents.benchmarks.multihop_qa import SearchEnvironment
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.config import SCRIPTED, Agent, Config
+from dllm_agents.config.dialects import DIALECTS
 from dllm_agents.records import Outcome, Task
 
 
 @dataclass(frozen=True)
 class Player:
-    """An agent of the configuration on a benchmark. `graph` is what a selector with a tool graph has learnt."""
+    """An agent of the configuration on a benchmark. `graph` is what a selector with a tool graph has learnt, `learnt` what a workflow
+    has."""
 
     config: Config
     name: str
     benchmark: Benchmark
     graph: ToolGraph | None = None
+    learnt: Any = None
 
     @property
     def agent(self) -> Agent:
@@ -68,28 +75,60 @@ class Player:
 
     def _workflow(self, task: Task, roles: Recording) -> Outcome:
         """The workflow that the benchmark and the agent call for."""
-        if self.benchmark.workflow == "tool_calling":
+        workflow = self.config.workflow(self.name, self.benchmark.name)
+        if workflow not in ("react", "tool_calling", "search", "planner", "deepdiver"):
+            return self._play_game(workflow, task, roles)
+        if workflow == "tool_calling":
             return self._call_tools(task, roles)
         with self.benchmark.environment(task) as environment:
-            if self.benchmark.workflow == "react":
+            if workflow == "react":
                 return self._act(task, roles, environment)
-            if self.agent.workflow == "deepdiver" and isinstance(environment, SearchEnvironment):
+            assert isinstance(environment, SearchEnvironment)
+            if workflow == "deepdiver":
                 planning, seeking = map(roles.required, ("planner", "seeker"))
                 budget = self.agent.budget
                 return deepdiver.play(environment, task, planning, seeking, style=self.style, budget=budget, seed=self.seed)
-            if self.agent.workflow == "planner":
+            if workflow == "planner":
                 team = planner.Roles(*map(roles.required, ("planner", "seeker", "writer")))
                 return planner.play(environment, task, team, style=self.style, seed=self.seed)
-            return search.play(
-                environment,
+            return self._search(task, roles, environment)
+
+    def _search(self, task: Task, roles: Recording, environment: SearchEnvironment) -> Outcome:
+        backbone, dialect = roles.stream("policy"), self.config.dialect(self.name, self.benchmark.name)
+        if dialect is not None:
+            tags = DIALECTS[dialect]
+            environment.top_k, environment.present = tags.passages, lambda queries, hits: dialects.block(tags, hits)
+            backbone = search.whole(roles.required("policy"))
+        return search.play(
+            environment,
+            task,
+            backbone,
+            style=self.style,
+            acting=self.agent.acting,
+            max_steps=self.benchmark.max_steps,
+            seed=self.seed,
+            constrain=self.agent.constrain,
+            dialect=dialect,
+        )
+
+    def _play_game(self, workflow: str, task: Task, roles: Recording) -> Outcome:
+        """A workflow of a module of its own; a task that is answered once has no environment."""
+        whole = self.benchmark.interactive(task)
+        with self.benchmark.environment(task) if whole else nullcontext() as environment:
+            game = Game(
+                workflow,
                 task,
-                roles.stream("policy"),
-                style=self.style,
-                acting=self.agent.acting,
-                max_steps=self.benchmark.max_steps,
-                seed=self.seed,
-                constrain=self.agent.constrain,
+                self.benchmark,
+                environment,
+                roles,
+                self.agent,
+                self.style,
+                self.seed,
+                self.config.workflow_options(self.name, self.benchmark.name),
+                self.learnt,
+                self.config.dialect(self.name, self.benchmark.name),
             )
+            return game.play(workflows.load(workflow).play)
 
     def _call_tools(self, task: Task, roles: Recording) -> Outcome:
         choosing, editing = roles.complete("selector"), roles.complete("editor")

@@ -52,8 +52,8 @@ def play(
             actions = environment.valid_actions() if list_actions else ()
             constraint = {"regex": prompts.react_pattern(actions if len(actions) <= MAX_LISTED else ())} if constrain else None
             for attempt in range(1, attempts + 1):
-                ask = partial(complete, seed=call_seed(seed, task, index, attempt), constraint=constraint)
-                completion, dropped = _ask(ask, outcome, task, style, history, actions, memory, dropped)
+                asking = partial(complete, seed=call_seed(seed, task, index, attempt), constraint=constraint)
+                completion, dropped = ask(asking, outcome, task, style, history, actions, memory, dropped)
                 parsed = prompts.parse_react(completion.text)
                 if parsed is not None:
                     break
@@ -124,8 +124,8 @@ def call_seed(seed: int, task: Task, index: int, attempt: int) -> int:
     return zlib.crc32(f"{seed}:{task.id}:{index}:{attempt}".encode())
 
 
-def _ask(
-    ask: Callable[[list[dict[str, str]]], Call],
+def ask(
+    backbone: Callable[[list[dict[str, str]]], Call],
     outcome: Outcome,
     task: Task,
     style: str,
@@ -148,7 +148,7 @@ def _ask(
             observation=outcome.steps[-1].observation if outcome.steps else None,
         )
         try:
-            return ask(messages), dropped
+            return backbone(messages), dropped
         except PromptTooLong:
             if dropped < len(outcome.steps):
                 dropped += 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dllm_agents import benchmarks, dependencies, foreign, prompts
+from dllm_agents.agents import workflows
 from dllm_agents.agents.journal import Journal
 from dllm_agents.agents.merge import played_in_other_parts, sign
 from dllm_agents.agents.modules.tool_graph import ToolGraph
@@ -25,6 +26,7 @@ from dllm_agents.benchmarks.base import Benchmark, check_tasks
 from dllm_agents.client.client import ServerFault
 from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Agent, Config, load
+from dllm_agents.config.roles import WORKFLOWS
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl, write_jsonl
 from dllm_agents.models.checkpoints import not_run
@@ -212,13 +214,19 @@ def _playing(player: Player, shard: Shard, servers: Servers) -> Iterator[Play]:
 
 
 def _player(config: Config, name: str, benchmark: Benchmark, trajectories: Path | None) -> Player:
-    """The agent on the benchmark, with a tool graph learnt from accepted trajectories where its selector has one."""
-    selector = config.agents[name].selector
-    if selector is None or selector.confidence is None or benchmark.workflow != "tool_calling":
+    """The agent on the benchmark, with what its workflow, or the tool graph of its selector, learns from accepted trajectories."""
+    workflow, selector = config.workflow(name, benchmark.name), config.agents[name].selector
+    graph = selector is not None and selector.confidence is not None and "selector" in WORKFLOWS[workflow].roles
+    if not graph and not WORKFLOWS[workflow].learns:
         return Player(config, name, benchmark)
     if trajectories is None:
-        raise StageError(f"agents.{name}.selector.confidence: give the accepted trajectories to learn from by --trajectories")
-    return Player(config, name, benchmark, ToolGraph.learn(iter_jsonl(trajectories, Trajectory)))
+        key = "selector.confidence" if graph else "workflow"
+        raise StageError(f"agents.{name}.{key}: give the accepted trajectories to learn from by --trajectories")
+    accepted = iter_jsonl(trajectories, Trajectory)
+    if graph:
+        return Player(config, name, benchmark, ToolGraph.learn(accepted))
+    options = config.workflow_options(name, benchmark.name)
+    return Player(config, name, benchmark, learnt=workflows.load(workflow).learn(list(accepted), options))
 
 
 def stored_episodes(path: Path, agent: str) -> dict[str, TracedEpisode]:

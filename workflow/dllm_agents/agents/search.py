@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dllm_agents import prompts, thoughts
-from dllm_agents.agents.policy import EpisodeLimit, Stream, ending_of
+from dllm_agents.agents.policy import Complete, EpisodeLimit, Message, Stream, ending_of
 from dllm_agents.agents.react import call_seed
+from dllm_agents.benchmarks import dialects
 from dllm_agents.benchmarks.base import Environment, Step
 from dllm_agents.benchmarks.search_reply import REPLY_PATTERN, Reply, complete_call, parse_reply
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.client.streaming import Partial
+from dllm_agents.config.dialects import DIALECTS
 from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, SearchMeasures, Task
 from dllm_agents.tool_calls import call_text
 
@@ -86,11 +88,13 @@ def play(
     max_steps: int = 5,
     seed: int = 42,
     constrain: bool = False,
+    dialect: str | None = None,
 ) -> Outcome:
-    """Play a question. An episode ends with its answer, after `max_steps` turns, or with a reply that no call or answer can be read
-    from after `attempts` completions in all (the published agent stops at the first). A prompt that does not fit the context
-    loses its oldest turns, whole ones, until it does. With `constrain` only replies that can be read can be written."""
-    constraint = HELD_TO if constrain else None
+    """Play a question, in the tags of a `dialect` or in ours. An episode ends with its answer, after `max_steps` turns, or with a reply
+    that no call or answer can be read from after `attempts` completions in all (the published agent stops at the first). A prompt that
+    does not fit the context loses its oldest turns, whole ones, until it does. With `constrain` only replies that can be read, in our
+    tags, can be written."""
+    constraint = HELD_TO if constrain and dialect is None else None
     outcome = Outcome(initial_observation=environment.reset())
     turns: list[Turn] = []
     dropped = 0
@@ -99,10 +103,15 @@ def play(
         """One turn, dropping the oldest turns until the prompt fits; returns it and how many are dropped now."""
         key = call_seed(seed, task, index, attempt)
         while True:
-            messages = prompts.search_messages(style, task.goal, outcome.steps[dropped:], max_steps, acting == "tool_first")
+            if dialect is None:
+                messages = prompts.search_messages(style, task.goal, outcome.steps[dropped:], max_steps, acting == "tool_first")
+            else:
+                tags = DIALECTS[dialect]
+                exchanged = [(dialects.closed(tags, turn.call.text), turn.step.observation) for turn in turns[dropped:]]
+                messages = prompts.dialect_messages(style, dialect, task.goal, exchanged, max_steps, tags.growing)
             try:
                 parts = backbone(messages, seed=key, turn=index, constraint=constraint)
-                return _take_turn(environment, parts, pool, early=acting != "react"), dropped
+                return _take_turn(environment, parts, pool, acting != "react", dialect), dropped
             except PromptTooLong:
                 if dropped >= len(outcome.steps):
                     raise
@@ -127,7 +136,25 @@ def play(
     return outcome
 
 
-def _take_turn(environment: Environment, parts: Iterator[Partial | Call], pool: ThreadPoolExecutor, early: bool) -> Turn:
+def whole(complete: Complete) -> Stream:
+    """A backbone that is asked for whole answers, as one that is watched."""
+
+    def ask(messages: Sequence[Message], *, seed: int, turn: int, constraint: dict[str, Any] | None = None) -> Iterator[Partial | Call]:
+        yield complete(messages, seed=seed) if constraint is None else complete(messages, seed=seed, constraint=constraint)
+
+    return ask
+
+
+def read_reply(call: Call, dialect: str | None) -> Reply | str:
+    """What an answer says, in the tags of a dialect or in ours."""
+    if dialect is None:
+        return parse_reply(call.whole_text.strip())
+    return dialects.read(DIALECTS[dialect], call.text, whole=call.finish_reason != "length")
+
+
+def _take_turn(
+    environment: Environment, parts: Iterator[Partial | Call], pool: ThreadPoolExecutor, early: bool, dialect: str | None = None
+) -> Turn:
     """Read one answer and carry out its action; with `early` a call is made as soon as it is complete."""
     started = time.perf_counter()
     running: Future[tuple[Step, float]] | None = None
@@ -146,8 +173,7 @@ def _take_turn(environment: Environment, parts: Iterator[Partial | Call], pool: 
         ahead = running.result() if running is not None else None
     if answer is None:
         raise RuntimeError("the stream ended without a completion")
-    text = answer.whole_text.strip()
-    reply = parse_reply(text)
+    text, reply = answer.whole_text.strip(), read_reply(answer, dialect)
     if ahead is not None and call is not None and isinstance(reply, Reply) and reply.queries == call.queries:
         return Turn(answer, reply, ahead[0], decoded, dispatched, ahead[1] - started, call_first)
     dispatched = time.perf_counter() - started

@@ -14,6 +14,7 @@ from dllm_agents.agents.search import SEARCH_TOOL
 from dllm_agents.client.client import BadReply, Client, Completion, PromptTooLong, RequestRefused, SettingsRefused
 from dllm_agents.client.streaming import Partial, stream
 from dllm_agents.config import Config
+from dllm_agents.config.dialects import DIALECTS
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 
@@ -40,12 +41,13 @@ class Served:
         name = self.config.agent_backbones(self.agent, self.benchmark).get(role)
         if name is None:
             return None
-        decoding = self.config.decoding(self.agent, role, self.benchmark)
+        decoding, dialect = self.config.decoding(self.agent, role, self.benchmark), self.config.dialect(self.agent, self.benchmark)
+        stop = DIALECTS[dialect].stop if dialect is not None else ()
 
         def ask(messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Completion:
             chosen = decoding.model_copy(update={"constraint": constraint or decoding.constraint})
             with self._settings(role):
-                return self.clients[name].complete(messages, decoding=chosen, seed=seed)
+                return self.clients[name].complete(messages, decoding=chosen, seed=seed, stop=stop)
 
         return ask
 
@@ -74,7 +76,7 @@ class Served:
         except SettingsRefused as refusal:
             if role in self._accepted and refusal.field != "model":
                 raise
-            own = role != "policy" and getattr(self.config.agents[self.agent], role) is not None
+            own = self.config.agents[self.agent].named(role) is not None
             key = setting_key(self.config, name, self.benchmark, refusal.field, "" if own else self.agent)
             raise StageError(f"{refusal}; change {key}; finished episodes are kept") from None
         except PromptTooLong:

@@ -91,7 +91,7 @@ def score_episode(episode: Episode, verdict: Verdict | None = None, task: Task |
 def measures(episode: Episode, usage: Mapping[str, RoleUsage], task: Task | None = None) -> dict[str, float]:
     """The metrics of an episode's workflow, flags as 1 or 0, and what every role cost, where its server says."""
     spent = {f"{role}.{name}": float(value) for role, cost in usage.items() for name, value in cost.model_dump(exclude_none=True).items()}
-    metrics = team_metrics(episode)
+    metrics = team_metrics(episode) | episode.counts
     if episode.search is not None:
         metrics |= episode.search.model_dump(exclude={"format_failure"})
     if task is not None and "answers" in task.data:

@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -52,7 +52,9 @@ class SearchEnvironment(Environment):
         self._lock = threading.Lock()
         if not 0 <= tool_delay <= MAX_TOOL_DELAY:
             raise StageError(f"task {task.id}: tool_delay {tool_delay} is not from 0 to {MAX_TOOL_DELAY} seconds; run sample-tasks again")
-        self._engine, self._top_k, self._delay, self._long_thoughts = engine, top_k, tool_delay, long_thoughts
+        self._engine, self.top_k, self._delay, self._long_thoughts = engine, top_k, tool_delay, long_thoughts
+        self.present: Callable[[Sequence[str], Sequence[Sequence[Passage]]], str] = searched_text
+        """How the results of a call's queries are written to the agent."""
         self._start()
 
     def _start(self) -> None:
@@ -111,14 +113,11 @@ class SearchEnvironment(Environment):
 
     def _search(self, reply: Reply) -> str:
         started = time.perf_counter()
-        hits = [self._engine.search(query, self._top_k) for query in reply.queries]
+        hits = [self._engine.search(query, self.top_k) for query in reply.queries]
         for query, passages in zip(reply.queries, hits, strict=True):
             self._note(query, passages)
         time.sleep(max(0.0, self._delay - (time.perf_counter() - started)))
-        if len(hits) == 1:
-            return results_text(hits[0])
-        lists = zip(reply.queries, map(results_text, hits), strict=True)
-        return "\n".join(f"Query: {plain(query, MAX_QUERY_CHARACTERS)}\n{results}" for query, results in lists)
+        return self.present(reply.queries, hits)
 
     def _note(self, query: str, passages: Sequence[Passage]) -> None:
         shown = {(passage.title, passage.text) for passage in passages}
@@ -372,6 +371,14 @@ def results_text(passages: Sequence[Passage]) -> str:
     """Search results as the agent reads them: one numbered line each."""
     rows = [(plain(passage.title, MAX_TITLE_CHARACTERS), plain(passage.text, MAX_PASSAGE_CHARACTERS)) for passage in passages]
     return "\n".join(f"{rank}. {title}: {text}" for rank, (title, text) in enumerate(rows, 1)) or NOTHING_FOUND
+
+
+def searched_text(queries: Sequence[str], hits: Sequence[Sequence[Passage]]) -> str:
+    """The results of a call as the agent reads them: each query's under its name where there are several."""
+    if len(hits) == 1:
+        return results_text(hits[0])
+    lists = zip(queries, map(results_text, hits), strict=True)
+    return "\n".join(f"Query: {plain(query, MAX_QUERY_CHARACTERS)}\n{results}" for query, results in lists)
 
 
 BENCHMARK = MultiHopQA

@@ -26,6 +26,7 @@ from dllm_agents.tool_calls import CLOSE, OPEN
 REPLY_SECONDS = 3600.0  # from the first byte to the last, however steadily they come
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
+GO_ON = "Go on."
 OPENAI_FIELDS = ("temperature", "top_p")
 LONGEST_REASON = 100  # characters of a finish reason
 # What of a request differs from prompt to prompt; a refusal that names anything else would meet every request.
@@ -163,8 +164,15 @@ class Client:
         return completion_of(*self._post("chat/completions", body))
 
     def body(self, messages: Sequence[Mapping[str, Any]], decoding: Decoding, seed: int | None, **fields: Any) -> dict[str, Any]:
-        """The request for one chat completion."""
+        """The request for one chat completion. A reply that ends the messages is gone on with; this project's server, which cannot, is
+        asked in a turn of its own."""
         body = {"model": self.endpoint.model, "messages": list(messages), **self._settings(decoding, seed), **fields}
+        if messages and messages[-1]["role"] == "assistant":
+            body |= (
+                {"messages": [*messages, {"role": "user", "content": GO_ON}]}
+                if self.endpoint.native
+                else {"continue_final_message": True, "add_generation_prompt": False}
+            )
         return {name: value for name, value in body.items() if name not in self._omit}
 
     def _settings(self, decoding: Decoding, seed: int | None) -> dict[str, Any]:

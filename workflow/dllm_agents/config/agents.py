@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dllm_agents.config.roles import MODULES, TEAM
+from dllm_agents.config.roles import MODULES, TEAM, WORKFLOWS
 from dllm_agents.config.section import NOTHING, Count, Section
 
 SCRIPTED = ("random", "empty", "teacher")
@@ -69,10 +69,18 @@ class Agent(Section):
     }
 
     policy: str = Field(description="backbone, or random / empty / teacher")
-    workflow: Literal["planner", "deepdiver"] | None = Field(
+    workflow: str | None = Field(
         default=None,
-        description="how search tasks are played: `deepdiver` by a planner that hands tasks to seekers, all by tool calls (DLLM Agent); "
-        "`planner` by a plan of sub-questions, seekers and a writer; default: the benchmark's own",
+        description="how the agent acts in place of the benchmark's own workflow, where both fit: `deepdiver`, a planner that hands "
+        "tasks to seekers, all by tool calls (DLLM Agent); `planner`, a plan of sub-questions, seekers and a writer; the others are the "
+        "algorithms of the papers they are named after",
+        json_schema_extra={"enum": [None, *(name for name, workflow in WORKFLOWS.items() if workflow.plays)]},
+    )
+    options: dict[str, Any] = Field(default={}, description="settings of the workflow that differ from its defaults (config/roles.py)")
+    roles: dict[str, str] = Field(default={}, description="role of the workflow -> backbone, where it is not the policy's")
+    dialect: str | None = Field(
+        default=None,
+        description="search: the tags that a checkpoint was trained to search and answer with (data/dialects.yaml); default: ours",
     )
     planner: str | None = Field(default=None, description="backbone that plans (teams); default: the policy's")
     seeker: str | None = Field(default=None, description="backbone that searches (teams); default: the policy's")
@@ -103,17 +111,18 @@ class Agent(Section):
     )
     seed: int | None = None
 
+    def named(self, role: str) -> str | None:
+        """The backbone that the agent names for a role; None where the policy's plays it, or nothing does."""
+        module: Memory | Verifier | Selector | Editor | None = getattr(self, role) if role in MODULES else None
+        return module.backbone if module is not None else self.roles.get(role) or (getattr(self, role) if role in TEAM else None)
+
     def backbone(self, role: str) -> str | None:
         """What plays a role where a workflow has it."""
-        if role in MODULES:
-            module: Memory | Verifier | Selector | Editor | None = getattr(self, role)
-            return None if module is None else module.backbone
-        return (getattr(self, role) if role in TEAM else None) or self.policy
+        return self.named(role) or (None if role in MODULES else self.policy)
 
     @property
     def backbones(self) -> dict[str, str]:
         """Role -> backbone as the agent names them, whether or not a benchmark's workflow has the role; empty for the scripted ones."""
         if self.policy in SCRIPTED:
             return {}
-        modules = {role: backbone for role in MODULES if (backbone := self.backbone(role)) is not None}
-        return {"policy": self.policy} | modules | {role: backbone for role in TEAM if (backbone := getattr(self, role)) is not None}
+        return {"policy": self.policy} | {role: name for role in (*MODULES, *TEAM, *self.roles) if (name := self.named(role)) is not None}

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from dllm_agents.catalogue import FIGURES, TABLES
+from dllm_agents.catalogue import FIGURES, TABLES, unnamed
 from dllm_agents.config.agents import SCRIPTED, Agent
 from dllm_agents.config.benchmarks import BENCHMARKS
+from dllm_agents.config.dialects import DIALECTS
 from dllm_agents.config.roles import CALLED, MODULE_ROLES, MODULES, TEAM, WORKFLOWS, Workflow
 from dllm_agents.config.run import STAGES
 from dllm_agents.config.section import Mistake, explain, require
@@ -22,7 +23,7 @@ from dllm_agents.decoding.settings import Decoding
 if TYPE_CHECKING:
     from dllm_agents.config.configuration import Config
 
-AGENT_KEYS = tuple(dict.fromkeys(key for workflow in WORKFLOWS.values() for key in workflow.keys))
+AGENT_KEYS = ("workflow", *dict.fromkeys(key for workflow in WORKFLOWS.values() for key in workflow.keys))
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -62,12 +63,33 @@ def agents(config: Config) -> None:
             require([backbone], config.backbones, where, "backbone")
         for key in ("benchmarks", "tasks"):
             require(getattr(agent, key) or [], BENCHMARKS, f"agents.{name}.{key}", "benchmark")
+        _workflow(name, agent)
         _roles(config, name)
         policy = config.backbones.get(agent.policy)
         if agent.acting == "p_react" and policy is not None and policy.paradigm == "ar":
             raise Mistake(f"agents.{name}.acting", f"p_react decodes the call first, and {agent.policy} from left to right; use tool_first")
         if agent.decoding:
             _decoding(config, name)
+
+
+def _workflow(name: str, agent: Agent) -> None:
+    """The workflow and dialect that an agent names exist, and so do the roles and options it gives that workflow."""
+    for key, kind, names in (("workflow", "workflow", chosen_workflows()), ("dialect", "dialect", DIALECTS)):
+        if (value := getattr(agent, key)) is not None and value not in names:
+            raise Mistake(f"agents.{name}.{key}", unnamed(value, kind, names))
+    workflow = WORKFLOWS[agent.workflow] if agent.workflow is not None else Workflow()
+    require(agent.roles, [role for role in workflow.roles if role != "policy"], f"agents.{name}.roles", "role")
+    require(agent.options, workflow.options, f"agents.{name}.options", "option")
+    for key, value in agent.options.items():
+        kind_of = type(workflow.options[key])
+        fits = isinstance(value, (int, float) if kind_of is float else kind_of) and not isinstance(value, bool)
+        if not fits or (not isinstance(value, str) and not 0 <= value < 1e6):
+            raise Mistake(f"agents.{name}.options.{key}", f"is {value!r}; write one such as {workflow.options[key]!r}")
+
+
+def chosen_workflows() -> list[str]:
+    """The workflows that an agent can choose in place of a benchmark's own."""
+    return [name for name, workflow in WORKFLOWS.items() if workflow.plays]
 
 
 def _roles(config: Config, name: str) -> None:
@@ -78,6 +100,7 @@ def _roles(config: Config, name: str) -> None:
     played = [benchmark for benchmark in chosen if backbone is None or benchmark in (backbone.benchmarks or [benchmark])]
     workflows = {config.workflow(name, benchmark): WORKFLOWS[config.workflow(name, benchmark)] for benchmark in played}
     usable = {key for workflow in workflows.values() for key in (*workflow.roles, *workflow.keys)}
+    usable |= {"workflow"} if agent.workflow in workflows else set()
     for key in (*MODULE_ROLES, *AGENT_KEYS):
         if (
             not played

@@ -11,8 +11,9 @@ from dllm_agents.config import checks
 from dllm_agents.config.agents import SCRIPTED, Agent
 from dllm_agents.config.backbones import Backbone, Weights
 from dllm_agents.config.benchmarks import BenchmarkOptions, Benchmarks
+from dllm_agents.config.dialects import DIALECTS, OURS
 from dllm_agents.config.merging import merged
-from dllm_agents.config.roles import REPLY_TOKENS, TEAM, WORKFLOWS, WorkflowName
+from dllm_agents.config.roles import REPLY_TOKENS, WORKFLOWS, WorkflowName
 from dllm_agents.config.run import STAGES, Reporting, Resources, Run
 from dllm_agents.config.section import NOTHING, Section
 from dllm_agents.config.training import PREFERENCE
@@ -76,10 +77,10 @@ class Config(Section):
     def decoding(self, agent: str, role: str, benchmark: str) -> Decoding:
         """The decoding settings of a role of an agent on a benchmark."""
         entry = self.agents[agent]
-        of_policy = role == "policy" or (role in TEAM and getattr(entry, role) is None)
+        of_policy = entry.named(role) is None
         decoding = self.role_decoding(self.agent_backbones(agent, benchmark)[role], role, benchmark, entry.decoding if of_policy else {})
         # P-ReAct without settings of its own is the published one.
-        prefilled = role == "policy" and entry.acting == "p_react" and self.workflow(agent, benchmark) == "search"
+        prefilled = role == "policy" and entry.acting == "p_react" and self.benchmark_options(benchmark).workflow == "search"
         return decoding.model_copy(update={"tool_prefill": decoding.tool_prefill or ToolPrefill()}) if prefilled else decoding
 
     def role_decoding(self, backbone: str, role: str, benchmark: str, changed: Mapping[str, Any] | None = None) -> Decoding:
@@ -134,8 +135,20 @@ class Config(Section):
 
     def workflow(self, agent: str, benchmark: str) -> WorkflowName:
         """How an agent acts on a benchmark."""
-        own = self.benchmark_options(benchmark).workflow
-        return self.agents[agent].workflow or own if own == "search" else own
+        own, chosen = self.benchmark_options(benchmark).workflow, self.agents[agent].workflow
+        return chosen if chosen is not None and own in WORKFLOWS[chosen].plays else own
+
+    def workflow_options(self, agent: str, benchmark: str) -> dict[str, Any]:
+        """The settings of the workflow in which an agent plays a benchmark."""
+        return WORKFLOWS[self.workflow(agent, benchmark)].options | self.agents[agent].options
+
+    def dialect(self, agent: str, benchmark: str) -> str | None:
+        """The tags in which an agent searches on a benchmark; None for ours."""
+        workflow = self.workflow(agent, benchmark)
+        if "dialect" not in WORKFLOWS[workflow].keys:
+            return None
+        dialect = self.agents[agent].dialect or (workflow if workflow in DIALECTS else OURS)
+        return None if dialect == OURS else dialect
 
     def agent_backbones(self, name: str, benchmark: str) -> dict[str, str]:
         """Role -> backbone of what plays for an agent on a benchmark; empty for the scripted ones."""

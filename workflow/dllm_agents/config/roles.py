@@ -1,32 +1,50 @@
-"""What plays in a workflow: its roles, and the keys of an agent that mean something there."""
+"""The table of workflows: who plays in each, on what it can be played, and the keys of an agent that mean something there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
-WorkflowName = Literal["react", "tool_calling", "search", "planner", "deepdiver"]
+WorkflowName = str
 
 
 @dataclass(frozen=True)
 class Workflow:
     """The roles that backbones play in a workflow, and which of an agent's other keys it reads."""
 
-    roles: tuple[str, ...]
+    roles: tuple[str, ...] = ("policy",)
     keys: tuple[str, ...] = ()
+    plays: tuple[str, ...] = ("search",)
+    """The benchmarks' own workflows in whose place it can be played."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What `agents.<name>.options` may set of it, with the defaults; of the types that these have."""
+    learns: bool = False
+    """Whether it learns from the benchmark's accepted trajectories."""
 
 
+TEAM = ("planner", "seeker", "writer")
+"""Roles that an agent names by a key of its own; they fall to the policy's backbone where it names no other."""
+# A line for each. Beyond the first five, the code of a workflow is agents/workflows/<name>.py and its prompts are <style>/<name>/.
 WORKFLOWS: dict[WorkflowName, Workflow] = {
-    "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts", "max_steps", "constrain")),
-    "tool_calling": Workflow(("policy", "selector", "editor"), ("constrain",)),
-    "search": Workflow(("policy",), ("acting", "workflow", "constrain")),
-    "planner": Workflow(("planner", "seeker", "writer"), ("workflow",)),
-    "deepdiver": Workflow(("planner", "seeker"), ("workflow", "budget")),
+    "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts", "max_steps", "constrain"), ()),
+    "tool_calling": Workflow(("policy", "selector", "editor"), ("constrain",), ()),
+    "search": Workflow(keys=("acting", "dialect", "constrain"), plays=()),
+    "planner": Workflow(TEAM),
+    "deepdiver": Workflow(TEAM[:2], ("budget",)),
+    "iter_retgen": Workflow(options={"rounds": 3, "passages": 5}),
+    "ircot": Workflow(options={"steps": 8, "passages": 4, "pool": 15}),
+    "sure": Workflow(options={"candidates": 2, "passages": 10}),
+    "selective_context": Workflow(options={"passages": 10, "removed": 0.35}, learns=True),
+    "adaptive_rag": Workflow(options={"classifier": "trajectories", "passages": 5, "steps": 8}, learns=True),
+    "search_o1": Workflow(keys=("dialect",), options={"searches": 10, "turns": 15, "passages": 10, "characters": 3000}),
+    "llm_compiler": Workflow(("planner", "joiner"), options={"replans": 2, "passages": 3, "workers": 6}),
+    "multi_llm": Workflow(("planner", "caller", "summariser"), options={"steps": 8, "passages": 5}),
+    "maker": Workflow(plays=("react",), options={"ahead": 3, "samples": 12, "characters": 400}),
+    "autotool": Workflow(plays=("react",), options={"threshold": 0.6, "frequency": 0.5}, learns=True),
+    "router": Workflow(("policy", "large"), plays=("react", "search"), options={"confidence": 0.9}),
 }
 MODULES = ("memory", "verifier", "selector", "editor")
 """Roles that are sections of an agent, with a backbone and settings of their own."""
-TEAM = WORKFLOWS["planner"].roles
-"""Roles that fall to the policy's backbone where an agent names no other."""
 MODULE_ROLES = (*MODULES, *TEAM)
 CALLED = {"memory": "memory", "verifier": "early-exit verifier", "selector": "tool selector", "editor": "tool-call editor"}
 """Role -> what it is called in a message, where that is not its name."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dllm_agents import catalogue, dependencies
 from dllm_agents.config import EMBODIED, MIXTURE, PREFERENCE, SCRIPTED, Config
+from dllm_agents.config.roles import WORKFLOWS
 from dllm_agents.errors import StageError
 from dllm_agents.layout import CLAIMS, MANUSCRIPT, PUBLISHED, Results
 from dllm_agents.reporting.captions import caption
@@ -94,9 +95,11 @@ class Files:
         return self.checkpoints(list(self.config.agent_backbones(agent, benchmark).values()), benchmark)
 
     def graph_trajectories(self, agent: str, benchmark: str) -> list[Path]:
-        """The accepted trajectories that an agent's tool graph is learnt from; none for an agent without one."""
+        """The accepted trajectories that an agent's workflow, or its tool graph, is learnt from; none for an agent without one."""
         selector = self.config.agents[agent].selector if "selector" in self.config.agent_backbones(agent, benchmark) else None
-        return [self.results.trajectories(benchmark, "accepted")] if selector is not None and selector.confidence is not None else []
+        graph = selector is not None and selector.confidence is not None
+        learns = WORKFLOWS[self.config.workflow(agent, benchmark)].learns and bool(self.config.agent_backbones(agent, benchmark))
+        return [self.results.trajectories(benchmark, "accepted")] if graph or learns else []
 
     def verifier_models(self, benchmark: str) -> list[Path]:
         """The checkpoints of verifiers that are trained for a benchmark."""

@@ -1,0 +1,191 @@
+"""AutoTool (Jia and Li, 2025; not the AutoTool that trains models): tool use has inertia. Where the graph of past tool sequences is sure
+of the next tool, and what was said before fills its parameters, the action is taken without asking the backbone.
+
+The paper compares contexts by sentence embeddings; here it is by their words. Edges are those of accepted trajectories; in an episode one
+that led nowhere is not taken again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from dllm_agents import prompts
+from dllm_agents.agents import react
+from dllm_agents.agents.game import Game
+from dllm_agents.errors import StageError
+from dllm_agents.records import Trajectory
+
+Path = tuple[str, ...]
+"""The last tools before a step, at most two of them."""
+_NAMED = re.compile(r"\b(?:an?|the) ((?:[a-z]+ ){1,3}\d+)")
+_NUMBERED = re.compile(r"[a-z]+ \d+")
+_WORD = re.compile(r"[a-z]+")
+INERTIA = 2
+
+
+class Tool(NamedTuple):
+    """An action with its parameters taken out: "go to {}", ("red ball 1",)."""
+
+    name: str
+    values: tuple[str, ...] = ()
+
+
+def play(game: Game) -> None:
+    """Every step: the tool of the greatest comprehensive inertia potential score, where that is at least `threshold` and its parameters
+    can be filled; else the policy's, as in ReAct."""
+    assert game.environment is not None
+    tools: list[Tool] = []
+    refuted: set[tuple[Path, str]] = set()
+    for index in range(game.benchmark.max_steps):
+        steps = game.outcome.steps
+        observation = steps[-1].observation if steps else game.outcome.initial_observation
+        before = tuple(tool.name for tool in tools[-INERTIA:])
+        context = Context(game.question, observation, tools[-1] if tools else None, game.environment.valid_actions())
+        action = game.learnt.next_action(before, context, game.options, refuted)
+        if action is not None:
+            step = game.act(action)
+            game.counts["calls_saved"] += 1
+        else:
+            step = ask_policy(game, index)
+        tools.append(tool_of(step.action or "", observation))
+        if step.done:
+            break
+        if not step.valid or step.observation == observation:
+            refuted.add((before, tools[-1].name))
+
+
+def ask_policy(game: Game, index: int) -> Any:
+    """One step of ReAct."""
+    assert game.environment is not None
+    actions = game.environment.valid_actions() if game.benchmark.lists_actions else ()
+    for attempt in range(1, game.agent.attempts + 1):
+        policy = partial(game.complete(), seed=react.call_seed(game.seed, game.task, index, attempt))
+        call, _ = react.ask(policy, game.outcome, game.task, game.style, game.agent.history, actions, None, 0)
+        if (parsed := prompts.parse_react(call.text)) is not None:
+            break
+    thought, action = parsed or (None, None)
+    return game.act(action, call=call.key, thought=thought, attempts=attempt)
+
+
+class Context(NamedTuple):
+    """What parameters are filled from: the goal, the latest observation, the tool before, and the actions that are open now."""
+
+    goal: str
+    observation: str
+    previous: Tool | None
+    actions: Sequence[str]
+
+    @property
+    def words(self) -> Counter[str]:
+        """The goal's words, which say what the sequence is for."""
+        return Counter(_WORD.findall(self.goal.lower()))
+
+
+@dataclass
+class InertiaGraph:
+    """How often each tool followed a path, in which contexts, and where its parameters came from."""
+
+    followed: dict[Path, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    contexts: dict[tuple[Path, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    sources: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def add(self, before: Path, tool: Tool, context: Context) -> None:
+        """Learn one step."""
+        for path in (before, before[-1:]):
+            self.followed[path][tool.name] += 1
+            self.contexts[path, tool.name].update(context.words)
+        for value in tool.values:
+            self.sources[tool.name][source_of(value, context)] += 1
+
+    def next_action(
+        self, before: Path, context: Context, options: Mapping[str, Any], refuted: Iterable[tuple[Path, str]] = ()
+    ) -> str | None:
+        """The action of the surest tool that can be filled in; None where none is sure enough."""
+        path = before if before in self.followed else before[-1:]
+        fillings = {name: self.fill(name, context) for name in self.followed.get(path, {}) if (before, name) not in set(refuted)}
+        open_now = {name: action for name, action in fillings.items() if action is not None}
+        if not open_now or any(action is None for name, action in fillings.items() if self.possible(name, context)):
+            return None  # a tool that could be meant has several fillings
+        scores = self.scores(path, list(open_now), context, options["frequency"])
+        best = max(scores, key=lambda name: scores[name])
+        return open_now[best] if scores[best] >= options["threshold"] else None
+
+    def scores(self, path: Path, names: Sequence[str], context: Context, weight: float) -> dict[str, float]:
+        """The comprehensive inertia potential score of each tool: its share of what followed the path, and of how like the contexts are."""
+        counts = {name: float(self.followed[path][name]) for name in names}
+        likeness = {
+            name: cosine(self.contexts[path, name], context.words) ** 8 for name in names
+        }  # words are alike far sooner than meanings
+        return {name: weight * share(counts, name) + (1 - weight) * share(likeness, name) for name in names}
+
+    def possible(self, name: str, context: Context) -> bool:
+        """Whether an action of a tool is open."""
+        return any(tool_of(action, context.observation).name == name for action in context.actions)
+
+    def fill(self, name: str, context: Context) -> str | None:
+        """The action of a tool with its parameters filled from where they mostly come from; None where that leaves none or several."""
+        choices = [action for action in context.actions if tool_of(action, context.observation).name == name]
+        if "{}" not in name or not choices:
+            return choices[0] if choices else None
+        source = self.sources[name].most_common(1)[0][0]
+        fitting = [
+            action
+            for action in choices
+            if all(source_of(value, context) == source for value in tool_of(action, context.observation).values)
+        ]
+        return fitting[0] if len({re.sub(r" \d+", "", action) for action in fitting}) == 1 else None
+
+
+def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> InertiaGraph:
+    """The graph of accepted trajectories. Raises StageError where there is none."""
+    graph = InertiaGraph()
+    for trajectory in trajectories:
+        tools: list[Tool] = []
+        observation = trajectory.initial_observation
+        for step in trajectory.steps:
+            tool = tool_of(step.action or "", observation)
+            before = tuple(earlier.name for earlier in tools[-INERTIA:])
+            graph.add(before, tool, Context(trajectory.task.goal, observation, tools[-1] if tools else None, ()))
+            executed = step.executed or step.action or ""
+            tools.append(tool_of(executed, observation))
+            observation = step.observation
+    if not graph.followed:
+        raise StageError("workflow autotool: no accepted trajectory to learn from; raise train_tasks")
+    return graph
+
+
+def tool_of(action: str, observation: str) -> Tool:
+    """An action as tool and parameters: the names that the observation gives things, and whatever is numbered."""
+    names = sorted({name for name in _NAMED.findall(observation) if name in action}, key=lambda name: (-len(name), name))
+    values = []
+    for name in names or _NUMBERED.findall(action):
+        if name in action:
+            values.append(name)
+            action = action.replace(name, "{}", 1)
+    return Tool(action, tuple(values))
+
+
+def source_of(value: str, context: Context) -> str:
+    """Where a parameter stands: in the goal, in the call before, or in the observation alone."""
+    words = _WORD.findall(value)
+    if set(words) <= set(context.words):
+        return "goal"
+    return "previous" if context.previous is not None and value in context.previous.values else "observation"
+
+
+def cosine(one: Mapping[str, int], other: Mapping[str, int]) -> float:
+    """The cosine of two bags of words."""
+    dot = sum(count * other.get(word, 0) for word, count in one.items())
+    length = math.sqrt(sum(count**2 for count in one.values()) * sum(count**2 for count in other.values()))
+    return dot / length if length else 0.0
+
+
+def share(values: Mapping[str, float], name: str) -> float:
+    total = sum(values.values())
+    return values[name] / total if total else 0.0

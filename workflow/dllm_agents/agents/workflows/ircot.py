@@ -1,0 +1,53 @@
+"""IRCoT (Trivedi et al., ACL 2023): retrieval and the sentences of a chain of thought take turns."""
+
+from __future__ import annotations
+
+import re
+
+from dllm_agents.agents.game import Game, answer_in
+from dllm_agents.benchmarks.search import Passage
+from dllm_agents.benchmarks.search_reply import Reply, parse_reply
+from dllm_agents.records import Call
+
+SENTENCE = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
+FINAL = "answer is"
+
+
+def play(game: Game) -> None:
+    """At most `steps` (8) times: the next sentence from the question, the pool of passages and the sentences so far; one with "answer is"
+    is the last; any other is searched with, and unseen passages join the pool (of `pool`, 15, at most). A reader answers from the pool."""
+    read(game, *reason(game, game.options["steps"]))
+
+
+def reason(game: Game, steps: int) -> tuple[list[Passage], list[str], list[Passage]]:
+    """The pool of passages, the sentences, and the latest passages, when reasoning ends."""
+    passages = game.search(game.question, game.options["passages"])
+    pool = dict.fromkeys(passages)
+    thoughts: list[str] = []
+    for _ in range(steps):
+        reply = game.ask("think", passages=list(pool), latest=passages, thoughts=thoughts)
+        sentence = next_sentence(reply)
+        if not sentence or sentence in thoughts:  # it goes in circles, and so would its searches
+            break
+        thoughts.append(sentence)
+        if FINAL in sentence:
+            break
+        passages = game.search(sentence, game.options["passages"])
+        pool |= dict.fromkeys(passages[: max(0, game.options.get("pool", 15) - len(pool))])
+    return list(pool), thoughts, passages
+
+
+def read(game: Game, pool: list[Passage], thoughts: list[str], latest: list[Passage]) -> None:
+    """The reader's answer."""
+    game.answer(answer_in(game.ask("read", passages=pool, thoughts=thoughts, latest=latest)))
+
+
+def next_sentence(call: Call) -> str:
+    """The first sentence of a reply, all of it where it has no end; of one in the format that our searchers are taught, what it asks or
+    answers."""
+    reply = parse_reply(call.whole_text.strip())
+    if isinstance(reply, Reply):
+        return reply.queries[0] if reply.answer is None else f"So the {FINAL}: {reply.answer}."
+    text = call.text.rpartition("</think>")[2].strip()[:4000]
+    end = SENTENCE.match(text)
+    return (end[0] if end else text).strip()

@@ -1,0 +1,43 @@
+"""Search-o1 (Li et al., EMNLP 2025): one growing reasoning that searches in the middle, and a second prompt that condenses what was
+found."""
+
+from __future__ import annotations
+
+from dllm_agents.agents.game import Game, answer_in
+from dllm_agents.benchmarks import dialects
+from dllm_agents.benchmarks.search import Passage
+from dllm_agents.benchmarks.search_reply import Reply, parse_reply
+from dllm_agents.config.dialects import DIALECTS, OURS
+
+FINAL = "**Final Information**"
+NOTHING = "No helpful information found."
+
+
+def play(game: Game) -> None:
+    """At most `turns` (15) replies and `searches` (10): a reply that ends in a query is answered by a block of condensed results, and the
+    reasoning goes on behind it; one that asks again what was asked, or asks too often, is told so there; any other reply is the last."""
+    tags = DIALECTS[game.dialect or OURS]
+    reasoning, queries = "", dict[str, str]()
+    for _ in range(game.options["turns"]):
+        call = game.ask("reason", so_far=reasoning, results=list(queries.items()), searches=game.options["searches"])
+        whole = call.finish_reason != "length"
+        reply = parse_reply(call.whole_text.strip()) if game.dialect is None else dialects.read(tags, call.text, whole)
+        if not isinstance(reply, Reply) or not reply.queries:
+            break
+        query = reply.queries[0]
+        reasoning += dialects.closed(tags, call.whole_text)
+        if query in queries:
+            notice = "You have searched for this already; its results are above."
+        elif len(queries) >= game.options["searches"]:
+            notice = "The limit of searches is reached; go on without searching."
+        else:
+            notice = queries[query] = condense(game, reasoning, query, game.search(query, game.options["passages"]))
+        reasoning += dialects.wrapped(tags, notice)
+    game.answer(reply.answer or "" if isinstance(reply, Reply) else "")
+
+
+def condense(game: Game, reasoning: str, query: str, passages: list[Passage]) -> str:
+    """What the documents hold for the reasoning so far (Reason-in-Documents)."""
+    documents = "\n".join(f"{passage.title}: {passage.text}" for passage in passages)[: game.options["characters"]]
+    reply = game.ask("condense", reasoning=reasoning[-game.options["characters"] :], query=query, documents=documents)
+    return answer_in(reply).rpartition(FINAL)[2].strip(" :\n")[: game.options["characters"]] or NOTHING
