@@ -16,7 +16,8 @@ from dllm_agents.reporting.comparison import compare, family_name, matched_pairs
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import NOBODY, VERDICTS, Finding, evaluate
-from dllm_agents.reporting.layout import OURS_BLOCK, Block, Cell, Layout, Line, Table, Text, plain_heads
+from dllm_agents.reporting.layout import OURS_BLOCK, PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, Text, plain_heads
+from dllm_agents.reporting.rows import published_rows
 from dllm_agents.reporting.sentences import sentence
 from dllm_agents.stage_records import Probe, TrainingReport
 
@@ -131,6 +132,16 @@ def trajectory_filter(inputs: Inputs) -> Table:
         lines.append(Line(display_name(benchmark), [str(n), str(counts.accepted), cell(share), reasons or "none"]))
     heads = plain_heads("Collected", "Accepted", "Share (%)", "Rejected because")
     return Table(rows, Layout("Benchmark", heads, [Block("", lines)]))
+
+
+def later_agents(inputs: Inputs) -> Table:
+    """What is published of agents since the papers, on benchmarks that this package does not have, or has in part."""
+    rows = published_rows("later_agents")
+    lines = [
+        Line(value.agent, [value.benchmark, row, value.source, value.note])
+        for value, row in zip(published.values("later_agents"), rows, strict=True)
+    ]
+    return Table(rows, Layout("Agent", plain_heads("Benchmark", "Published", "Source", "Beside ours"), [Block(PUBLISHED_BLOCK, lines)]))
 
 
 def serving(inputs: Inputs) -> Table:
