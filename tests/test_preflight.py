@@ -35,6 +35,40 @@ def test_what_is_not_there_is_named_before_the_first_job(tmp_path: Path, monkeyp
     assert str(caught.value).startswith(f"mine.yaml: {said}")
 
 
+@pytest.mark.parametrize(
+    "files, context, said",
+    [
+        ({"embodied.j2": "Do it."}, 100, r"style/embodied.j2: has no slot {{ goal }}; write it where the text is to stand"),
+        ({"embodied.j2": "{{ goal }}"}, 100, r"style/embodied.j2: has no slot {{ observation }} or {{ steps }}"),
+        ({"embodied.j2": "{{ goal }} {{ steps }}", "examples/babyai.txt": "x"}, 100, r"style/embodied.j2: has no slot {{ example }}"),
+        ({"embodied.j2": "{{ goal }} {{ steps }}", "instructions/babyai.txt": "x"}, 100, r"has no slot {{ instruction }}"),
+        ({"embodied.j2": "{{ goal }} {{ steps"}, 100, r"style/embodied.j2: TemplateSyntaxError"),
+        (
+            {"embodied.j2": "{{ goal }} {{ steps }} {{ example }}", "examples/babyai.txt": "go " * 101},
+            100,
+            r"style/examples/babyai.txt: 101 words do not fit a context of 100 tokens; shorten it",
+        ),
+    ],
+)
+def test_prompt_files_without_their_slots_or_room_are_named(tmp_path: Path, files: dict[str, str], context: int, said: str) -> None:
+    for name, text in files.items():
+        (tmp_path / "style" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "style" / name).write_text(text)
+    backbones = {"m": {"url": "http://x", "prompt": str(tmp_path / "style"), "context": context}}
+    config = Config.model_validate(
+        {"backbones": backbones, "agents": {"a": {"policy": "m"}}, "run": {"agents": ["a"], "benchmarks": ["babyai"]}}
+    )
+    with pytest.raises(ValueError) as caught:
+        preflight.check(config)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["demo", "test", "small", "paper"])
+def test_the_shipped_prompts_have_their_slots(recipe: str) -> None:
+    config = load([Path(__file__).parents[1] / "config" / f"{recipe}.yaml"])
+    preflight._check_prompts(config)
+
+
 def test_backbones_that_do_not_play_and_hub_names_are_left_alone() -> None:
     backbones = {"m": {"model": "./nowhere"}, "h": {"model": "owner/name"}, "u": {"url": "http://x", "model": "./nowhere"}}
     agents = {name: {"policy": name} for name in backbones}

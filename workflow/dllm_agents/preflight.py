@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from dllm_agents import prompts
 from dllm_agents.config import Config
 from dllm_agents.config.section import Mistake
 from dllm_agents.decoding.settings import DecodingError
@@ -29,6 +30,19 @@ def check(config: Config) -> None:
             if not path.startswith(HUB) and not Path(path).expanduser().exists():
                 raise Mistake(f"benchmarks.{benchmark}.{key}", f"{path}: no such file or folder; correct the path")
     _check_strategies(config)
+    _check_prompts(config)
+
+
+def _check_prompts(config: Config) -> None:
+    """Every policy's prompts have their slots, and room."""
+    for agent in config.run.agents:
+        backbone = config.backbones.get(config.agents[agent].policy)
+        for benchmark in config.agent_benchmarks(agent) if backbone is not None else []:
+            assert backbone is not None
+            try:
+                prompts.check(backbone.prompt, config.workflow(agent, benchmark), benchmark, backbone.context_on(benchmark))
+            except StageError as error:
+                raise Mistake(f"{config.origin_key(config.agents[agent].policy)}.prompt", str(error)) from None
 
 
 def _check_strategies(config: Config) -> None:

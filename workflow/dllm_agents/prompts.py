@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment as Jinja
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, meta
 
 from dllm_agents import thoughts
 from dllm_agents.benchmarks.search_reply import parse_reply, reply_text
@@ -60,6 +60,44 @@ def slot(style: str, folder: str, benchmark: str) -> str:
     """A style's own text for a benchmark, `instructions` or `examples`; empty where it has none."""
     path = style_folder(style) / folder / f"{benchmark}.txt"
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+NEEDED: dict[str, dict[str, tuple[set[str], ...]]] = {
+    "react": {"embodied.j2": ({"goal"}, {"observation", "steps"})},
+    "search": {"search.j2": ({"goal"},)},
+    "tool_calling": {"tool_calling.j2": ({"question"}, {"functions"})},
+    "planner": {"planner.j2": ({"goal"},), "writer.j2": ({"goal"}, {"findings"})},
+}
+"""Workflow -> its templates, and the slots of which each must have one."""
+
+
+def check(style: str, workflow: str, benchmark: str, context: int) -> None:
+    """Raise StageError for a template without the slots that a workflow fills, or without that of a text which the style has for the
+    benchmark; and for an example that cannot fit a context of so many tokens, having more words."""
+    folder = style_folder(style)
+    for template, needed in NEEDED.get(workflow, {}).items():
+        path = folder / template
+        if not path.is_file():
+            continue  # a workflow without it is refused when it is rendered, or has the benchmark's own prompt
+        named = [{name.removesuffix("s")} for name in SLOTS if workflow == "react" and slot(style, name, benchmark)]
+        try:
+            slots = _slots(style, template)
+        except TemplateError as error:
+            raise StageError(f"{path}: {type(error).__name__}: {error}") from None
+        for names in (*needed, *named):
+            if not names & slots:
+                wanted = " or ".join("{{ " + name + " }}" for name in sorted(names))
+                raise StageError(f"{path}: has no slot {wanted}; write it where the text is to stand")
+    words = len(slot(style, "examples", benchmark).split()) if workflow == "react" else 0
+    if words > context:
+        raise StageError(f"{folder / 'examples' / benchmark}.txt: {words} words do not fit a context of {context} tokens; shorten it")
+
+
+def _slots(style: str, template: str) -> set[str]:
+    """The variables of a template and of those that it includes."""
+    tree = _jinja(style).parse((style_folder(style) / template).read_text(encoding="utf-8"))
+    included = (name for name in meta.find_referenced_templates(tree) if name is not None)
+    return meta.find_undeclared_variables(tree).union(*(_slots(style, name) for name in included if has_template(style, name)))
 
 
 @cache
