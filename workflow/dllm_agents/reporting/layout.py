@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from dllm_agents.analysis.metrics import Errors
 from dllm_agents.errors import StageError
+from dllm_agents.foreign import visible
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.cells import NOT_RUN, cell, counted
 
@@ -163,12 +164,12 @@ def to_csv(rows: Iterable[TableRow]) -> str:
 def to_markdown(layout: Layout, caption: str) -> str:
     """Pipe table; the blocks' titles stand in rows of their own."""
     header = [layout.corner, *(f"{group} {name}".strip() for group, name in layout.columns)]
-    lines = [_pipe(header), _pipe([":--", *("--:" for _ in layout.columns)])]
+    lines = [_pipe(map(_escape_markdown, header)), _pipe([":--", *("--:" for _ in layout.columns)])]
     for block in layout.blocks:
         if block.title:
             lines.append(_pipe([f"**{_escape_markdown(block.title)}**", *("" for _ in layout.columns)]))
         lines += [_pipe(map(_escape_markdown, (label, *map(shown, cells)))) for label, cells in block.lines]
-    return "\n".join(lines) + f"\n\n{caption}\n"
+    return "\n".join([*lines, "", *map(visible, caption.split("\n")), ""])
 
 
 def to_html(layout: Layout, caption: str, name: str, agents: Collection[str] = ()) -> str:
@@ -240,7 +241,8 @@ def _pipe(cells: Iterable[str]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([|*_<>`\\])", r"\\\1", text.replace("\n", " "))
+    """Text that no viewer makes a link, an image, markup or a formula of; addresses and names of people come alive by themselves."""
+    return re.sub(r"([|*_<>`\\\[\]&$~@]|:(?=//)|(?<=\b[wW]{3})\.|(?<=\])\()", r"\\\1", visible(text))
 
 
 def _escape_latex(text: str) -> str:
@@ -250,6 +252,8 @@ def _escape_latex(text: str) -> str:
         "^": r"\textasciicircum{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
+        "[": "{[}",  # behind \\ it would open an option
+        "*": "{*}",
     }
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text.replace("\n", " "))
+    return "".join(special.get(character, character) for character in visible(text))

@@ -9,6 +9,7 @@ from pathlib import Path
 from dllm_agents.catalogue import TABLES
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
+from dllm_agents.foreign import visible
 from dllm_agents.layout import Results
 from dllm_agents.reporting.claims import load_claims
 
@@ -37,7 +38,7 @@ def show(config: Config, *, every: bool = False) -> None:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise StageError(f"{path}: not there yet; run `make report`")
-    return path.read_text(encoding="utf-8")
+    return "\n".join(map(visible, path.read_text(encoding="utf-8").split("\n")))
 
 
 def _claims(results: Results) -> None:
@@ -51,7 +52,7 @@ def _claims(results: Results) -> None:
     words = {"holds": "holds", "does_not_hold": "does not hold"}
     for verdict, text in words.items():
         for name in (name for name, own in verdicts.items() if own == verdict):
-            print(f"{text:<14} {statements.get(name, name)}")
+            print(f"{text:<14} {visible(statements.get(name, name))}")
     others = sum(verdict not in words for verdict in verdicts.values())
     print(f"{others} of {len(verdicts)} claims cannot be told from this run; {results.table('claims', 'md')} says why\n")
 

@@ -67,6 +67,7 @@ def theme() -> None:
 
     settings: dict[str, Any] = {
         "font.size": FONT,
+        "text.parse_math": False,  # a dollar sign in a name is one
         "axes.labelsize": FONT,
         "axes.titlesize": FONT + 1,
         "xtick.labelsize": FONT - 1,
