@@ -1,6 +1,8 @@
 """What comes from task files and model output is bounded: patterns, delays, formats, observations."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -80,11 +82,52 @@ def test_a_narrow_format_is_what_python_writes_or_is_refused(pattern, value):
 
 def test_an_observation_is_cut():
     checker = Checker()
-    write, read = "[touch(file_name='s'),echo(content='a\\n'*400000,file_name='s')]", "[sort('s')]"
+    write, read = "[touch(file_name='s'),echo(content='a'*80000,file_name='s')]", "[cat(file_name='s'),cat(file_name='s')]"
     episode, entry = unique_name(), "multi_turn_base_0"
     try:
         first = checker.play(episode, entry, [], write)
-        reply = checker.play(episode, entry, [first["calls"]], read.replace("'s'", "file_name='s'"))
+        reply = checker.play(episode, entry, [first["calls"]], read)
     finally:
         checker.close()
-    assert len(reply["observation"]) < 101_000 and "characters cut" in reply["observation"]
+    assert 100_000 < len(reply["observation"]) < 101_000 and "characters cut" in reply["observation"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[touch(file_name='s'),touch(file_name='t'),echo(content='a\\nb\\n'*199999,file_name='s'),"
+        "echo(content='b\\na\\n'*199999,file_name='t'),diff(file_name1='s',file_name2='t')]",
+        "[" + ",".join(["echo(content='a'*90000)"] * 5) + "]",
+    ],
+)
+def test_a_short_answer_makes_no_long_calls(answer):
+    checker = Checker()
+    try:
+        assert checker.play(unique_name(), "multi_turn_base_0", [], answer) == {"refused": "the calls are too long"}
+    finally:
+        checker.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("inside", [",".join(["'x'*1000000"] * 800), "[b'x'*900000,*0," * 150 + "1" + "]" * 150])
+def test_many_large_values_are_refused_before_they_fill_the_memory(inside):
+    checker = Checker()
+    try:
+        (verdict,) = checker.judge_many([("simple", [{"name": "f", "parameters": {}}], [], f"[f(x=[{inside}])]")])
+        status = Path(f"/proc/{checker.worker._process.pid}/status").read_text()
+    finally:
+        checker.close()
+    assert verdict.error_type in ("isolation:refused", "ast_decoder:decoder_failed")
+    assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("category", "identifier"), [("simple", "simple_99999"), ("../../x", "x_0"), ("simple", None), ("live_simple", "simple_0")]
+)
+def test_an_entry_that_bfcl_has_not_is_one_line_and_no_verdict(category, identifier):
+    bfcl = benchmarks.load("bfcl", {"tasks": 1, "train_tasks": 0})
+    (task,) = bfcl.tasks("test")
+    task = task.model_copy(update={"category": category, "data": {**task.data, "id": identifier}})
+    for use in (lambda: bfcl.judge(task, "[f()]"), lambda: bfcl.reference_answer(task)):
+        with pytest.raises(StageError, match="BFCL has no entry"):
+            use()

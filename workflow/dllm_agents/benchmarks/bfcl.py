@@ -14,6 +14,7 @@ from dllm_agents.benchmarks import bfcl_answers, bfcl_data, bfcl_generated
 from dllm_agents.benchmarks.base import Benchmark, Split, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
+from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
@@ -119,7 +120,7 @@ class BFCL(Benchmark):
         """A multi-turn task, played in the isolated simulators. Raises TypeError for a single-turn task."""
         if not self.interactive(task):
             raise TypeError(f"{task.id} is answered once: it has judge(), not environment()")
-        self._check_version(task)
+        self._check_entry(task)
         return Conversation(self.checker, task, self.max_steps)
 
     def dialogue(self, task: Task) -> Conversation:
@@ -129,7 +130,7 @@ class BFCL(Benchmark):
     def judge_multi_turn(self, episodes: Sequence[tuple[Task, Sequence[Sequence[Sequence[str]]]]]) -> list[Verdict]:
         """The official verdicts on multi-turn episodes, given as the decoded calls of every step of every turn."""
         for task, _ in episodes:
-            self._check_version(task)
+            self._check_entry(task)
         return self.checker.judge_turns([(task.data["id"], turns) for task, turns in episodes])
 
     def random_answer(self, task: Task, generator: random.Random) -> str:
@@ -141,7 +142,8 @@ class BFCL(Benchmark):
             return bfcl_answers.REFUSAL
         if bfcl_data.is_relevance(task.category):
             return bfcl_answers.random_call(task.data["functions"][:1], task.data["language"], random.Random(0))
-        truth = task.data["truth"] if "truth" in task.data else bfcl_data.answers(task.category)[self._entry_id(task)]
+        identifier = "" if "truth" in task.data else self._entry_id(task)
+        truth = bfcl_data.answers(task.category)[identifier] if identifier else task.data["truth"]
         return bfcl_answers.reference(truth, task.data["functions"], task.data["language"])
 
     def _truth(self, task: Task) -> tuple[Any, ...]:
@@ -149,14 +151,19 @@ class BFCL(Benchmark):
         return (task.data["functions"], task.data["truth"]) if "truth" in task.data else (self._entry_id(task),)
 
     def _entry_id(self, task: Task) -> str:
-        self._check_version(task)
+        self._check_entry(task)
         if bfcl_data.is_multi_turn(task.category):
             raise StageError(f"{task.id}: a multi-turn task has no single answer; play it with environment()")
         return str(task.data["id"])
 
-    def _check_version(self, task: Task) -> None:
+    def _check_entry(self, task: Task) -> None:
         if task.version != self.version:
             raise StageError(f"{task.id}: made with {task.version}, but {self.version} is installed; delete the task file to draw it again")
+        entries = bfcl_data.index_of(task.category) if task.category in BFCL_SINGLE_TURN + BFCL_MULTI_TURN else {}
+        if "truth" not in task.data and task.data.get("id") not in entries:
+            raise StageError(
+                f"{task.id}: BFCL has no entry {task.data.get('id')!r} in {task.category!r}; delete the task file to draw it again"
+            )
 
 
 def _shuffled(items: list[int], seed: str) -> list[int]:

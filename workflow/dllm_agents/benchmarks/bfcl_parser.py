@@ -17,6 +17,7 @@ from typing import Any
 
 LARGEST_INTEGER_BITS = 100_000
 LARGEST_WEIGHT = 1_000_000
+LARGEST_SUM = 10_000_000  # of the weights of all that one answer has computed
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod, ast.Pow: operator.pow, ast.MatMult: operator.matmul, ast.LShift: operator.lshift, ast.RShift: operator.rshift,
@@ -37,6 +38,11 @@ class Evaluator:
     def __init__(self, names: Mapping[str, Any], methods: Mapping[str, Mapping[str, Callable[..., Any]]] | None = None) -> None:
         self.names = names
         self.methods = methods or {}
+        self.computed = 0
+
+    def begin(self) -> None:
+        """Another answer is to be read: what it may compute is counted afresh."""
+        self.computed = 0
 
     def __call__(self, text: str) -> Any:
         """The value of `text`. Raises Refused, or whatever Python raises on it (SyntaxError, NameError, TypeError, ...)."""
@@ -51,7 +57,11 @@ class Evaluator:
             case ast.UnaryOp():
                 return _SIGNS[type(node.op)](self._value(node.operand))
             case ast.BinOp():
-                return _bounded(type(node.op), *self._values([node.left, node.right]))
+                value = _bounded(type(node.op), *self._values([node.left, node.right]))
+                self.computed += _weight(value)
+                if self.computed > LARGEST_SUM:
+                    raise Refused("the values are too large together")
+                return value
             case ast.List():
                 return self._values(node.elts)
             case ast.Tuple():

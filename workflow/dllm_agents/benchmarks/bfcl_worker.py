@@ -145,6 +145,8 @@ def play(episode: str, identifier: str, history: list[list[str]], completion: st
         return None
     if simulation.is_empty_execute_response(calls):
         return None
+    if sum(map(len, calls)) > LONGEST_OBSERVATION:
+        return {"refused": "the calls are too long"}  # short to write, long once their arguments are computed
     if _executed.get(episode) != len(history):
         forget(episode)
         for earlier in history:
@@ -219,7 +221,7 @@ def _entry(identifier: str) -> dict[str, Any]:
 
 def call_simulator(text: str) -> Any:
     """Run one method call on the simulators; takes the place of `eval` in the official executor."""
-    instances = {name: vars(simulation)[name] for name in re.findall(r"\w+_instance\b", text) if name in vars(simulation)}
+    instances = {name: vars(simulation)[name] for name in re.findall(r"\b\w+_instance\b", text) if name in vars(simulation)}
     methods = {name: dict(_public_methods(instance)) for name, instance in instances.items()}
     return Evaluator({**vars(builtins), **vars(simulation)}, methods)(text)
 
@@ -233,6 +235,12 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+def answer(request: list[Any]) -> Any:
+    """The reply to [operation, ...arguments]."""
+    decoding.eval.begin()
+    return OPERATIONS[request[0]](*request[1:])
+
+
 def main() -> None:
     scratch, outside = Path(sys.argv[1]), Path(sys.argv[2])
     warnings.simplefilter("ignore")  # parsing model output warns, and keeps every warning
@@ -244,7 +252,7 @@ def main() -> None:
     os.dup2(nowhere, 2)
     layers = isolation.confine(scratch)
     ready = {"layers": layers, "blocked": isolation.probe(outside, layers), "version": bfcl_data.version()}
-    isolation.serve(lambda request: OPERATIONS[request[0]](*request[1:]), ready, replies, CPU_SECONDS)
+    isolation.serve(answer, ready, replies, CPU_SECONDS)
 
 
 if __name__ == "__main__":
