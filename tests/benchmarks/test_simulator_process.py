@@ -49,6 +49,20 @@ def test_a_hung_simulator_is_ended_and_named() -> None:
         worker.call("is_set", 1)
 
 
+def test_what_a_simulator_says_is_valid_and_bounded() -> None:
+    worker = SimulatorProcess("random:Random", {})
+    assert worker.call("choices", 30, population=["a\ud800\u2028"], k=1) == ["a\ufffd\u2028"]
+    deep: list[object] = []
+    for _ in range(100):
+        deep = [deep]
+    for population, count, reason in (([deep], 1, "cannot be read"), (["x" * 1000], 10_000, "over 4,194,304 bytes")):
+        with pytest.raises(SimulatorError, match=reason):
+            worker.call("choices", 30, population=population, k=count)
+        assert gone_within(5, worker.pid)
+        worker = SimulatorProcess("random:Random", {})
+    worker.close()
+
+
 def test_a_failing_call_is_one_line_and_the_worker_goes_on() -> None:
     worker = SimulatorProcess("random:Random", {}, memory_mb=256)
     with pytest.raises(SimulatorError, match="MemoryError"):
