@@ -16,7 +16,7 @@ import pytest
 from local_server import Handler, local_servers
 from small_run import Run
 
-from dllm_agents.client import reading
+from dllm_agents.client import client, reading
 from dllm_agents.client.client import Client
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
@@ -77,7 +77,6 @@ NEVER: dict[str, Callable[[str], Reply]] = {
     "payment required": lambda said: Reply(b'{"error": "no credit"}', 402),
     "no such key": lambda said: Reply(b'{"error": {"message": "key"}}', 401),
     "a cut body": lambda said: content(said)._replace(length=10_000),
-    "bytes that are no UTF-8": lambda said: Reply(b'{"choices": [{"message": {"content": "\xff"}}]}'),
     "gzip that is none": lambda said: content(said)._replace(headers={"Content-Encoding": "gzip"}),
     "null choices": lambda said: whole(None, choices=None),
     "empty choices": lambda said: whole(None, choices=[]),
@@ -102,6 +101,7 @@ READ: dict[str, Callable[[str], Reply]] = {
     "compressed": lambda said: Reply(gzip.compress(content(said).body), headers={"Content-Encoding": "gzip"}),
     "a finish reason of its own": lambda said: content(said, finish_reason="banana"),
     "a finish reason that is a number": lambda said: content(said, finish_reason=3),
+    "bytes that are no UTF-8": lambda said: Reply(content(f"{said}@").body.replace(b"@", b"\xff")),
     "half a surrogate pair": lambda said: content(f"\ud800{said}"),
     "a call without an id": lambda said: calls(said, CALL),
     "calls with one id": lambda said: calls(said, CALL | {"id": "1"}, CALL | {"id": "1"}),
@@ -130,7 +130,7 @@ STREAMS_READ: dict[str, Callable[[str], Reply]] = {
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
     """`run(answer, **agent)`: a small run against a server that gives `answer(number of the request)` to all."""
     monkeypatch.setattr(Client, "for_backbone", classmethod(lambda cls, endpoint, backbone: cls(endpoint, attempts=2, backoff=0.01)))
-    monkeypatch.setattr(reading, "MAX_REPLY_SECONDS", 0.5)
+    monkeypatch.setattr(client, "REPLY_SECONDS", 0.5)
     with local_servers() as serve:
 
         def start(answer: Callable[[int], Reply], **agent: Any) -> Run:
