@@ -29,11 +29,13 @@ PANGU = "openpangu/openPangu-R-7B-Diffusion"
 
 
 def configuration(**report):
-    trained = {"objective": "context_causal", "base": PANGU, "logit_shift": True}
+    trained = {"objective": "block_diffusion", "base": PANGU, "logit_shift": True}
     backbones = {
         "ar": {"paradigm": "ar", "training": {"objective": "ar", "base": "openpangu/openPangu-Embedded-7B-model"}},
         "dllm": {"paradigm": "diffusion", "training": trained},
         "naive": {"paradigm": "diffusion", "training": trained | {"context_mask": "naive"}},
+        "noisy": {"paradigm": "diffusion", "training": trained | {"context_noise": "noisy"}},
+        "both": {"paradigm": "diffusion", "training": trained | {"context_mask": "naive", "context_noise": "noisy"}},
     }
     return Config.model_validate(
         {
@@ -113,18 +115,19 @@ def test_table_1_counts_seekers_turns_calls_and_invalid_actions(played, tmp_path
         if row["value"] != "not run"
     }
     plain = {"accuracy": 100.0, "tool_calls": 1.0, "turns": 2.0, "tool_calls_per_episode": 4.0, "turns_per_episode": 7.0}
-    assert ours["ar"] == ours["dllm"] == plain | {"invalid_action_rate": 0.0}
+    assert ours["ar"] == ours["dllm"] == ours["noisy"] == ours["both"] == plain | {"invalid_action_rate": 0.0}
     assert ours["naive"] == plain | {"turns_per_episode": 7.25, "invalid_action_rate": 25.0}
     printed = {(row["agent"], row["metric"]): row["published"] for row in rows if row["published"]}
     assert len(printed) == 16 and float(printed["DLLM Agent", "invalid_action_rate"]) == 6.4
     text = (tmp_path / "t.md").read_text()
-    assert "clean, naive" in text and "BrowseComp" in text and "| AR Agent |" in text
+    assert "clean, naive" in text and "noisy, naive" in text and "BrowseComp" in text and "| AR Agent |" in text
 
 
 def test_a_row_of_the_paper_is_known_by_base_and_switches():
     config = configuration()
     names = [published.team_name(config, agent) for agent in config.run.agents]
-    assert names == ["AR Agent", "DLLM Agent", "DLLM Agent without span-aware attention alignment"]
+    without = [f"DLLM Agent without {switch}" for switch in ("span-aware attention alignment", "context-clean corruption")]
+    assert names == ["AR Agent", "DLLM Agent", *without, None]
     config.agents["dllm"] = config.agents["dllm"].model_copy(update={"workflow": "planner"})
     assert published.team_name(config, "dllm") is None
 

@@ -20,7 +20,7 @@ from dllm_agents.provenance import sha256
 
 Settings = dict[str, Any]
 # Times of episodes on these benchmarks are results (Figure 3 of DLLM-Searcher), so that what runs beside an episode counts.
-TIMED = ("multihop_qa",)
+TIMED = QUESTIONS
 # Keys of a backbone and of an agent that are taken for one benchmark at a time, or that only say which jobs there are, or are a label.
 OF_ONE_BENCHMARK = {
     "benchmarks", "tasks", "decoding", "benchmark_decoding", "context", "benchmark_context", "prompt", "training", "paradigm",

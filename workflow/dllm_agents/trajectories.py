@@ -29,6 +29,7 @@ TEACHERS = {
     "alfworld": "planner",
     "scienceworld": "gold path",
     "multihop_qa": "oracle searcher",
+    "browsecomp_zh": "oracle searcher",
 }
 REJECTIONS = {
     "simulator": "the simulator failed or ran into its time limit",

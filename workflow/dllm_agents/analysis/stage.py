@@ -12,7 +12,7 @@ from dllm_agents.analysis.failures import classify
 from dllm_agents.analysis.layouts import plain_layout
 from dllm_agents.analysis.metrics import score
 from dllm_agents.benchmarks.base import Benchmark, Verdict
-from dllm_agents.client.judge import judges
+from dllm_agents.client.judge import chinese_judge, judges
 from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
@@ -45,7 +45,8 @@ def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Pa
     }
     verdicts = _verdicts(benchmark, answers, tasks)
     any_layout = _in_any_layout(benchmark, answers, verdicts, tasks) if benchmark.name == "bfcl" else None
-    return write_frame(output, score(episodes, verdicts, _judged(config, episodes, tasks), tasks, any_layout), Score)
+    scores = score(episodes, verdicts, _judged(config, episodes, tasks), tasks, any_layout)
+    return write_frame(output, _graded(config, episodes, tasks, scores), Score)
 
 
 def _verdicts(benchmark: Benchmark, answers: Mapping[str, str], tasks: Mapping[str, Task]) -> dict[str, Verdict]:
@@ -79,6 +80,22 @@ def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> 
         episode.task_id: [judge.verdict(episode.goal, tasks[episode.task_id].data["answers"], episode.answer or "") for judge in panel]
         for episode in episodes
     }
+
+
+def _graded(config: Config, episodes: list[Episode], tasks: dict[str, Task], scores: Iterator[Score]) -> Iterator[Score]:
+    """Scores of BrowseComp-ZH with the verdict of its judge as success, and the confidence that a response states; others, and without a
+    judge all, as they are."""
+    browsing = bool(episodes) and episodes[0].benchmark == "browsecomp_zh"
+    judge = chinese_judge(config.benchmarks.browsecomp_zh) if browsing else None
+    for episode, row in zip(episodes, scores, strict=True):
+        if judge is None or episode.ended == "error":
+            yield row
+            continue
+        data = tasks[episode.task_id].data
+        grade = judge.grade(data["question"], data["answers"][0], episode.answer or "")
+        right = grade.verdict == "correct"
+        noted = row.measures | {"confidence": grade.confidence}
+        yield row.model_copy(update={"judge": grade.verdict, "success": right, "progress": float(right), "measures": noted})
 
 
 def classify_file(config: Config, episodes_path: Path, scores_path: Path, tasks_path: Path, output: Path) -> int:

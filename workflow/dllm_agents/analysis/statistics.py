@@ -106,6 +106,20 @@ def paired_bootstrap(
     return bootstrap_interval(_differences(first, second), clusters, seed=seed, training_seeds=training_seeds)
 
 
+def calibration_error(right: Sequence[bool], confidence: Sequence[float], width: float = 20.0) -> float:
+    """In percent, how far stated confidences (0 to 100) are from the share that is right, over bins of a width weighted by their size; a
+    confidence of 100 belongs to the last bin (BrowseComp-ZH's scorer)."""
+    if not len(right):
+        return 0.0
+    last = int(100 / width) - 1
+    bins = [min(int(sure // width), last) for sure in confidence]
+    gaps = 0.0
+    for place in set(bins):
+        members = [index for index, other in enumerate(bins) if other == place]
+        gaps += abs(sum(100.0 * right[index] - confidence[index] for index in members))
+    return gaps / len(right)
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     """Exact two-sided McNemar test on the same tasks (binomial test of the discordant pairs; p = 1 when there is none)."""
     if len(first) != len(second):

@@ -7,7 +7,6 @@ generated questions are not comparable with published ones, and every task of th
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import threading
 import time
@@ -22,7 +21,7 @@ from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step, Ver
 from dllm_agents.benchmarks.multihop_corpus import GENERATOR_VERSION, HOPS, RELATIONS, TEST_WORLD, Question
 from dllm_agents.benchmarks.qa_accuracy import contains_answer, normalise
 from dllm_agents.benchmarks.qa_files import QuestionRow
-from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, SearchEngine, WebSearch, plain
+from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, SearchEngine, WebSearch, plain, web_engine
 from dllm_agents.benchmarks.search_reply import MAX_QUERY_CHARACTERS, Reply, answer_text, format_failure, parse_reply, reply_text, tool_call
 from dllm_agents.config import MultiHopQAOptions
 from dllm_agents.errors import StageError
@@ -39,7 +38,6 @@ MAX_PASSAGE_CHARACTERS = 500
 MAX_TITLE_CHARACTERS = 100
 NOTHING_FOUND = "No results."
 MAX_TOOL_DELAY = 600
-_WEB_KEY = "WEB_SEARCH_API_KEY"
 
 
 class SearchEnvironment(Environment):
@@ -341,10 +339,7 @@ class MultiHopQA(Benchmark):
     def _web_engine(self, world: int | None) -> WebSearch:
         if world is not None:
             raise StageError("benchmarks.multihop_qa.search: the web knows nothing of generated questions; use bm25 or hybrid")
-        key = os.environ.get(_WEB_KEY)
-        if not self.options.web_search_url or not key:
-            raise StageError(f"benchmarks.multihop_qa.search: web needs web_search_url and a key in the environment variable {_WEB_KEY}")
-        return WebSearch(self.options.web_search_url, key)
+        return web_engine(self.options.web_search_url, "benchmarks.multihop_qa")
 
     def _file_corpus(self) -> list[Passage]:
         if self.options.corpus:

@@ -23,6 +23,7 @@ RRF_CONSTANT = 60
 FUSED_DEPTH = 100
 MAX_RESPONSE_BYTES, MAX_SECONDS = 1_000_000, 60.0
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+WEB_KEY = "WEB_SEARCH_API_KEY"
 _TAG = re.compile(r"</?(?:think|tool_call|tool_response|answer)>|<\|[a-z_]{1,24}\|>")
 
 
@@ -221,6 +222,14 @@ class WebSearch:
             return [Passage(*(str(result.get(key, "")) for key in ("title", "snippet", "link"))) for result in results[:k]]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StageError(f"{self._url}: answered with something else than {{'organic': [...]}}; check web_search_url") from None
+
+
+def web_engine(url: str | None, where: str) -> WebSearch:
+    """The web-search API at a URL, with the key of the environment. Raises StageError naming what is missing in the section `where`."""
+    key = os.environ.get(WEB_KEY)
+    if not url or not key:
+        raise StageError(f"{where}.web_search_url: the web is searched through an API: give its URL, and the key as {WEB_KEY}")
+    return WebSearch(url, key)
 
 
 def fuse(rankings: Sequence[Sequence[int]], constant: int = RRF_CONSTANT) -> list[int]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dllm_agents import prompts
 from dllm_agents.client.client import BadReply, Client, Endpoint, RequestRefused, ServerFault
-from dllm_agents.config import MultiHopQAOptions
+from dllm_agents.config import BrowseCompOptions, MultiHopQAOptions
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 
 JUDGE_PROMPTS = "judge"
 MAX_JUDGED_CHARACTERS = 2_000
+_CORRECT = re.compile(r"^\W*(?:是否正确|correct)\W*[:：]\W*(是|否|yes|no)\b", re.IGNORECASE | re.MULTILINE)
+_CONFIDENCE = re.compile(r"^\W*(?:置信度|confidence)\W*[:：]\W*(\d{1,3})(?:\.\d+)?\s*[%％]?", re.IGNORECASE | re.MULTILINE)
 _VERDICT = re.compile(r"(?:verdict:\s*)?(correct|incorrect)\.?", re.IGNORECASE)
 
 JudgeVerdict = Literal["correct", "incorrect", "unparsable"]
@@ -38,16 +40,51 @@ class LLMJudge:
         """The judge's verdict; an empty prediction is incorrect without asking. Raises StageError when no answer can be had."""
         if not prediction.strip():
             return "incorrect"
-        shown = prediction[:MAX_JUDGED_CHARACTERS].replace("```", "'''")
-        content = prompts.render(JUDGE_PROMPTS, "verdict.j2", question=question, answers=list(answers), prediction=shown)
+        return parse_verdict(self._reply("verdict.j2", question=question, answers=list(answers), prediction=_quoted(prediction)))
+
+    def _reply(self, template: str, **values: Any) -> str:
+        """What the judge says to a prompt; nothing where its reply is no completion."""
+        content = prompts.render(JUDGE_PROMPTS, template, **values)
         try:
-            completion = self._client.complete([{"role": "user", "content": content}], decoding=self.decoding)
+            return self._client.complete([{"role": "user", "content": content}], decoding=self.decoding).text
         except BadReply:
-            return "unparsable"
+            return ""
         except (ServerFault, RequestRefused) as error:
             # The server's own words could repeat the key.
             raise StageError(f"{self.url}: the judge gives no answer ({type(error).__name__}); check its URL, model and key") from None
-        return parse_verdict(completion.text)
+
+
+class Grade(NamedTuple):
+    """What the judge of BrowseComp-ZH says of a response, and how sure the response is of itself, in percent."""
+
+    verdict: JudgeVerdict
+    confidence: float
+
+
+class ChineseJudge(LLMJudge):
+    """The judge of BrowseComp-ZH: does the final answer of a response agree with the gold one, and which confidence does it state
+    (arXiv 2504.19314; prompted in words of our own)? Published with gpt-4o at temperature 0.6 and top-p 0.95."""
+
+    decoding = Decoding(temperature=0.6, top_p=0.95, max_new_tokens=1024)
+
+    def grade(self, question: str, answer: str, response: str) -> Grade:
+        """The judge's grade; an empty response is incorrect without asking. Raises StageError when no answer can be had."""
+        if not response.strip():
+            return Grade("incorrect", 0.0)
+        return parse_grade(self._reply("browsecomp_zh.j2", question=question, answer=answer, response=_quoted(response)))
+
+
+def parse_grade(reply: str) -> Grade:
+    """The last verdict and confidence of a reply, as the benchmark counts them: a confidence that cannot be read is 0."""
+    verdicts, sure = _CORRECT.findall(reply), _CONFIDENCE.findall(reply)
+    confidence = float(min(int(sure[-1]), 100)) if sure else 0.0
+    if not verdicts:
+        return Grade("unparsable", confidence)
+    return Grade("correct" if verdicts[-1].lower() in ("是", "yes") else "incorrect", confidence)
+
+
+def _quoted(text: str) -> str:
+    return text[:MAX_JUDGED_CHARACTERS].replace("```", "'''")
 
 
 def parse_verdict(reply: str) -> JudgeVerdict:
@@ -77,6 +114,15 @@ def judge_agreement(first: Sequence[JudgeVerdict], second: Sequence[JudgeVerdict
     share_a, share_b = (sum(pair[side] == "correct" for pair in pairs) / len(pairs) for side in (0, 1))
     chance = share_a * share_b + (1 - share_a) * (1 - share_b)
     return Agreement(len(pairs), observed, (observed - chance) / (1 - chance) if chance < 1 else None)
+
+
+def chinese_judge(options: BrowseCompOptions) -> ChineseJudge | None:
+    """The judge of BrowseComp-ZH that the configuration names. Raises StageError when a URL stands without its model."""
+    if options.judge_url is None:
+        return None
+    if not options.judge_model:
+        raise StageError("benchmarks.browsecomp_zh.judge_model: missing; name the model that judge_url serves")
+    return ChineseJudge(options.judge_url, options.judge_model)
 
 
 def judges(options: MultiHopQAOptions) -> list[LLMJudge]:

@@ -255,12 +255,43 @@ class MultiHopQAOptions(BenchmarkOptions):
         return self
 
 
+class BrowseCompOptions(BenchmarkOptions):
+    workflow: ClassVar[WorkflowName] = "search"
+
+    data: str | None = Field(
+        default=None, description="browsecomp-zh-encrypted.xlsx: path, hf://datasets/OWNER/NAME/FILE, or address on the web"
+    )
+    revised: str | None = Field(
+        default=None,
+        description="corrected answers (BrowseComp-ZH-revised, JSON Lines of problem, answer), likewise; null takes none",
+    )
+    tasks: int | None = Field(
+        default=110, ge=1, description="questions drawn uniformly by seed (DLLM Agent: 110); null for all 289", json_schema_extra=EVALUATION
+    )
+    train_tasks: Literal[0] = Field(default=0, description="there is nothing to train on")
+    max_steps: int = Field(default=15, ge=1, description="turns per question")
+    web_search_url: str | None = Field(
+        default=None, description="HTTP search API; the key is read from WEB_SEARCH_API_KEY", json_schema_extra=NOTHING
+    )
+    top_k: int = Field(default=10, ge=1, description="search results a query")
+    judge_url: str | None = Field(
+        default=None, description="OpenAI-compatible URL of the LLM judge; null scores by a rule", json_schema_extra=NOTHING
+    )
+    judge_model: str | None = Field(default=None, description="published: gpt-4o", json_schema_extra=JUDGING)
+
+    @property
+    def files(self) -> dict[str, str]:
+        every = {"data": self.data, "revised": self.revised}
+        return {key: path for key, path in every.items() if path is not None and not path.startswith(("http://", "https://"))}
+
+
 class Benchmarks(Section):
     """The options of every benchmark, defaults where the files say nothing."""
 
     alfworld: ALFWorldOptions = Field(default_factory=ALFWorldOptions)
     babyai: BabyAIOptions = Field(default_factory=BabyAIOptions)
     bfcl: BFCLOptions = Field(default_factory=BFCLOptions)
+    browsecomp_zh: BrowseCompOptions = Field(default_factory=BrowseCompOptions)
     multihop_qa: MultiHopQAOptions = Field(default_factory=MultiHopQAOptions)
     scienceworld: ScienceWorldOptions = Field(default_factory=ScienceWorldOptions)
 

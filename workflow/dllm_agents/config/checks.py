@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dllm_agents.catalogue import FIGURES, TABLES, unnamed
 from dllm_agents.config.agents import SCRIPTED, Agent
-from dllm_agents.config.benchmarks import BENCHMARKS
+from dllm_agents.config.benchmarks import BENCHMARKS, QUESTIONS
 from dllm_agents.config.dialects import DIALECTS
 from dllm_agents.config.roles import CALLED, MODULE_ROLES, MODULES, TEAM, WORKFLOWS, Workflow
 from dllm_agents.config.run import STAGES
@@ -137,9 +137,9 @@ def backbones(config: Config) -> None:
             require(getattr(backbone, key) or [], BENCHMARKS, f"{config.origin_key(name)}.{key}", "benchmark")
         where = f"endpoints.{name}" if name in config.endpoints else f"{config.origin_key(name)}.url"
         _address(backbone.url, where)
-    qa = config.benchmarks.multihop_qa
-    for key in ("web_search_url", "judge_url", "second_judge_url"):
-        _address(getattr(qa, key), f"benchmarks.multihop_qa.{key}")
+    for name in QUESTIONS:
+        for key in ("web_search_url", "judge_url", "second_judge_url"):
+            _address(getattr(config.benchmark_options(name), key, None), f"benchmarks.{name}.{key}")
     learnt = [name for name, entry in config.backbones.items() if entry.training and entry.training.objective == "block_diffusion"]
     for name in config.used_backbones():  # a server is given its own backbone alone, without the one that was its base
         training = config.backbones[name].training

@@ -3,14 +3,15 @@ the workflow reads them on every start; sample sizes stand in the tables themsel
 
 from __future__ import annotations
 
+from dllm_agents import dependencies
 from dllm_agents.catalogue import Entry
 from dllm_agents.config import (
     BFCL_MULTI_TURN,
     BFCL_SINGLE_TURN,
-    EMBODIED,
     ALFWorldOptions,
     BabyAIOptions,
     BFCLOptions,
+    BrowseCompOptions,
     Config,
     ScienceWorldOptions,
 )
@@ -46,11 +47,13 @@ def own_caption(entry: Entry) -> str:
 def setting(entry: Entry, config: Config) -> str:
     """On which tasks, with which intervals and seed: the part of a caption that results of the same benchmarks share."""
     groups = set(entry.needs.values())
+    shown = {name for group in groups for name in dependencies.benchmarks_of(config, group)}
+    read = [name for name in config.run.benchmarks if name in shown]
     parts = []
     if not set(entry.needs) <= {"serving", "models"}:
-        parts += [benchmark_note(name, config, levels=entry.name == "diffuagent_table1") for name in _benchmarks(groups, config)]
+        parts += [benchmark_note(name, config, levels=entry.name == "diffuagent_table1") for name in read]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")
-    if entry.paper and (changed := list(deviations(entry.paper, config, _benchmarks(groups, config)))):
+    if entry.paper and (changed := list(deviations(entry.paper, config, read))):
         parts.append(f"Settings that are not the published ones: {' '.join(changed)}")
     if groups & {"embodied", "all", "bfcl"} and config.report.allow_mixed_versions:
         parts.append("MIXED VERSIONS: rows of several package or benchmark versions are allowed in this run.")
@@ -81,13 +84,9 @@ def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
         return parts + (
             "; not the published 758 entries." if absent or options.per_category != 50 or options.tasks else ", the published 758 entries."
         )
+    if isinstance(options, BrowseCompOptions):
+        answers, judge = "revised" if options.revised else "published", options.judge_model or "a rule, not by a judge"
+        return f"{display_name(name)}: {options.tasks or 'all'} questions, drawn by seed, {answers} answers, scored by {judge}, {cap}."
     sets = getattr(options, "sets", {})
     origin = "; generated questions, not the published sets" if "generated" in sets else ""
     return f"{display_name(name)}: {', '.join(sets) or 'all'}{sample}, {cap}{origin}."
-
-
-def _benchmarks(groups: set[str], config: Config) -> list[str]:
-    chosen: set[str] = set()
-    for group in groups:
-        chosen |= set(config.run.benchmarks) if group == "all" else set(EMBODIED) if group == "embodied" else {group}
-    return [name for name in config.run.benchmarks if name in chosen]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dllm_agents.analysis.statistics import calibration_error
 from dllm_agents.config import QUESTIONS
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
@@ -28,6 +29,7 @@ METRICS = {
     "tool_calls_per_episode": "Tool calls per episode",
     "turns_per_episode": "Turns per episode",
     "invalid_action_rate": "Invalid actions",
+    "calibration_error": "Calibration error",
 }
 """Metric -> column. Accuracy and the share of episodes with an invalid action are in percent; the paper's caption counts tool calls and
 turns per seeker, its text per episode, so that ours has both."""
@@ -46,9 +48,10 @@ def table1(inputs: Inputs) -> Table:
     for benchmark in (name for name in inputs.config.run.benchmarks if name in QUESTIONS):
         for agent in (name for name in teams(inputs) if benchmark in inputs.config.agent_benchmarks(name)):
             own = _row(inputs, agent, benchmark)
-            rows += own + error_rows(inputs, agent, benchmark)
+            stated = [row for row in own if row.metric != "calibration_error" or row.n]
+            rows += stated + error_rows(inputs, agent, benchmark)
             cells: list[Cell] = [display_name(benchmark), _context(inputs, agent), count(own[0], inputs.errors(agent, benchmark))]
-            lines.append(Line(agent, [*cells, *own]))
+            lines.append(Line(agent, [*cells, *stated, *[""] * (len(own) - len(stated))]))
     heads = plain_heads("Benchmark", "Context in training", "n", *METRICS.values())
     blocks = [Block(PUBLISHED_BLOCK, printed), own_block(lines, len(heads), "no team of planner and seekers")]
     notes = "Seekers, one a task: means over an episode's seekers, then over episodes that have any. Published rows on another draw of 110."
@@ -80,7 +83,20 @@ def _row(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
         mean("tool_calls_per_episode", "tool_calls"),
         mean("turns_per_episode", "turns"),
         rate("invalid_action_rate", np.nansum(measured(scores, "invalid_action"))),
+        _calibration(inputs, agent, benchmark),
     ]
+
+
+def _calibration(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
+    """How far the confidences that answers state are from the share that is right (BrowseComp-ZH); none without its judge."""
+    scores = inputs.rows(agent, benchmark)
+    sure = measured(scores, "confidence")
+    stated = np.isfinite(sure)
+    row = TableRow(agent=agent, benchmark=benchmark, metric="calibration_error", n=int(stated.sum()))
+    if not stated.any():
+        return row
+    right = scores["success"].to_numpy(dtype=bool)[stated]
+    return row.model_copy(update={"value": calibration_error(right.tolist(), sure[stated].tolist())})
 
 
 def _context(inputs: Inputs, agent: str) -> str:
@@ -88,7 +104,7 @@ def _context(inputs: Inputs, agent: str) -> str:
     training = inputs.config.backbones[inputs.config.agents[agent].policy].training
     if training is None or inputs.paradigm(agent) != "diffusion":
         return ""
-    return ", ".join(published.context_switches(training))
+    return f"{training.context_noise}, {training.context_mask}"
 
 
 def figure2(inputs: Inputs, figure: Figure) -> None:

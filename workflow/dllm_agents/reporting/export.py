@@ -45,6 +45,7 @@ _STEP = pa.struct(
         ("confidence", pa.list_(pa.float64())),
     ]
 )
+ENCRYPTED = ("browsecomp_zh",)
 MAPPINGS = ("backbones", "decoding", "usage", "versions", "measures")
 SCHEMA = pa.schema(
     [
@@ -75,6 +76,9 @@ def export(config: Config, results_dir: str | Path, output: str | Path, form: st
         for agent in config.run.agents
         if benchmark in config.agent_benchmarks(agent) and inputs.files.episodes(benchmark, agent).is_file()
     ]
+    if any(benchmark in ENCRYPTED for _, benchmark in played):
+        say(f"export: {', '.join(ENCRYPTED)} is left out: its questions are published encrypted, and stay in the results")
+        played = [(agent, benchmark) for agent, benchmark in played if benchmark not in ENCRYPTED]
     if not played:
         raise StageError(f"{inputs.results}/episodes: no episode of this configuration; run `snakemake episodes` first")
     return FORMATS[form](inputs, Path(output), played)

@@ -7,7 +7,7 @@ import csv
 from functools import cache
 from typing import NamedTuple
 
-from dllm_agents.config import PREFERENCE, Config, Training
+from dllm_agents.config import PREFERENCE, Config
 from dllm_agents.errors import StageError
 from dllm_agents.layout import PUBLISHED
 
@@ -123,20 +123,15 @@ def team_name(config: Config, agent: str) -> str | None:
     name = next((model.agent for model in _models() if model.paper == "DLLM Agent" and model.hub_id == backbone.training.base), None)
     if name != "DLLM Agent":
         return name
-    return _SWITCHED.get(context_switches(backbone.training))
+    return _SWITCHED.get((backbone.training.context_noise, backbone.training.context_mask))
 
 
 _SWITCHED = {
     ("clean", "aligned"): "DLLM Agent",
+    ("clean", "edges"): "DLLM Agent",
     ("noisy", "aligned"): "DLLM Agent without context-clean corruption",
     ("clean", "naive"): "DLLM Agent without span-aware attention alignment",
 }
-
-
-def context_switches(training: Training) -> tuple[str, str]:
-    """Whether a training's noise leaves the context clean, and whether its attention is aligned to the spans."""
-    mask = "naive" if training.context_mask == "naive" else "aligned"
-    return getattr(training, "context_noise", "clean"), mask
 
 
 def table(name: str) -> list[dict[str, str]]:

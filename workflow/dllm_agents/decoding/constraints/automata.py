@@ -65,7 +65,7 @@ class DFA:
 def compile_expression(e: Expression, bounds: Bounds | None = None) -> DFA:
     """The minimal automaton of an expression. Raises ConstraintError past a bound."""
     bounds = bounds or Bounds()
-    return minimise(trim(_determinise(e, bounds)), bounds)
+    return minimise(_determinise(e, bounds), bounds)
 
 
 class _NFA:
@@ -276,43 +276,27 @@ def _intersect(a: DFA, b: DFA, bounds: Bounds) -> DFA:
             row.append(index[pair])
         rows.append(row)
     accepting = np.array([bool(a.accepting[p] and b.accepting[q]) for p, q in order])
-    return trim(DFA(np.array(rows, dtype=np.int32), class_of.astype(np.int32).reshape(256), accepting))
-
-
-def trim(d: DFA) -> DFA:
-    """Without the states that reach no accepting one."""
-    states = len(d.table)
-    sources, kinds = np.nonzero(d.table >= 0)
-    targets = d.table[sources, kinds]
-    live = d.accepting.copy()
-    while True:
-        more = live.copy()
-        more[sources[live[targets]]] = True
-        if (more == live).all():
-            break
-        live = more
-    if not live[d.start]:
-        return DFA(np.full((1, d.table.shape[1]), -1, dtype=np.int32), d.class_of, np.zeros(1, dtype=bool))
-    number = np.full(states + 1, -1, dtype=np.int32)
-    number[:-1][live] = np.arange(int(live.sum()))
-    return DFA(number[d.table[live]], d.class_of, d.accepting[live], int(number[d.start]))
+    return DFA(np.array(rows, dtype=np.int32), class_of.astype(np.int32).reshape(256), accepting)
 
 
 def minimise(d: DFA, bounds: Bounds) -> DFA:
-    """Moore's partition refinement; the rows of a round are compared by a 64-bit hash."""
+    """Moore's partition refinement; the rows of a round are compared by a 64-bit hash. States that reach no accepting one are like the
+    sink that a missing move leads to, and go with it."""
     rng = np.random.default_rng(0)
-    labels = np.unique(d.accepting, return_inverse=True)[1]
-    count = int(labels.max()) + 1
-    weights = rng.integers(1, 2**63, size=d.table.shape[1] + 1, dtype=np.uint64) | np.uint64(1)
-    while True:
+    sink, kinds = d.table.shape
+    table = np.vstack([np.where(d.table < 0, sink, d.table), np.full((1, kinds), sink)])
+    accepting = np.append(d.accepting, False)
+    labels, count = accepting.astype(np.int64), 0
+    weights = rng.integers(1, 2**63, size=kinds + 1, dtype=np.uint64) | np.uint64(1)
+    while labels.max() + 1 > count:
         bounds.check()
-        values = rng.integers(0, 2**63, size=len(d.table) + 1, dtype=np.uint64)
-        signature = (values[np.append(labels, len(d.table))[d.table]] * weights[:-1]).sum(axis=1, dtype=np.uint64)
-        _, fresh = np.unique(signature + values[labels] * weights[-1], return_inverse=True)
-        if fresh.max() + 1 == count:
-            break
-        labels, count = fresh, int(fresh.max()) + 1
-    first = np.zeros(count, dtype=np.int64)
-    first[labels[::-1]] = np.arange(len(labels))[::-1]
-    number = np.append(labels, -1).astype(np.int32)
-    return DFA(number[d.table[first]], d.class_of, d.accepting[first], int(labels[d.start]))
+        count = int(labels.max()) + 1
+        values = rng.integers(0, 2**63, size=count, dtype=np.uint64)
+        signature = (values[labels[table]] * weights[:-1]).sum(axis=1, dtype=np.uint64) + values[labels] * weights[-1]
+        labels = np.unique(signature, return_inverse=True)[1]
+    if labels[d.start] == labels[sink]:
+        return DFA(np.full((1, kinds), -1, dtype=np.int32), d.class_of, np.zeros(1, dtype=bool))
+    first = np.unique(labels, return_index=True)[1]
+    kept = np.arange(count) != labels[sink]
+    number = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
+    return DFA(number[labels[table[first[kept]]]], d.class_of, accepting[first[kept]], int(number[labels[d.start]]))
