@@ -6,31 +6,12 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 from dllm_agents.commands import say
-from dllm_agents.config import (
-    BENCHMARKS,
-    Agent,
-    Backbone,
-    Benchmarks,
-    Config,
-    Editor,
-    Lora,
-    Memory,
-    Preference,
-    Reporting,
-    Resources,
-    Run,
-    Selector,
-    Training,
-    TrainingBudget,
-    Verification,
-    Verifier,
-)
-from dllm_agents.decoding.settings import Decoding, ToolPrefill
+from dllm_agents.config import Config
 from dllm_agents.files import write_aside
 from dllm_agents.records import (
     Attention,
@@ -102,26 +83,21 @@ def write_all(root: Path) -> Iterator[Path]:
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel]]]:
-    """Title and class of every section, as the table of defaults orders them."""
+    """Title and class of every section that the configuration is made of; the title names all places of a section."""
+    places: dict[type[BaseModel], list[str]] = {}
+
+    def walk(section: type[BaseModel], path: str) -> None:
+        for key, field in section.model_fields.items():
+            place = f"{path}{key}.<name>" if get_origin(field.annotation) is dict else f"{path}{key}"
+            for kind in (field.annotation, *get_args(field.annotation)):
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    places.setdefault(kind, []).append(f"`{place}`")
+                    if len(places[kind]) == 1:
+                        walk(kind, f"{place}.")
+
+    walk(Config, "")
     yield "A scale (top level)", Config
-    yield "`run`", Run
-    yield "`run.verification`", Verification
-    yield "`report`", Reporting
-    yield "`resources.<stage>`", Resources
-    yield "`backbones.<name>` and `add.<name>`", Backbone
-    yield "`backbones.<name>.training`", Training
-    yield "`backbones.<name>.training.preference`", Preference
-    yield "`backbones.<name>.training.lora`", Lora
-    yield "`backbones.<name>.decoding`", Decoding
-    yield "`backbones.<name>.decoding.tool_prefill`", ToolPrefill
-    yield "`agents.<name>`", Agent
-    yield "`agents.<name>.memory`", Memory
-    yield "`agents.<name>.verifier`", Verifier
-    yield "`agents.<name>.selector`", Selector
-    yield "`agents.<name>.editor`", Editor
-    for name in BENCHMARKS:
-        yield f"`benchmarks.{name}`", type(getattr(Benchmarks(), name))
-    yield "`benchmarks.<name>.training`", TrainingBudget
+    yield from ((", ".join(names), section) for section, names in places.items())
 
 
 def _kind(schema: dict[str, Any]) -> str:

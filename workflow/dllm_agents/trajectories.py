@@ -67,17 +67,16 @@ def _collect_from_backbone(config: Config, benchmark: Benchmark, tasks: list[Tas
         success = outcome.success
         if not benchmark.interactive(task):
             success = outcome.answer is not None and benchmark.judge(task, outcome.answer).valid
-        yield Trajectory(
-            task=task,
-            teacher=teacher,
-            seed=config.seed,
-            initial_observation=outcome.initial_observation,
-            steps=[step.model_copy(update={"call": None}) for step in outcome.steps],
-            success=success,
-            progress=outcome.steps[-1].progress if outcome.steps else float(success),
-            rejected=None if outcome.ended != "error" else "simulator",
-            versions=versions(),
-        )
+        steps = [step.model_copy(update={"call": None}) for step in outcome.steps]
+        trajectory = _trajectory(task, teacher, config.seed, steps, success, float(success))
+        rejected = None if outcome.ended != "error" else "simulator"
+        yield trajectory.model_copy(update={"initial_observation": outcome.initial_observation, "rejected": rejected})
+
+
+def _trajectory(task: Task, teacher: str, seed: int, steps: list[EpisodeStep], success: bool, progress: float = 0.0) -> Trajectory:
+    """What a teacher did on a task; `progress` is that without a step."""
+    reached = steps[-1].progress if steps else progress
+    return Trajectory(task=task, teacher=teacher, seed=seed, steps=steps, success=success, progress=reached, versions=versions())
 
 
 def _collect_chunk(config: Config, benchmark_name: str, tasks: list[Task]) -> list[Trajectory]:
@@ -90,21 +89,12 @@ def _collect_one(benchmark: Benchmark, seed: int, task: Task) -> Trajectory:
         try:
             return play_teacher(benchmark, task, seed)
         except SimulatorError as error:
-            return Trajectory(
-                task=task,
-                teacher=TEACHERS[benchmark.name],
-                seed=seed,
-                steps=[],
-                success=False,
-                progress=0.0,
-                rejected=f"simulator: {error}",
-            )
+            failed = _trajectory(task, TEACHERS[benchmark.name], seed, [], False)
+            return failed.model_copy(update={"rejected": f"simulator: {error}"})
     answer = benchmark.reference_answer(task)
     valid = benchmark.judge(task, answer).valid
     step = EpisodeStep(index=0, action=answer, progress=float(valid), valid=valid, done=True)
-    return Trajectory(
-        task=task, teacher=TEACHERS[benchmark.name], seed=seed, steps=[step], success=valid, progress=float(valid), versions=versions()
-    )
+    return _trajectory(task, TEACHERS[benchmark.name], seed, [step], valid)
 
 
 def play_teacher(benchmark: Benchmark, task: Task, seed: int) -> Trajectory:
@@ -144,17 +134,8 @@ def play_teacher(benchmark: Benchmark, task: Task, seed: int) -> Trajectory:
             )
             if done:
                 break
-        return Trajectory(
-            task=task,
-            teacher=TEACHERS[benchmark.name],
-            seed=seed,
-            exploration=exploration,
-            initial_observation=initial,
-            steps=steps,
-            success=environment.success,
-            progress=steps[-1].progress if steps else 0.0,
-            versions=versions(),
-        )
+        trajectory = _trajectory(task, TEACHERS[benchmark.name], seed, steps, environment.success)
+        return trajectory.model_copy(update={"exploration": exploration, "initial_observation": initial})
 
 
 def rejection(benchmark: Benchmark, trajectory: Trajectory) -> str | None:

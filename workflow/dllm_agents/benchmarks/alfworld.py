@@ -14,19 +14,19 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from difflib import SequenceMatcher
-from hashlib import sha256
+from functools import cached_property
 from importlib.metadata import version as package_version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dllm_agents import foreign
-from dllm_agents.benchmarks import alfworld_games, alfworld_planner
+from dllm_agents.benchmarks import agentboard, alfworld_games, alfworld_planner
 from dllm_agents.benchmarks.alfworld_games import TASK_TYPES
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
 from dllm_agents.benchmarks.patterns import Pattern
 from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess
-from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, read_task_list, thought
+from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, thought
 from dllm_agents.config import ALFWorldOptions
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
@@ -258,15 +258,13 @@ class ALFWorld(Benchmark):
         self._pool = SimulatorPool(lambda: SimulatorProcess(SIMULATOR, arguments, MEMORY_MB), RECYCLE_AFTER)
         weakref.finalize(self, self._pool.close)
 
-    @property
+    @cached_property
     def version(self) -> str:
         source = f"alfworld {package_version('alfworld')}, textworld {package_version('textworld')}"
         if self.options.data is None:
             return f"generated games, {source}"
         published = f"published games (evaluated: {FOLDERS['test']}, training: {FOLDERS['train']}), {source}"
-        if self.options.task_list is None:
-            return published
-        return f"{published}, sub-goals sha256:{sha256(read_task_list(self.name, self.options.task_list)).hexdigest()[:12]}"
+        return published + agentboard.version(self.name, self.options.task_list)
 
     def tasks(self, split: Split) -> list[Task]:
         count = self.options.tasks if split == "test" else self.options.train_tasks
@@ -294,16 +292,8 @@ class ALFWorld(Benchmark):
                     continue
                 drawn.add((scene, seed))
                 game = simulator.call("describe", STEP_SECONDS, scene=scene, task_type=kind, seed=seed)
-                task = Task(
-                    id=f"{self.name}/{kind}/{scene}-{seed}",
-                    benchmark=self.name,
-                    split=split,
-                    category=kind,
-                    seed=seed,
-                    version=self.version,
-                    goal=game["goal"],
-                    data={"scene": scene, "asked": game["asked"], "subgoals": alfworld_games.subgoals(kind, game["asked"])},
-                )
+                data = {"scene": scene, "asked": game["asked"], "subgoals": alfworld_games.subgoals(kind, game["asked"])}
+                task = self.task(f"{kind}/{scene}-{seed}", split, kind, game["goal"], data, seed)
                 if split == "train" or _solvable(task, simulator):
                     yield task
 
@@ -316,7 +306,7 @@ class ALFWorld(Benchmark):
             raise StageError(f"{root}: no games; set benchmarks.alfworld.data to the folder made by alfworld-download, or leave it out")
         if split == "train" or self.options.tasks is not None:
             random.Random(f"{self.seed}/{split}").shuffle(games)
-        listed, version = self._listed(), self.version
+        listed = self._listed()
         for path in games:
             if "Sliced" in str(path):
                 continue
@@ -325,31 +315,18 @@ class ALFWorld(Benchmark):
             request = _asked(path.with_name("traj_data.json"))
             kind = path.parts[-3].split("-")[0]
             subgoals = [(pattern, 1) for pattern in listed[name]] if name in listed else alfworld_games.subgoals(kind, request)
-            yield Task(
-                id=f"{self.name}/{name}",
-                benchmark=self.name,
-                split=split,
-                category=kind,
-                seed=self.seed,
-                version=version,
-                goal=_published(self.options.data, relative)["goal"],
-                data={"game": relative, "asked": request, "subgoals": subgoals},
-            )
+            goal = _published(self.options.data, relative)["goal"]
+            yield self.task(name, split, kind, goal, {"game": relative, "asked": request, "subgoals": subgoals})
 
     def _listed(self) -> dict[str, list[str]]:
         """Game ("folder/trial") -> sub-goal patterns of AgentBoard's list; empty when none is configured."""
-        listed: dict[str, list[str]] = {}
         if self.options.task_list is None:
-            return listed
-        for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
-            source = f"{self.options.task_list}:{number}"
-            try:
-                item = foreign.loads(line)
-                listed[str(item["additional_info"]["description"])] = [Pattern(pattern, source).text for pattern in item["subgoals"]]
-            except (ValueError, KeyError, TypeError):
-                layout = '{"subgoals": [patterns], "additional_info": {"description"}}'
-                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {layout}") from None
-        return listed
+            return {}
+
+        def parse(item: Any, source: str) -> tuple[str, list[str]]:
+            return str(item["additional_info"]["description"]), [Pattern(pattern, source).text for pattern in item["subgoals"]]
+
+        return agentboard.read(self.name, self.options.task_list, parse, '{"subgoals": [patterns], "additional_info": {"description"}}')
 
 
 def _asked(path: Path) -> dict[str, str]:

@@ -11,11 +11,12 @@ import difflib
 import importlib.metadata
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar
 
-from dllm_agents import foreign
+from dllm_agents.benchmarks import agentboard
 from dllm_agents.benchmarks import babyai_text as text
 from dllm_agents.benchmarks.babyai_teacher import Teacher, required_keys
 from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step
@@ -279,7 +280,7 @@ class BabyAI(Benchmark):
         if self.options.tasks is not None and self.options.tasks < len(instances):
             chosen = sorted(random.Random(self.seed).sample(range(len(instances)), self.options.tasks))
             instances = [instances[index] for index in chosen]
-        published = _read_task_list(self.options.task_list) if self.options.task_list else {}
+        published = self._listed()
         return [self._task(level, seed, split, published.get((level, seed))) for level, seed in instances]
 
     def _training_instances(self, levels: list[str]) -> Iterator[tuple[str, int]]:
@@ -302,46 +303,30 @@ class BabyAI(Benchmark):
             if (shown_goal(published["goal"]), published["opening"]) != (goal, opening):
                 raise StageError(f"{published['where']}: not what {self.version} makes of {level} with seed {seed}; use AgentBoard's list")
             subgoals = published["subgoals"]
-        return Task(
-            id=f"babyai/{level}/{seed}",
-            benchmark="babyai",
-            split=split,
-            category=level,
-            seed=seed,
-            version=self.version,
-            goal=goal,
-            data={"level": level, "seed": seed, "subgoals": subgoals},
-        )
+        return self.task(f"{level}/{seed}", split, level, goal, {"level": level, "seed": seed, "subgoals": subgoals}, seed)
+
+    def _listed(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """AgentBoard's task list by level and seed, a level's lines being its seeds from 1234 on; empty when none is configured."""
+        if self.options.task_list is None:
+            return {}
+        count: Counter[str] = Counter()
+
+        def parse(item: Any, source: str) -> tuple[tuple[str, int], dict[str, Any]]:
+            level = item["additional_info"]["subtask"].removeprefix("BabyAI-").rpartition("-v")[0]
+            count[level] += 1
+            subgoals = [str(pattern) for pattern in item["subgoals"]]
+            if not subgoals:
+                raise ValueError
+            opening = item["additional_info"]["init_obs"]
+            entry = {"goal": str(item["goal"]), "subgoals": subgoals, "opening": opening, "where": source}
+            return (level, _SEEDS[0] + count[level] - 1), entry
+
+        layout = '{"goal", "subgoals": [patterns], "additional_info": {"subtask", "init_obs"}}'
+        return agentboard.read(self.name, self.options.task_list, parse, layout)
 
     def environment(self, task: Task) -> BabyAIEnvironment:
         """The task, ready to be reset."""
         return BabyAIEnvironment(task)
-
-
-def _read_task_list(path: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """AgentBoard's task list by level and seed; a level's lines are its seeds from 1234 on. Raises StageError naming file and line."""
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    count: dict[str, int] = {}
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                where = f"{path}:{number}"
-                if not line.strip():
-                    continue
-                entry = foreign.loads(line)
-                level = entry["additional_info"]["subtask"].removeprefix("BabyAI-").rpartition("-v")[0]
-                seed = _SEEDS[0] + count.get(level, 0)
-                count[level] = count.get(level, 0) + 1
-                subgoals = [str(pattern) for pattern in entry["subgoals"]]
-                if not subgoals:
-                    raise ValueError
-                opening = entry["additional_info"]["init_obs"]
-                rows[level, seed] = {"goal": str(entry["goal"]), "subgoals": subgoals, "opening": opening, "where": where}
-    except (OSError, UnicodeDecodeError) as error:
-        raise StageError(f"{path}: cannot be read ({error}); give AgentBoard's babyai test.jsonl as benchmarks.babyai.task_list") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise StageError(f"{where}: not a line of AgentBoard's babyai test.jsonl (goal, subgoals, additional_info)") from None
-    return rows
 
 
 BENCHMARK = BabyAI

@@ -125,6 +125,19 @@ class Benchmark(ABC):
     def tasks(self, split: Split) -> list[Task]:
         """The tasks of a split as configured: same options and seed, same tasks. Train and test never share an instance."""
 
+    def task(self, path: str, split: Split, category: str, goal: str, data: dict[str, Any], seed: int | None = None) -> Task:
+        """A frozen task of this benchmark, whose id ends in `path`; its seed is the run's where it has none of its own."""
+        return Task(
+            id=f"{self.name}/{path}",
+            benchmark=self.name,
+            split=split,
+            category=category,
+            seed=self.seed if seed is None else seed,
+            version=self.version,
+            goal=goal,
+            data=data,
+        )
+
     def environment(self, task: Task) -> Environment:
         """The task as a step-by-step environment."""
         raise TypeError(f"{self.name} is a single-answer benchmark: it has judge(), not environment()")

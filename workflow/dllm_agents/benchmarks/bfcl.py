@@ -52,15 +52,12 @@ class BFCL(Benchmark):
             return []
         entries = bfcl_generated.entries(count, self.seed, bfcl_data.function_names())
         return [
-            Task(
-                id=f"{self.name}/{category}/{number}",
-                benchmark=self.name,
-                split="train",
-                category=category,
-                seed=self.seed,
-                version=self.version,
-                goal=entry["question"],
-                data={
+            self.task(
+                f"{category}/{number}",
+                "train",
+                category,
+                entry["question"],
+                {
                     "id": f"{category}_{number}",
                     "language": bfcl_data.language(category),
                     "messages": [{"role": "user", "content": entry["question"]}],
@@ -92,16 +89,7 @@ class BFCL(Benchmark):
         }
         if bfcl_data.is_multi_turn(category):
             data |= {"turns": entry["question"], "held_back": entry["missed_function"]}
-        return Task(
-            id=f"{self.name}/{category}/{entry['id']}",
-            benchmark=self.name,
-            split=split,
-            category=category,
-            seed=self.seed,
-            version=self.version,
-            goal=question,
-            data=data,
-        )
+        return self.task(f"{category}/{entry['id']}", split, category, question, data)
 
     def interactive(self, task: Task) -> bool:
         return bfcl_data.is_multi_turn(task.category)

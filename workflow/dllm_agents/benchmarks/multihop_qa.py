@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
-from typing import Any
 
 from dllm_agents.benchmarks import multihop_corpus, qa_files
 from dllm_agents.benchmarks.base import Benchmark, Environment, Split, Step, Verdict
@@ -231,7 +230,7 @@ class MultiHopQA(Benchmark):
     def _file_task(self, name: str, split: Split, row: QuestionRow) -> Task:
         hops = [{"title": title, "text": "", "query": title[:MAX_QUERY_CHARACTERS]} for title in row.supporting]
         category = name if split == "test" else f"{split}-{name}"
-        return self._task(f"{category}/{row.id}", category, split, row.question, {"set": name, "answers": list(row.answers), "hops": hops})
+        return self.task(f"{category}/{row.id}", split, category, row.question, {"set": name, "answers": list(row.answers), "hops": hops})
 
     def _generated_tasks(self, split: Split, count: int) -> list[Task]:
         tasks: list[Task] = []
@@ -245,19 +244,7 @@ class MultiHopQA(Benchmark):
     def _generated_task(self, split: Split, world: int, index: int, question: Question) -> Task:
         hops = [{"title": hop.subject, "text": hop.text, "query": hop.query} for hop in question.hops]
         data = {"set": GENERATED, "world": world, "answers": [question.answer], "hops": hops}
-        return self._task(f"{GENERATED}/w{world}-q{index}", GENERATED, split, question.text, data)
-
-    def _task(self, path: str, category: str, split: Split, question: str, data: dict[str, Any]) -> Task:
-        return Task(
-            id=f"{self.name}/{path}",
-            benchmark=self.name,
-            split=split,
-            category=category,
-            seed=self.seed,
-            version=self.version,
-            goal=question,
-            data=data,
-        )
+        return self.task(f"{GENERATED}/w{world}-q{index}", split, GENERATED, question.text, data)
 
     def _questions(self, world: int, count: int) -> list[Question]:
         engine = BM25(self._world(world))

@@ -14,17 +14,16 @@ import re
 import subprocess
 import weakref
 from collections.abc import Iterator
-from functools import partial
-from hashlib import sha256
+from functools import cached_property, partial
 from importlib.metadata import version as package_version
 from itertools import islice
 from typing import Any
 
-from dllm_agents import foreign
+from dllm_agents.benchmarks import agentboard
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
 from dllm_agents.benchmarks.patterns import Pattern
 from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess, die_with_parent
-from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, read_task_list, thought
+from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, thought
 from dllm_agents.config import ScienceWorldOptions
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
@@ -251,12 +250,9 @@ class ScienceWorld(Benchmark):
         self._pool = SimulatorPool(lambda: SimulatorProcess(SIMULATOR, memory), options.recycle_after)
         weakref.finalize(self, self._pool.close)
 
-    @property
+    @cached_property
     def version(self) -> str:
-        source = f"scienceworld {package_version('scienceworld')}"
-        if self.options.task_list is None:
-            return source
-        return f"{source}, sub-goals sha256:{sha256(read_task_list(self.name, self.options.task_list)).hexdigest()[:12]}"
+        return f"scienceworld {package_version('scienceworld')}{agentboard.version(self.name, self.options.task_list)}"
 
     def tasks(self, split: Split) -> list[Task]:
         count = self.options.tasks if split == "test" else self.options.train_tasks
@@ -300,16 +296,9 @@ class ScienceWorld(Benchmark):
         for turn in range(1 if split == "test" else TRAIN_TURNS):
             for variation in variations:
                 goal, subgoals = listed.get((name, variation), ("", []))
-                yield Task(
-                    id=f"{self.name}/{name}/{variation}" + (f"-{turn}" if turn else ""),
-                    benchmark=self.name,
-                    split=split,
-                    category=name,
-                    seed=self.seed + turn,
-                    version=self.version,
-                    goal=goal,
-                    data={"task": name, "variation": variation, "simplifications": self._simplifications(name), "subgoals": subgoals},
-                )
+                path = f"{name}/{variation}" + (f"-{turn}" if turn else "")
+                data = {"task": name, "variation": variation, "simplifications": self._simplifications(name), "subgoals": subgoals}
+                yield self.task(path, split, name, goal, data, self.seed + turn)
 
     def _frozen(self, queues: dict[str, Iterator[Task]], simulator: SimulatorProcess) -> Iterator[Task]:
         """The candidates with their goals, one of each type in turn. With gold_within_limit only those whose gold path fits the
@@ -340,19 +329,12 @@ class ScienceWorld(Benchmark):
             return {}
         from scienceworld.utils import infer_task
 
-        listed: Listed = {}
-        for number, line in enumerate(read_task_list(self.name, self.options.task_list).splitlines(), 1):
-            source = f"{self.options.task_list}:{number}"
-            try:
-                item = foreign.loads(line)
-                place = (infer_task(str(item["additional_info"]["env_name"])), int(item["additional_info"]["var"]))
-                listed[place] = (str(item["goal"]), [Pattern(pattern, source).text for pattern in item["subgoals"]])
-            except (ValueError, KeyError, TypeError):
-                layout = '{"goal", "subgoals": [patterns], "additional_info": {"env_name", "var"}}'
-                raise StageError(f"{source}: not a task of AgentBoard's list; each line is {layout}") from None
-        if not listed:
-            raise StageError(f"{self.options.task_list}: lists no task; give AgentBoard's scienceworld test.jsonl or leave task_list out")
-        return listed
+        def parse(item: Any, source: str) -> tuple[tuple[str, int], tuple[str, list[str]]]:
+            place = (infer_task(str(item["additional_info"]["env_name"])), int(item["additional_info"]["var"]))
+            return place, (str(item["goal"]), [Pattern(pattern, source).text for pattern in item["subgoals"]])
+
+        layout = '{"goal", "subgoals": [patterns], "additional_info": {"env_name", "var"}}'
+        return agentboard.read(self.name, self.options.task_list, parse, layout)
 
 
 def _place(task: Task) -> dict[str, Any]:

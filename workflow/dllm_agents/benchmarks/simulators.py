@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dllm_agents.benchmarks.base import Environment
 from dllm_agents.benchmarks.simulator_process import SimulatorError, SimulatorPool, SimulatorProcess
-from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 
 STEP_SECONDS = 120.0  # a step takes tenths of a second on a free core
@@ -49,11 +47,3 @@ def thought(reasons: Sequence[tuple[str, str]], action: str) -> str:
         if match:
             return sentence.format(**match.groupdict())
     return f"The next thing to do is to {action}."
-
-
-def read_task_list(benchmark: str, path: str) -> bytes:
-    """The configured list of published tasks. Raises StageError when it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise StageError(f"{path}: {error.strerror}; correct benchmarks.{benchmark}.task_list or leave it out") from None

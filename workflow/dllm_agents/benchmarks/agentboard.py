@@ -1,0 +1,41 @@
+"""AgentBoard's lists of tasks with their sub-goals, JSON Lines that users fetch themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dllm_agents import foreign
+from dllm_agents.errors import StageError
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def read(benchmark: str, path: str, parse: Callable[[Any, str], tuple[K, V]], layout: str) -> dict[K, V]:
+    """The tasks of a list: `parse` makes a key and a value of a line's object and of its place. Raises StageError for a file that cannot
+    be read, and naming the line that is not laid out so."""
+    tasks: dict[K, V] = {}
+    for number, line in enumerate(_content(benchmark, path).splitlines(), 1):
+        source = f"{path}:{number}"
+        try:
+            key, tasks[key] = parse(foreign.loads(line), source)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StageError(f"{source}: not a task of AgentBoard's list; each line is {layout}") from None
+    if not tasks:
+        raise StageError(f"{path}: lists no task; give AgentBoard's {benchmark} test.jsonl or leave task_list out")
+    return tasks
+
+
+def version(benchmark: str, path: str | None) -> str:
+    """What a list adds to the version of its tasks; nothing without one."""
+    return f", sub-goals sha256:{sha256(_content(benchmark, path)).hexdigest()[:12]}" if path is not None else ""
+
+
+def _content(benchmark: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror}; correct benchmarks.{benchmark}.task_list or leave it out") from None
