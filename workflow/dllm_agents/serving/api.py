@@ -16,6 +16,7 @@ from dllm_agents.decoding.settings import Decoding, ToolPrefill
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 8, 256
 MAX_CHOICES = 64
+MAX_MESSAGES, MAX_TOOLS = 4096, 512
 MAX_TOP_LOGPROBS = 20
 
 
@@ -266,10 +267,10 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
 
 
 class ChatRequest(_Request):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
     max_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = Field(default=None, description="false: the answer ends behind its first call")
     tools_in_prompt: bool | None = Field(default=None, description="the messages describe the tools already; calls are read all the same")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 import threading
 import time
@@ -15,6 +16,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from dllm_agents import foreign
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
 from dllm_agents.engine.engine import Busy, Engine, Event, Failed, Finished, Unmasked
 from dllm_agents.serving.api import BadRequest, ChatRequest, CompletionRequest
@@ -79,6 +81,10 @@ class Backend:
             messages = [message.template_values() for message in request.messages]
             self._check_text("".join(message["content"] for message in messages), "messages")
             tools = None if request.tools_in_prompt else request.offered_tools()
+            shown = [tools, *(message.get("tool_calls") for message in messages)]
+            if foreign.depth(shown) > foreign.DEEPEST:
+                raise BadRequest(f"nested over {foreign.DEEPEST} levels deep", "tools")
+            self._check_text(json.dumps(shown), "tools")
             values = request.template_variables(dict(self.served.template_values))
             try:
                 return [chat_prompt(self.tokenizer, messages, tools, values, self.served.control)]

@@ -30,14 +30,15 @@ class Gate:
 
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body here, so that one of unknown length is refused before it fills the memory."""
-        body, more = b"", scope["method"] in ("POST", "PUT", "PATCH")
+        parts, size, more = [], 0, scope["method"] in ("POST", "PUT", "PATCH")
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body += message.get("body", b"")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
             more = message.get("more_body", False)
-            if len(body) > self.max_body_bytes:
+            if size > self.max_body_bytes:
                 await JSONResponse(error_body(413, f"the body is over {self.max_body_bytes} bytes"), 413)(scope, receive, send)
                 return
         answered = False
@@ -47,6 +48,6 @@ class Gate:
             if answered or scope["method"] not in ("POST", "PUT", "PATCH"):
                 return await receive()
             answered = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
         await self.app(scope, replay, send)

@@ -1,0 +1,81 @@
+"""Requests that cost much before they are refused: nested, long, many."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.responses import Response
+
+from dllm_agents.decoding.settings import Decoding
+from dllm_agents.serving.api import MAX_MESSAGES, MAX_TOOLS
+from dllm_agents.serving.app import create_app
+from dllm_agents.serving.gate import Gate
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
+
+
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **function}}
+
+
+def nested(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def call(arguments: str) -> dict[str, Any]:
+    function = {"name": "f", "arguments": arguments}
+    return {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+
+
+REQUESTS: dict[str, Any] = {
+    "a tool of 3 MB": {"tools": [tool(description="x" * 3_000_000)]},
+    "arguments of 3 MB": {"messages": [call(json.dumps({"a": "x" * 3_000_000})), *CHAT["messages"]]},
+    "130,000 messages": {"messages": [{"role": "user", "content": ""}] * 130_000},
+    "too many messages": {"messages": CHAT["messages"] * (MAX_MESSAGES + 1)},
+    "too many tools": {"tools": [tool()] * (MAX_TOOLS + 1)},
+    "100,000 unknown keys": {f"key{index}": 1 for index in range(100_000)},
+    **{f"parameters nested {levels} deep": {"tools": [tool(parameters=nested(levels))]} for levels in (70, 300)},
+    **{f"arguments nested {depth} deep": {"messages": [call(json.dumps(nested(depth))), *CHAT["messages"]]} for depth in (70, 300)},
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_an_expensive_request_is_refused_by_field(name: str, tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    client = TestClient(create_app(scripted("x"), tokenizer, "tiny", Decoding(), 512), raise_server_exceptions=False)
+    begun = time.process_time()
+    response = client.post("/v1/chat/completions", json={**CHAT, **REQUESTS[name]})
+    assert response.status_code == 400, response.text[:300]
+    error = response.json()["error"]
+    assert error["param"] or "JSON" in error["message"]
+    assert len(error["message"]) < 1000 and time.process_time() - begun < 30
+
+
+def test_a_body_in_pieces_of_one_byte_takes_linear_time() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        await Response(str(len(message["body"])))(scope, receive, send)
+
+    def pieces() -> Any:
+        for _ in range(200_000):
+            yield b"x"
+
+    begun = time.process_time()
+    sent: list[Any] = []
+    source = pieces()
+
+    async def receive() -> Any:
+        piece = next(source, b"")
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Gate(app)({"type": "http", "path": "/v1/x", "method": "POST", "headers": []}, receive, send))
+    assert sent[-1]["body"] == b"200000" and time.process_time() - begun < 20
