@@ -284,6 +284,12 @@ class BrowseCompOptions(BenchmarkOptions):
         every = {"data": self.data, "revised": self.revised}
         return {key: path for key, path in every.items() if path is not None and not path.startswith(("http://", "https://"))}
 
+    @property
+    def stand_in(self) -> str | None:
+        if missing := [key for key in ("data", "web_search_url") if getattr(self, key) is None]:
+            return f"NOT PLAYABLE without its {' and '.join(missing)} (set benchmarks.browsecomp_zh.{missing[0]})"
+        return None if self.judge_url else "scored by a rule, not by the published judge (set benchmarks.browsecomp_zh.judge_url)"
+
 
 class Benchmarks(Section):
     """The options of every benchmark, defaults where the files say nothing."""
