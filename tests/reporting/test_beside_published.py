@@ -6,10 +6,11 @@ import pytest
 from drawn import draw
 from synthetic_run import LEVELS, score
 
-from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, Config
+from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, Agent, Config
 from dllm_agents.frames import write_frame
-from dllm_agents.records import Score
+from dllm_agents.records import Score, TableRow
 from dllm_agents.reporting import published
+from dllm_agents.reporting.cells import bare
 from dllm_agents.reporting.diffuagent_figures import _speed
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.tables import make, tabulate
@@ -153,3 +154,23 @@ def test_word_cover_stands_beside_containment(inputs):
     with open(tabulate("searcher_table1", inputs.config, inputs.results, inputs.results / "t")[0], newline="") as handle:
         words = [row for row in csv.DictReader(handle) if row["metric"] == "acc_r_words" and row["category"] == "2wiki"]
     assert [(row["agent"], row["value"]) for row in words] == [("sdar", "25")]
+
+
+def test_the_systems_of_table_1_stand_as_the_run_plays_them_by_paradigm(config, tmp_path):
+    config.backbones["qwen"].paradigm = "ar"
+    config.agents["sure-ar"] = Agent(policy="qwen", workflow="sure", benchmarks=["multihop_qa"])
+    config.agents["sure-dllm"] = Agent(policy="sdar", workflow="sure", benchmarks=["multihop_qa"])
+    config.agents["r1"] = Agent(policy="qwen", dialect="search_r1", benchmarks=["multihop_qa"])
+    config.run.agents += ["sure-ar", "sure-dllm", "r1"]
+    for agent, solved in (("sure-ar", 3), ("sure-dllm", 1)):
+        rows = [score(agent, "multihop_qa", "hotpotqa", n, success=n < solved) for n in range(4)]
+        write_frame(tmp_path / f"scores/multihop_qa/{agent}.parquet", rows, Score)
+    table = make("searcher_table1", Inputs(config, tmp_path))
+    assert [group for group, _ in table.layout.columns[-4:]] == ["AR here", "AR here", "dLLM here", "dLLM here"]
+    shown = {line.label: line.cells[-4:] for line in table.layout.blocks[0].lines}
+    lines = {name: [bare(cell) if isinstance(cell, TableRow) else cell for cell in cells] for name, cells in shown.items()}
+    assert lines["SuRe"][0] == "75.0" and lines["SuRe"][2] == "25.0" and lines["IRCoT"] == ["not run"] * 4
+    assert lines["ReARTeR"] == lines["CR-Planner"] == ["not run: critics not public"] * 4 and lines["LLaDA"] == [""] * 4
+    assert row(table, agent="sure-ar", category="hotpotqa", metric="acc_r").published == 32.4
+    assert row(table, agent="r1", category="hotpotqa", metric="acc_r").published == 49.6
+    assert set(published.SYSTEMS.values()) | set(published.UNOBTAINABLE) <= {value.agent for value in published.values("searcher_table1")}

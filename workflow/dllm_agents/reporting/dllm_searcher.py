@@ -46,16 +46,45 @@ def table1(inputs: Inputs) -> Table:
     agents = inputs.players(SEARCH)
     for agent in agents:
         scores = inputs.rows(agent, SEARCH)
-        twin = values_of("searcher_table1", published.searcher_name(inputs.config, agent))
+        repeated = published.searcher_name(inputs.config, agent) or published.system_name(inputs.config, agent)
+        twin = values_of("searcher_table1", repeated)
         for name in SETS:
             rows += _accuracies(inputs, agent, name, [name], twin)
         rows += [_average(inputs, agent, metric, twin) for metric in ("acc_r", "acc_l")]
         rows += _accuracies(inputs, agent, "other sets", set(inputs.scores(SEARCH)["category"]) - set(SETS), {})
+        if published.system_name(inputs.config, agent) is not None:
+            rows += _accuracies(inputs, agent, "all", set(inputs.scores(SEARCH)["category"]), {})
         rows += _judges(agent, scores) + error_rows(inputs, agent, SEARCH)
     columns = [((SEARCH, name, metric), (title, metric.upper())) for name, title in titles.items() for metric in ("acc_r", "acc_l")]
     blocks = agent_blocks(inputs, "searcher_table1", agents)
-    notes = "Rows that repeat a published one have its numbers beside theirs; the CSV has ACC_R by order-free word cover too (acc_r_words)."
-    return Table(rows, arrange(rows, blocks, columns, "Model", inputs.errors), notes=notes)
+    notes = (
+        "Rows that repeat a published one have its numbers beside theirs; the CSV has ACC_R by order-free word cover too (acc_r_words). "
+        "The last groups hold the published systems as this run plays them, over all of its questions, with an AR backbone and with a dLLM."
+    )
+    layout = arrange(rows, blocks, columns, "Model", inputs.errors)
+    return Table(rows, _with_paradigms(inputs, layout), notes=notes)
+
+
+def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
+    """A table with two groups of columns more: each published system as the run plays it, by paradigm of the backbone."""
+    groups = {"ar": "AR here", "diffusion": "dLLM here"}
+    every = set(inputs.scores(SEARCH)["category"])
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for agent in inputs.players(SEARCH):
+        if (system := published.system_name(inputs.config, agent)) is not None:
+            own = {row.metric: row for row in _accuracies(inputs, agent, "all", every, {})}
+            cells.setdefault((system, inputs.paradigm(agent)), [own["acc_r"], own["acc_l"]])
+
+    def widened(line: Line, is_published: bool) -> Line:
+        name = line.label
+        absent = "not run: critics not public" if name in published.UNOBTAINABLE else NOT_RUN
+        empty: list[Cell] = [absent if is_published and name in (*published.SYSTEMS.values(), *published.UNOBTAINABLE) else ""] * 2
+        more = [cell for group in groups for cell in (cells.get((name, group), empty) if is_published else empty)]
+        return Line(name, [*line.cells, *more])
+
+    heads = [*layout.columns, *((title, metric) for title in groups.values() for metric in ("ACC_R", "ACC_L"))]
+    blocks = [Block(block.title, [widened(line, block.title == PUBLISHED_BLOCK) for line in block.lines]) for block in layout.blocks]
+    return Layout(layout.corner, heads, blocks)
 
 
 def _accuracies(inputs: Inputs, agent: str, name: str, sets: Collection[str], twin: Mapping[Key, float]) -> list[TableRow]:

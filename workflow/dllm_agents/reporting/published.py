@@ -113,6 +113,28 @@ def searcher_name(config: Config, agent: str) -> str | None:
     return next((model.agent for model in own if (model.hub_id, model.stage) == (root, stage)), None)
 
 
+SYSTEMS = {
+    "sure": "SuRe",
+    "selective_context": "Selective-Context",
+    "adaptive_rag": "Adaptive-RAG",
+    "ircot": "IRCoT",
+    "iter_retgen": "Iter-RetGen",
+    "search_o1": "Search-o1",
+    "search_r1": "Search-R1",
+    "websailor": "WebSailor",
+    "r1_searcher": "R1Searcher",
+}
+"""Workflow or dialect -> its row in Table 1 of DLLM-Searcher."""
+UNOBTAINABLE = ("CR-Planner", "ReARTeR")
+"""Systems whose critics, trained on tree searches and process rewards, nobody has published."""
+
+
+def system_name(config: Config, agent: str) -> str | None:
+    """The system of DLLM-Searcher's Table 1 that an agent plays, whatever its backbone."""
+    entry = config.agents[agent]
+    return SYSTEMS.get(entry.workflow or entry.dialect or "")
+
+
 def team_name(config: Config, agent: str) -> str | None:
     """The row of DLLM Agent's Table 1 that an agent repeats: a team trained from the same checkpoint, by the switches of its training;
     None for any other, and for both switches off, which the paper leaves out."""

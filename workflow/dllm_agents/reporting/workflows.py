@@ -1,0 +1,157 @@
+"""What is ours of agent designs: every workflow by paradigm with its costs, and what backbones do when they read an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from dllm_agents.records import TableRow
+from dllm_agents.reporting.captions import display_name
+from dllm_agents.reporting.cells import NOT_RUN, mean_row, rate_row, ratio_row
+from dllm_agents.reporting.comparison import compare
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, count, plain_heads
+from dllm_agents.reporting.rows import measured, success_row, timing_rows
+
+PLACES = {
+    "search_result": "Search result",
+    "observation": "Observation",
+    "memory": "Memory",
+    "tool_description": "Tool description",
+    "tool_result": "Tool result",
+}
+"""Where an attack stands: its name in the measures -> to a reader."""
+ACTING = {"react": "", "p_react": ", P-ReAct", "tool_first": ", call first"}
+
+
+def workflows(inputs: Inputs) -> Table:
+    """Every workflow by benchmark and paradigm: success, its difference from the same policy in the benchmark's own workflow on the same
+    tasks, calls, tokens and forwards per episode, what a success costs, and what the workflow itself counts (in the CSV)."""
+    rows: list[TableRow] = []
+    timing: list[TableRow] = []
+    blocks = []
+    for benchmark in inputs.config.run.benchmarks:
+        lines = []
+        for agent in sorted(_players(inputs, benchmark), key=lambda name: (_workflow(inputs, name, benchmark), inputs.paradigm(name))):
+            own = [success_row(inputs, agent, benchmark), _gain(inputs, agent, benchmark), *_costs(inputs, agent, benchmark)]
+            noted = _counts(inputs, agent, benchmark)
+            clock = timing_rows(inputs, agent, benchmark) + [row for row in noted if row.metric.endswith("seconds")]
+            rows += own + [row for row in noted if not row.metric.endswith("seconds")]
+            timing += clock
+            label = f"{_workflow(inputs, agent, benchmark)} ({agent})"
+            lines.append(Line(label, [inputs.paradigm(agent), count(own[0], inputs.errors(agent, benchmark)), *own]))
+        blocks += [Block(display_name(benchmark), lines)] if lines else []
+    heads = plain_heads(
+        *("Paradigm", "n", "Success", "Difference from own workflow", "Calls", "Tokens", "Forwards"),
+        *("Forwards per success", "Tokens per success"),
+    )
+    if not blocks:
+        rows, blocks = (
+            [TableRow(agent="this run", benchmark="", metric="success_rate", n=0)],
+            [Block("", [Line("no agent", [NOT_RUN] * 9)])],
+        )
+    notes = "A policy in the benchmark's own workflow is what its other workflows are compared with, in points, paired on the same tasks."
+    return Table(rows, Layout("Workflow", heads, blocks), timing, notes=notes)
+
+
+def _players(inputs: Inputs, benchmark: str) -> list[str]:
+    """The agents with one backbone or with roles, without modules, that play a benchmark."""
+    config = inputs.config
+    return [
+        agent
+        for agent in inputs.agents
+        if benchmark in config.agent_benchmarks(agent)
+        and config.agents[agent].workflow != "threats"
+        and not {"memory", "verifier", "selector", "editor"} & set(config.agents[agent].backbones)
+    ]
+
+
+def _workflow(inputs: Inputs, agent: str, benchmark: str) -> str:
+    """How an agent acts on a benchmark, with its dialect or the order of thought and call."""
+    entry, name = inputs.config.agents[agent], inputs.config.workflow(agent, benchmark)
+    dialect = inputs.config.dialect(agent, benchmark) if name == "search" else None
+    options = "".join(f", {key} {value}" for key, value in entry.options.items())
+    return f"{name}{f', {dialect}' if dialect else ''}{ACTING[entry.acting] if name == 'search' else ''}{options}"
+
+
+def _gain(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
+    """Points over the same policy alone in the benchmark's own workflow, paired."""
+    policy = inputs.config.agents[agent].policy
+    alone = [name for name in inputs.agents if inputs.alone(name) and inputs.config.agents[name].policy == policy and name != agent]
+    plain = next((name for name in alone if benchmark in inputs.config.agent_benchmarks(name)), None)
+    missing = TableRow(agent=agent, benchmark=benchmark, metric="success_difference", n=0, missing="" if plain is None else NOT_RUN)
+    return compare(inputs, [agent], [plain], benchmark).get("success_difference", missing) if plain is not None else missing
+
+
+def _costs(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """Calls, tokens and forwards per episode, and per success."""
+    scores, seed, errors = inputs.rows(agent, benchmark), inputs.config.seed, inputs.errors(agent, benchmark)
+    tokens = scores["prompt_tokens"].to_numpy(dtype=float) + scores["completion_tokens"].to_numpy(dtype=float)
+    forwards, successes = scores["nfe"].to_numpy(dtype=float), scores["success"].to_numpy(dtype=float)
+    calls = np.array([sum(value for name, value in noted.items() if name.endswith(".calls")) for noted in scores["measures"]], dtype=float)
+    per_episode = {"calls": calls, "tokens": tokens, "forwards": forwards}
+    return [
+        *(mean_row(agent, benchmark, "", f"{name}_per_episode", values, seed, errors=errors) for name, values in per_episode.items()),
+        ratio_row(agent, benchmark, "forwards_per_success", forwards, successes, seed),
+        ratio_row(agent, benchmark, "tokens_per_success", tokens, successes, seed),
+    ]
+
+
+def _counts(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+    """Means per episode of what the workflow counts; an episode that counted nothing of it counts as 0."""
+    scores = inputs.rows(agent, benchmark)
+    own = inputs.config.workflow(agent, benchmark)
+    if own == inputs.config.benchmark_options(benchmark).workflow:
+        return []
+    names = sorted({name for noted in scores["measures"] for name in noted if "." not in name and name not in ("acc_r_words",)})
+    return [
+        mean_row(agent, benchmark, own, name, np.nan_to_num(measured(scores, name)), inputs.config.seed) for name in names if len(scores)
+    ]
+
+
+def security(inputs: Inputs) -> Table:
+    """Attacks in what an agent reads: share that the agent then obeys, by place, and share of replies that the attack leaves as they are. A
+    generated set of this project, not the published b3."""
+    rows: list[TableRow] = []
+    lines = []
+    for agent in (name for name in inputs.agents if inputs.config.agents[name].workflow == "threats"):
+        entry = inputs.config.agents[agent]
+        own = [row for place in PLACES for row in _attacks(inputs, agent, place)]
+        rows += own
+        by_key = {(row.category, row.metric): row for row in own}
+        unmoved = _overall(inputs, agent)
+        rows.append(unmoved)
+        cells = [by_key.get((place, "attack_success"), "") for place in PLACES]
+        acting = {"react": "thought first", "p_react": "P-ReAct", "tool_first": "call first"}[entry.acting]
+        lines.append(Line(agent, [inputs.paradigm(agent), acting, Text(str(unmoved.n or 0), unmoved), *cells, unmoved]))
+    heads = plain_heads("Paradigm", "Acting", "Attacks", *PLACES.values(), "Unmoved")
+    if not lines:
+        rows.append(TableRow(agent="this run", benchmark="", metric="attack_success", n=0))
+        lines.append(Line("no agent with workflow: threats", [NOT_RUN] * len(heads)))
+    notes = (
+        "The attacks are generated by this project and weak: they tell backbones apart, and do not say how safe one is. Empty: the agent "
+        "plays no benchmark with such a place, or its prompts do not show it."
+    )
+    return Table(rows, Layout("Agent", heads, [Block("", lines)]), notes=notes)
+
+
+def _totals(inputs: Inputs, agent: str, places: Iterable[str]) -> dict[str, int]:
+    """How many attacks there were at some places, how many were obeyed and how many replies were left as they are."""
+    names = ("attacked", "hijacked", "unmoved")
+    scores = [inputs.rows(agent, benchmark) for benchmark in inputs.config.agent_benchmarks(agent)]
+    return {
+        name: int(sum(np.nansum(measured(part, f"{place}_{name}")) for part in scores if len(part) for place in places)) for name in names
+    }
+
+
+def _attacks(inputs: Inputs, agent: str, place: str) -> list[TableRow]:
+    """The share of attacks at a place that are obeyed; none where no attack was made there."""
+    total = _totals(inputs, agent, [place])
+    benchmark = ", ".join(inputs.config.agent_benchmarks(agent))
+    return [rate_row(agent, benchmark, place, "attack_success", total["hijacked"], total["attacked"])] if total["attacked"] else []
+
+
+def _overall(inputs: Inputs, agent: str) -> TableRow:
+    total = _totals(inputs, agent, PLACES)
+    return rate_row(agent, ", ".join(inputs.config.agent_benchmarks(agent)), "all", "unmoved", total["unmoved"], total["attacked"])
