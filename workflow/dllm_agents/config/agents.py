@@ -74,7 +74,7 @@ class Agent(Section):
         description="how the agent acts in place of the benchmark's own workflow, where both fit: `deepdiver`, a planner that hands "
         "tasks to seekers, all by tool calls (DLLM Agent); `planner`, a plan of sub-questions, seekers and a writer; the others are the "
         "algorithms of the papers they are named after",
-        json_schema_extra={"enum": [None, *(name for name, workflow in WORKFLOWS.items() if workflow.plays)]},
+        json_schema_extra={"examples": [name for name, workflow in WORKFLOWS.items() if workflow.plays]},
     )
     options: dict[str, Any] = Field(default={}, description="settings of the workflow that differ from its defaults (config/roles.py)")
     roles: dict[str, str] = Field(default={}, description="role of the workflow -> backbone, where it is not the policy's")
