@@ -167,7 +167,7 @@ def _outside(inputs: Inputs, free: Side) -> TableRow | None:
     workflow = inputs.config.workflow(free.agent, free.benchmark)
     if workflow not in ("tool_calling", "search"):
         return None
-    inside = [automaton.accepts(text.encode()) for text, automaton in _valid(inputs, free, workflow)]
+    inside = [automaton.accepts(text.encode("utf-8", "surrogatepass")) for text, automaton in _valid(inputs, free, workflow)]
     return rate_row(free.agent, free.benchmark, "", "valid_outside_language", inside.count(False), len(inside))
 
 
