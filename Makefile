@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-clients test-vllm lint docs schema clean test-cluster test-faults status provenance verify lock download audit test-export test-schemas
+.PHONY: help demo report paper test test-browser test-clients test-vllm lint docs schema clean test-cluster test-faults test-recipes status provenance verify lock download audit test-export test-schemas
 
 help:
 	@echo "Take another configuration with CONFIG=config/paper.yaml, more cores with CORES=8."
@@ -17,6 +17,7 @@ help:
 	@echo "make test-browser   open the episode browser in headless Chromium, leave screenshots in build/screenshots"
 	@echo "make test-cluster   scale test through a real SLURM on this machine (root; installs Debian's slurm)"
 	@echo "make test-faults    break runs in every way we know, and see them recover (FAULTS=quick for a part)"
+	@echo "make test-recipes   the three recipes end to end with random weights (RECIPE=dllm_agent for one)"
 	@echo "make test-clients   OpenAI's client, LangChain, litellm, smolagents, openai-agents, inspect_ai and lm-eval against our server"
 	@echo "make test-vllm    the server contract against vLLM's CPU build, in an environment of its own (3.5 GB)"
 	@echo "make download   fetch and check the models and question files of a configuration, for machines without a network"
@@ -133,6 +134,9 @@ test-cluster: $(VENV)/.installed-cluster
 
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -rs -s tests/faults/check_faults.py $(if $(FAULTS),-k "$(FAULTS)")
+
+test-recipes: $(VENV)/.installed-dev
+	CORES=$(CORES) $(BIN)/python -m pytest -rs tests/recipes/check_recipes.py $(if $(RECIPE),-k "$(RECIPE)")
 
 download: $(VENV)/.installed
 	$(BIN)/dllm-agents download --config $(CONFIG)

@@ -76,3 +76,12 @@ def test_captions_say_what_a_run_changes_of_its_own_accord():
     said = caption(catalogue.TABLES["diffuagent_table1"], config)
     assert "backbones.qwen3-8b.thinking: true, published: false" in said
     assert "qwen3-8b.thinking" not in caption(catalogue.TABLES["diffuagent_table1"], load([ROOT / "config" / "diffuagent.yaml"]))
+
+
+def test_captions_say_which_slots_of_a_prompt_are_filled_and_how_far_back_an_agent_sees(tmp_path):
+    said = caption(catalogue.TABLES["diffuagent_table3"], load([ROOT / "config" / "diffuagent.yaml"]))
+    assert "prompt react with an instruction and an example of our own for ALFWorld, ScienceWorld, BabyAI" in said
+    assert "agents see all earlier steps; those without memory (w/o) the last 2" in said
+    (tmp_path / "embodied.j2").write_text("{{ goal }} {{ steps }}")
+    own = load([ROOT / "config" / "diffuagent.yaml"], {"backbones": {"qwen3-8b": {"prompt": str(tmp_path)}}})
+    assert f"prompt {tmp_path} without instruction and example" in caption(catalogue.TABLES["diffuagent_table1"], own)

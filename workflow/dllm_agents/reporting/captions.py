@@ -8,6 +8,7 @@ from dllm_agents.catalogue import Entry
 from dllm_agents.config import (
     BFCL_MULTI_TURN,
     BFCL_SINGLE_TURN,
+    EMBODIED,
     ALFWorldOptions,
     BabyAIOptions,
     BFCLOptions,
@@ -15,6 +16,8 @@ from dllm_agents.config import (
     Config,
     ScienceWorldOptions,
 )
+from dllm_agents.layout import PROMPTS
+from dllm_agents.prompts import KEPT_STEPS, SLOTS, slot
 from dllm_agents.reporting.deviations import deviations
 
 _NAMES = {
@@ -53,11 +56,29 @@ def setting(entry: Entry, config: Config) -> str:
     if not set(entry.needs) <= {"serving", "models"}:
         parts += [benchmark_note(name, config, levels=entry.name == "diffuagent_table1") for name in read]
         parts.append(f"{_INTERVALS} Seed {config.seed}, scale {config.scale}.")
+    if entry.paper == "DiffuAgent" and (embodied := [name for name in read if name in EMBODIED]):
+        parts.append(prompt_note(embodied, config))
     if entry.paper and (changed := list(deviations(entry.paper, config, read))):
         parts.append(f"Settings that are not the published ones: {' '.join(changed)}")
     if groups & {"embodied", "all", "bfcl"} and config.report.allow_mixed_versions:
         parts.append("MIXED VERSIONS: rows of several package or benchmark versions are allowed in this run.")
     return " ".join(parts)
+
+
+def prompt_note(benchmarks: list[str], config: Config) -> str:
+    """What embodied agents of the run are shown: the slots of their prompts that are filled, and how far back they see."""
+    agents = [config.agents[name] for name in config.run.agents if set(benchmarks) & set(config.agent_benchmarks(name))]
+    styles = dict.fromkeys(config.backbones[agent.policy].prompt for agent in agents if agent.policy in config.backbones)
+    parts = []
+    for style in styles:
+        filled = [display_name(name) for name in benchmarks if all(slot(style, folder, name) for folder in SLOTS)]
+        ours = " of our own" if (PROMPTS / style).is_dir() else ""
+        given = f"with an instruction and an example{ours} for {', '.join(filled)}" if filled else "without instruction and example"
+        parts.append(f"prompt {style} {given}")
+    seen = {agent.history for agent in agents}
+    windows = {"full": "agents see all earlier steps", "recent": f"those without memory (w/o) the last {KEPT_STEPS['recent']}"}
+    parts += [text for history, text in windows.items() if history in seen]
+    return f"Embodied agents: {'; '.join(parts)}."
 
 
 def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
