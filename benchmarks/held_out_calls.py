@@ -1,8 +1,10 @@
-"""How many function calls that it has not been taught a checkpoint gets right, decoded freely, by BFCL's own checker.
+"""How many function calls that it has not been taught a checkpoint gets right, by BFCL's own checker.
 
-`python benchmarks/held_out_calls.py --config config/small.yaml --backbone NAME [--model DIR] [--per-category N] [--json FILE]` answers the
-published single-turn entries none of whose functions stands in a training entry, with the backbone's prompt and decoding. Calls and
-irrelevance are told apart: an answer that does not parse is right where nothing is to be called.
+    python benchmarks/held_out_calls.py --config config/small.yaml --backbone NAME [--model DIR] [--constrain] [--json FILE]
+
+The published single-turn entries none of whose functions stands in a training entry are answered with the backbone's prompt and decoding,
+freely or (`--constrain`) with nothing but calls of the offered functions to be written where one in Python is wanted. Calls and irrelevance
+are told apart: an answer that does not parse is right where nothing is to be called.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 
 from dllm_agents import benchmarks, models, prompts
+from dllm_agents.agents.tool_calling import held_to
 from dllm_agents.benchmarks.bfcl import BFCL
 from dllm_agents.config import Config, load
 from dllm_agents.engine.engine import Engine, Failed, Finished, Unmasked
@@ -43,7 +46,7 @@ def unseen(config: Config, per_category: int) -> tuple[BFCL, list[Task]]:
     return bfcl, chosen
 
 
-def answer(config: Config, backbone: str, directory: Path, bfcl: BFCL, tasks: list[Task], dtype: str) -> list[Line]:
+def answer(config: Config, backbone: str, directory: Path, bfcl: BFCL, tasks: list[Task], dtype: str, constrain: bool) -> list[Line]:
     """One line an entry: what was answered, in how many forwards, and the verdict."""
     entry = config.backbones[backbone]
     decoding = entry.benchmark_decoding.get("bfcl", entry.decoding)
@@ -59,7 +62,8 @@ def answer(config: Config, backbone: str, directory: Path, bfcl: BFCL, tasks: li
     for number, task in enumerate(tasks):
         messages = prompts.tool_messages(entry.prompt, bfcl, task)
         prompt_ids.append(model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
-        engine.submit(prompt_ids[number], decoding, partial(listener, number))
+        held = decoding.model_copy(update={"constraint": held_to(task)}) if constrain else decoding
+        engine.submit(prompt_ids[number], held, partial(listener, number))
     lines: dict[int, Line] = {}
     while len(lines) < len(tasks):
         number, event = ends.get()
@@ -102,12 +106,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="checkpoint directory; default: the backbone's own")
     parser.add_argument("--per-category", type=int, default=50)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--constrain", action="store_true")
     parser.add_argument("--json", type=Path, help="where every answer is written")
     args = parser.parse_args()
     config = load([args.config])
     directory = args.model or resolve_model(config.backbones[args.backbone])
     bfcl, tasks = unseen(config, args.per_category)
-    lines = answer(config, args.backbone, directory, bfcl, tasks, args.dtype)
+    lines = answer(config, args.backbone, directory, bfcl, tasks, args.dtype, args.constrain)
     bfcl.checker.close()
     print(told(args.backbone, lines))
     if args.json:
