@@ -57,8 +57,10 @@ class TrainingBudget(Section):
         description="share of rare tokens predicted right in held-out replies (of a held-out world, where there are worlds) from which on "
         "a training has learnt; rows of one that ends below say `not learnt`",
     )
-    early_end: bool = Field(
-        default=True, description="with `learnt`: the rates fall once it is reached, and training ends before its budget; false spends it"
+    early_end: list[str] = Field(
+        default=["ar"],
+        description="with `learnt`: objectives whose rates fall once it is reached, and whose trainings end before their budget. Diffusion "
+        "decodes through states that the measure does not see, and gains from all of it",
     )
 
 

@@ -26,6 +26,7 @@ from dllm_agents.training.tokenizer import CONTROL_TOKENS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+TEAM_EVERY = 3  # tasks: a team's replies are shorter and easier than those of an agent that searches alone
 FEWEST_GROUPS = 20  # of tasks or worlds, of which some are held out
 
 
@@ -92,11 +93,11 @@ def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dic
     taught = []
     # A backbone that plays both ways is taught them in turn, task by task.
     orders = config.call_orders(backbone, name)
-    for trajectory, tool_first in zip(iter_jsonl(source, Trajectory), cycle(orders), strict=False):
+    for number, (trajectory, tool_first) in enumerate(zip(iter_jsonl(source, Trajectory), cycle(orders), strict=False)):
         world = trajectory.task.data.get("world")
         worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
         taught += exchanges(benchmark, trajectory, entry.prompt, tool_first)
-        for team in teams:
+        for team in teams if number % TEAM_EVERY == 0 else ():
             taught += team_exchanges(benchmark, trajectory, entry.prompt, team)
     if not taught:
         raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")

@@ -153,7 +153,7 @@ class Request(NamedTuple):
                 precision="bf16" if self.dtype == "bfloat16" and settings.lora is None else "no",
                 checks=checks,
                 measure=measure,
-                learnt=self.budget.learnt if self.budget.early_end else None,
+                learnt=self.budget.learnt if settings.objective in self.budget.early_end else None,
                 keep=settings.keep,
                 state=self.output.with_name(f".{self.output.name}.state"),
                 fingerprint=_fingerprint(self),
