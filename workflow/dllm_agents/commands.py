@@ -27,6 +27,13 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="results/<scale>")
 
 
+def add_result(parser: argparse.ArgumentParser) -> None:
+    """A table or figure by name, the results it is made from, and where it goes."""
+    parser.add_argument("name")
+    add_results(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
+
+
 def add_paths(parser: argparse.ArgumentParser, **helps: str) -> None:
     """A required path for each name."""
     for name, text in helps.items():

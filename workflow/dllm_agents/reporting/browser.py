@@ -29,18 +29,8 @@ COLUMNS = ("task", "benchmark", "category", "agent", "goal", "outcome", "success
 ANSWER = ("nfe", "completion_tokens", "reveal_step", "tokens", "confidence")
 MAX_TEXT = 4000
 KEPT = (
-    "goal",
-    "backbones",
-    "decoding",
-    "seed",
-    "initial_observation",
-    "steps",
-    "progress",
-    "answer",
-    "ended",
-    "error",
-    "versions",
-    "seconds",
+    *("goal", "backbones", "decoding", "seed", "initial_observation", "steps"),
+    *("progress", "answer", "ended", "error", "versions", "seconds"),
 )
 
 
@@ -88,7 +78,8 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                         data = json.loads(line)
                         if other := data.keys() - TracedEpisode.model_fields.keys():
                             raise KeyError(*other)
-                        data["steps"] = [_with_answer(step, answers) for answers in [_answers(data)] for step in data["steps"]]
+                        answers = {(call["role"], call["seed"]): call for call in data["calls"] if "refused" not in call}
+                        data["steps"] = [_with_answer(step, answers) for step in data["steps"]]
                         task = str(data["task_id"])
                         success = bool(solved.get(task, data["success"]))
                         row = [task, benchmark, data["category"], agent, str(data["goal"])[:200], _outcome(data["ended"], success), success]
@@ -96,11 +87,6 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                     except (ValueError, KeyError, TypeError, RecursionError):
                         raise StageError(f"{path}:{number}: not an Episode record; delete the file to play it again") from None
                     yield row, {key: data[key] for key in KEPT if key in data} | {"failures": failures.get(task, [])}
-
-
-def _answers(data: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """(role, seed) -> the call that was answered."""
-    return {(call["role"], call["seed"]): call for call in data["calls"] if "refused" not in call}
 
 
 def _with_answer(step: dict[str, Any], answers: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:

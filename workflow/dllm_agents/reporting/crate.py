@@ -46,7 +46,7 @@ def write(config: Config, files: list[str], results: Path) -> list[Path]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hardware": hardware(),
-        "configuration": {"files": files, "sha256": _text_sha256(config.model_dump_json())},
+        "configuration": {"files": files, "sha256": hashlib.sha256(config.model_dump_json().encode()).hexdigest()},
         "seeds": seeds(config),
         "packages": {
             item.metadata["Name"]: item.version for item in sorted(distributions(), key=lambda item: item.metadata["Name"].lower())
@@ -114,16 +114,9 @@ def _gpus(config: Config, stage: str, job: str) -> int:
         return resources.rollout_gpus(config, *named[0]) if named else 0
     if stage == "replay_verifiers":
         return resources.verification_gpus(config)
-    backbone = job.rpartition(".")[0] if stage == "train" else job
-    if backbone not in config.backbones:
-        return 0
-    return (
-        config.backbones[backbone].training_gpus
-        if stage == "train"
-        else resources.pair_gpus(config, backbone)
-        if stage == "sample_pairs"
-        else 0
-    )
+    if stage == "train" and (backbone := job.rpartition(".")[0]) in config.backbones:
+        return config.backbones[backbone].training_gpus
+    return resources.pair_gpus(config, job) if stage == "sample_pairs" and job in config.backbones else 0
 
 
 def _wall_seconds(path: Path) -> float:
@@ -169,10 +162,6 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content alone, as `sha256sum` prints it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _shown(path: Path) -> str:
@@ -252,17 +241,12 @@ def _file(identifier: str, entry: Mapping[str, Any], name: str | None = None) ->
     return {key: value for key, value in described.items() if value is not None}
 
 
-def add_provenance_arguments(parser: argparse.ArgumentParser) -> None:
-    add_results(parser)
+add_provenance_arguments = add_verify_arguments = add_results
 
 
 def run_provenance(args: argparse.Namespace) -> None:
     for path in write(load(args.config), args.config, args.results):
         say(f"{path}: written")
-
-
-def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    add_results(parser)
 
 
 def run_verify(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dllm_agents.analysis.failures import ERROR, TAXONOMY
-from dllm_agents.config import EMBODIED
+from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
@@ -18,16 +18,7 @@ from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Key, Layout, Line, Table, Text, count, plain_heads
 
 FIGURE4_CLASSES = {"schema": "Schema", "parameter_value": "Parameter / value", "wrong_function": "Wrong function"}
-FIGURE4_SETS = (
-    "simple",
-    "multiple",
-    "parallel",
-    "parallel_multiple",
-    "live_simple",
-    "live_multiple",
-    "live_parallel",
-    "live_parallel_multiple",
-)
+FIGURE4_SETS = tuple(name for name in BFCL_SINGLE_TURN if "relevance" not in name and name not in ("java", "javascript"))
 AGREEMENT = {"bfcl": "class", **dict.fromkeys(EMBODIED, "refused steps")}
 """Benchmark -> the measure of agreement with its checker that the table of failures shows; the others are in its CSV."""
 
@@ -91,7 +82,7 @@ def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, pu
     faults = faults[(faults["agent"] == agent) & (faults["kind"] == "loop") & faults["task_id"].isin(scores["task_id"])]
     length = inputs.config.report.loop_length
     twin = twins.get((benchmark, "", "episodes_with_loop"))
-    share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
+    share = None if twin is None else twin.share
     longer = faults[faults["count"] > length]
     errors = inputs.errors(agent, benchmark)
     rows = [
@@ -129,7 +120,7 @@ def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value
         errors = inputs.errors(agent, "bfcl", sets)
         for kind in FIGURE4_CLASSES:
             twin = twins.get(("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
-            share = None if twin is None or twin.value is None or not twin.n else 100 * twin.value / twin.n
+            share = None if twin is None else twin.share
             episodes = inside[inside["kind"] == kind]["task_id"].nunique()
             rows.append(rate_row(agent, "bfcl", kind, metric, episodes, n, share, errors))
     return rows
@@ -181,28 +172,11 @@ def _first_class(faults: pd.DataFrame, tasks: pd.Index) -> pd.Series:
 
 
 def published_failures() -> list[TableRow]:
-    loops = [
-        TableRow(
-            agent=item.agent,
-            benchmark=item.benchmark,
-            category="at least 3",
-            metric=item.metric,
-            n=item.n,
-            published=100 * item.value / item.n,
-        )
-        for item in published.values("diffuagent_figure3")
-        if item.value is not None and item.n
-    ]
-    classes = [
-        TableRow(
-            agent=item.agent,
-            benchmark="bfcl",
-            category=item.category,
-            metric="single_turn_failures",
-            n=item.n,
-            published=100 * item.value / item.n,
-        )
-        for item in published.values("diffuagent_figure4")
-        if item.value is not None and item.n
-    ]
-    return loops + classes
+    """The published counts of Figures 3 and 4 as shares."""
+    rows = []
+    for item in (*published.values("diffuagent_figure3"), *published.values("diffuagent_figure4")):
+        if (share := item.share) is not None:
+            loop = item.metric == "episodes_with_loop"
+            category, metric = ("at least 3", item.metric) if loop else (item.category, "single_turn_failures")
+            rows.append(TableRow(agent=item.agent, benchmark=item.benchmark, category=category, metric=metric, n=item.n, published=share))
+    return rows

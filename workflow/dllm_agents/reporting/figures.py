@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dllm_agents.catalogue import FIGURES, unnamed
-from dllm_agents.commands import add_results, say
+from dllm_agents.commands import add_result, say
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
@@ -49,10 +49,7 @@ def plot(name: str, config: Config, results_dir: str | Path, output_base: str | 
     return paths
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name")
-    add_results(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
+add_arguments = add_result
 
 
 def run(args: argparse.Namespace) -> None:

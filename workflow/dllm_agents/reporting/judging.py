@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -127,7 +127,7 @@ def _checked(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> 
             verdict, why = "not comparable", load
         elif verdict == "holds" and (reason := _no_room(finding, sides, inputs, benchmark)):
             verdict, why = "cannot tell", reason
-    return Finding(test, verdict, benchmark, finding.n, finding.value, finding.low, finding.high, named, why)
+    return replace(finding, verdict=verdict, benchmark=benchmark, sides=named, why=why)
 
 
 # What is compared
@@ -273,7 +273,7 @@ def _replayed(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
     verdict, why = finding.verdict, ""
     if verdict == "holds" and test.expect in ("more", "less") and not any(side["exit_step"].notna().any() for side in sides):
         verdict, why = "cannot tell", "no verifier left an episode"
-    return Finding(test, verdict, benchmark, finding.n, finding.value, finding.low, finding.high, named, why)
+    return replace(finding, verdict=verdict, benchmark=benchmark, sides=named, why=why)
 
 
 # What the run can support
@@ -289,11 +289,8 @@ def _no_room(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> 
         if (share := _mute(both[0], inputs, benchmark)) > MUTE:
             return f"they wrote nothing in {100 * share:.0f} % of episodes"
         others = [agent for agent in inputs.agents if len(inputs.rows(agent, benchmark))]
-        return (
-            ""
-            if any(not _like_a_baseline(test, [agent], inputs, benchmark) for agent in others)
-            else "no agent of this run beats chance here"
-        )
+        telling = any(not _like_a_baseline(test, [agent], inputs, benchmark) for agent in others)
+        return "" if telling else "no agent of this run beats chance here"
     if test.expect in ("more", "less") and test.metric in ("success", "progress"):
         return lame[0] if len(lame) == 2 else ""
     if lame:
@@ -315,12 +312,8 @@ def _like_a_baseline(test: Test, agents: list[str], inputs: Inputs, benchmark: s
             both = ours.join(theirs[["value"]], rsuffix="_other", how="inner")
             if len(both) < 2:
                 break
-            low, high = statistics.paired_bootstrap(
-                both["value"].to_numpy(dtype=float),
-                both["value_other"].to_numpy(dtype=float),
-                both["cluster"].tolist(),
-                seed=inputs.config.seed,
-            )
+            first, second = (both[name].to_numpy(dtype=float) for name in ("value", "value_other"))
+            low, high = statistics.paired_bootstrap(first, second, both["cluster"].tolist(), seed=inputs.config.seed)
             if low > 0 or (metric != "success" and high < 0):
                 break
         else:

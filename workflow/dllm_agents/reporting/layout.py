@@ -134,18 +134,10 @@ def episodes(content: Cell, agents: Collection[str]) -> str | None:
     if isinstance(about, TableRow):
         if about.agent not in agents or about.value is None:
             return None
-        about = {
-            key: value for key, value in (("agent", about.agent), ("benchmark", _played(about)), ("failure", _failure(about))) if value
-        }
+        benchmark = "" if about.benchmark in ("average", "serving") else about.benchmark
+        failure = about.category if about.metric == "episodes_with_failure" else ""
+        about = {key: value for key, value in (("agent", about.agent), ("benchmark", benchmark), ("failure", failure)) if value}
     return f"../episodes.html#{urlencode(about)}" if isinstance(about, Mapping) else None
-
-
-def _played(row: TableRow) -> str:
-    return "" if row.benchmark in ("average", "serving") else row.benchmark
-
-
-def _failure(row: TableRow) -> str:
-    return row.category if row.metric == "episodes_with_failure" else ""
 
 
 def to_csv(rows: Iterable[TableRow]) -> str:

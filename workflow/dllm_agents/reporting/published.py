@@ -31,6 +31,11 @@ class Value(NamedTuple):
         return dict(part.split("=", 1) for part in self.category.split(";") if "=" in part)
 
     @property
+    def share(self) -> float | None:
+        """A count in percent of its n; None where the paper gives none."""
+        return None if self.value is None or not self.n else 100 * self.value / self.n
+
+    @property
     def part(self) -> str:
         """The category without the modules."""
         return ";".join(part for part in self.category.split(";") if "=" not in part)

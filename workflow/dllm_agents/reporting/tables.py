@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_agents.catalogue import TABLES, Entry, unnamed
-from dllm_agents.commands import add_results, say
+from dllm_agents.commands import add_result, say
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
@@ -56,10 +56,7 @@ def tabulate(name: str, config: Config, results_dir: str | Path, output_base: st
     return [Path(path) for path in texts]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name")
-    add_results(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="BASE", help="path without ending")
+add_arguments = add_result
 
 
 def run(args: argparse.Namespace) -> None:
