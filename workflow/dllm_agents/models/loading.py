@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dllm_agents.errors import StageError
+from dllm_agents.models import sentencepiece
 from dllm_agents.models.adapters import Adapter
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG
 from dllm_agents.models.families import Attention, Family, family_of, read_json
@@ -83,13 +84,22 @@ class Model:
     @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer, read on first use. Raises StageError when the directory has none that transformers can read."""
-        if not any((self.directory / name).is_file() for name in TOKENIZER_FILES):
-            raise StageError(f"{self.directory}: no readable tokenizer; copy tokenizer.json, or what stands in its place, into it")
-        try:
-            return transformers.AutoTokenizer.from_pretrained(self.directory, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # the tokenizer file is foreign data, and every reader fails in its own way
-            reason = str(error).strip().splitlines()
-            raise StageError(f"{self.directory}: no readable tokenizer ({reason[0] if reason else type(error).__name__})") from None
+        return read_tokenizer(self.directory)
+
+
+def read_tokenizer(directory: Path) -> Any:
+    """The tokenizer in a checkpoint directory; no code that comes with it is run. Raises StageError when there is none that can be read."""
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise StageError(f"{directory}: no readable tokenizer; copy tokenizer.json, or what stands in its place, into it")
+    raw = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
+    if str(raw.get("model_type")).lower() == "panguembedded" and not (directory / "tokenizer.json").is_file():
+        family, end = family_of(raw), raw.get("eos_token_id")
+        return sentencepiece.converted(directory, family.mask_id, end if isinstance(end, int) else next(iter(family.stop_ids), None))
+    try:
+        return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizer file is foreign data, and every reader fails in its own way
+        reason = str(error).strip().splitlines()
+        raise StageError(f"{directory}: no readable tokenizer ({reason[0] if reason else type(error).__name__})") from None
 
 
 def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None) -> Model:

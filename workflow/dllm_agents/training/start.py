@@ -12,6 +12,7 @@ from accelerate import PartialState
 from dllm_agents import models
 from dllm_agents.config import Training
 from dllm_agents.errors import StageError
+from dllm_agents.models.loading import read_tokenizer
 from dllm_agents.training import data, tokenizer
 
 if TYPE_CHECKING:
@@ -77,12 +78,7 @@ def base_tokenizer(directory: Path, mask_id: int | None, mask_token: str | None 
     """The tokenizer of a checkpoint directory with the checkpoint's mask token, else `mask_token`, and whether that one is new as a mask.
     Raises StageError when there is none that can be read, without `mask_token`, or when it cuts a tool tag of its own chat format in
     pieces."""
-    from transformers import AutoTokenizer
-
-    try:
-        words: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)  # type: ignore[assignment]
-    except (OSError, ValueError) as error:
-        raise StageError(f"base {directory}: no tokenizer to read ({str(error).splitlines()[0]}); give a checkpoint directory") from None
+    words: PreTrainedTokenizerFast = read_tokenizer(directory)
     token = None if mask_id is None else words.convert_ids_to_tokens(mask_id)
     added = words.mask_token is None and token is None
     if added and mask_token is not None and mask_token not in words.get_vocab():
