@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from dllm_agents.benchmarks import bfcl_answers, bfcl_data, bfcl_generated
+from dllm_agents.benchmarks import bfcl_answers, bfcl_data, bfcl_faults, bfcl_generated
 from dllm_agents.benchmarks.base import Benchmark, Split, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
@@ -31,7 +31,7 @@ class BFCL(Benchmark):
 
     @property
     def version(self) -> str:
-        return bfcl_data.version()
+        return bfcl_data.version() + (f"; faults {self.options.faults}" if self.options.faults else "")
 
     def tasks(self, split: Split) -> list[Task]:
         """Test: the published draw. Train: single-turn entries outside both the evaluated ones and the published 758."""
@@ -89,6 +89,9 @@ class BFCL(Benchmark):
         }
         if bfcl_data.is_multi_turn(category):
             data |= {"turns": entry["question"], "held_back": entry["missed_function"]}
+            if self.options.faults:
+                seed = f"{self.seed}:{entry['id']}:faults"
+                data["functions"], data["faulty"] = bfcl_faults.with_faults(data["functions"], self.options.faults, seed)
         return self.task(f"{category}/{entry['id']}", split, category, question, data)
 
     def interactive(self, task: Task) -> bool:

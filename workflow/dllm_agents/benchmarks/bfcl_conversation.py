@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from dllm_agents.benchmarks import bfcl_answers
+from dllm_agents.benchmarks import bfcl_answers, bfcl_faults
 from dllm_agents.benchmarks.base import Dialogue, Step, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker, unique_name
 from dllm_agents.benchmarks.isolation import WorkerLost
@@ -49,6 +49,10 @@ class Conversation(Dialogue):
         if self.verdict is not None:
             return Step("The episode is over.", float(self.success), True, False)
         self.conversation.append({"role": "assistant", "content": action})
+        faulty = self.task.data.get("faulty", [])
+        if (problem := bfcl_faults.failing(action, faulty)) is not None:
+            return self._executed({"calls": [], "observation": problem, "failed": True})
+        action = bfcl_faults.without_backups(action, faulty)
         try:
             reply = self.checker.play(self._episode, self.task.data["id"], self._history, action)
         except WorkerLost as loss:

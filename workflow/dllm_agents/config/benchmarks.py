@@ -165,6 +165,13 @@ class BFCLOptions(BenchmarkOptions):
     per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
     generated_calls: int = Field(default=0, ge=0, description="generated tool-calling tasks to train on beside BFCL's own entries")
     max_steps: int = Field(default=20, ge=1, description="model calls per turn (BFCL's own limit)")
+    faults: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the functions of a multi-turn task that fail in every call; each has a backup beside it",
+        json_schema_extra=EVALUATION,
+    )
     scratch: str | None = Field(
         default=None, description="folder the isolated checker may write to; null for a temporary one", json_schema_extra=NOTHING
     )

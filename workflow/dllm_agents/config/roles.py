@@ -42,6 +42,7 @@ WORKFLOWS: dict[WorkflowName, Workflow] = {
     "maker": Workflow(plays=("react",), options={"ahead": 3, "samples": 12, "characters": 400}),
     "autotool": Workflow(plays=("react",), options={"threshold": 0.6, "frequency": 0.5}, learns=True),
     "router": Workflow(("policy", "large"), plays=("react", "search"), options={"confidence": 0.9}),
+    "self_healing": Workflow(plays=("tool_calling",), options={"retries": 3}),
     "threats": Workflow(keys=("acting",), plays=("react", "search", "tool_calling")),
 }
 MODULES = ("memory", "verifier", "selector", "editor")

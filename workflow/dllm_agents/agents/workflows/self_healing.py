@@ -1,0 +1,76 @@
+"""Self-Healing Router: calls go along the cheapest path of a weighted tool graph; a tool that fails is taken out of it and the path is
+sought anew, and only where none is left the backbone is asked again.
+
+Needs tools with alternatives that fail: BFCL's conversations with `benchmarks.bfcl.faults`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from dllm_agents.agents import tool_calling
+from dllm_agents.agents.game import Game
+from dllm_agents.agents.modules.tool_graph import called_names
+from dllm_agents.benchmarks.base import Dialogue
+from dllm_agents.benchmarks.bfcl_faults import failed_tool
+from dllm_agents.records import ToolMeasures
+
+
+def play(game: Game) -> None:
+    """BFCL's own protocol, but that a reply whose tool fails is sent again over the next best path, at most `retries` (3) times. A task
+    that is answered once has nothing to reroute."""
+    if not isinstance(game.environment, Dialogue):
+        outcome = tool_calling.answer(game.benchmark, game.task, game.complete(), style=game.style, seed=game.seed)
+        game.outcome = outcome
+        return
+    dialogue, broken, done = game.environment, set[str](), False
+    while not done:
+        call = game.complete()(dialogue.conversation, seed=game.next_seed())
+        text: str | None = call.text[: tool_calling.MAX_ANSWER]
+        for _ in range(game.options["retries"] + 1):
+            step = game.act(text, call=call.key)
+            done, failed = step.done, failed_tool(step.observation)
+            if done or failed is None:
+                break
+            broken.add(failed)
+            text = rerouted(text or "", dialogue.offered, broken)
+            if text is None:
+                game.counts["escalations"] += 1
+                break
+            game.counts["reroutes"] += 1
+    verdict = dialogue.verdict
+    game.outcome.tools = ToolMeasures(error_type=verdict.error_type if verdict is not None else None)
+
+
+def rerouted(reply: str, functions: Sequence[Mapping[str, Any]], broken: Collection[str]) -> str | None:
+    """A reply with its calls along the cheapest path that avoids the broken tools; None where there is no path."""
+    calls = list(dict.fromkeys(called_names(reply, {str(function["name"]) for function in functions})))
+    path = cheapest([alternatives(name, functions) for name in calls], broken)
+    if path is None:
+        return None
+    chosen = dict(zip(calls, path, strict=True))
+    return re.sub(r"(?<![\w.])(\w+)\(", lambda match: f"{chosen.get(match[1], match[1])}(", reply)
+
+
+def alternatives(name: str, functions: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Tool -> weight of its edges: the tool itself, and those of the same parameters that are named after it, each dearer than the last."""
+    own = next(function for function in functions if function["name"] == name)
+    same = [str(other["name"]) for other in functions if other.get("parameters") == own.get("parameters")]
+    related = [other for other in same if other != name and (other.startswith(name) or name.startswith(other))]
+    return {tool: weight for weight, tool in enumerate([name, *related], 1)}
+
+
+def cheapest(layers: Sequence[Mapping[str, int]], broken: Collection[str]) -> list[str] | None:
+    """Dijkstra's path from the start through one tool of each layer to the goal; edges into a broken tool are infinitely long."""
+    queue: list[tuple[int, int, tuple[str, ...]]] = [(0, 0, ())]
+    while queue:
+        cost, depth, path = heapq.heappop(queue)
+        if depth == len(layers):
+            return list(path)
+        for tool, weight in layers[depth].items():
+            if tool not in broken:
+                heapq.heappush(queue, (cost + weight, depth + 1, (*path, tool)))
+    return None

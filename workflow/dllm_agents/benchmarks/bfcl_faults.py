@@ -1,0 +1,43 @@
+"""The fault switch of BFCL's conversations: some functions fail in every call, and beside each stands a backup that does the same. The
+official simulators and checker never see either: a failing call is not run, and a backup's is run under the function's own name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from random import Random
+from typing import Any
+
+BACKUP = "_backup"
+_FAILED = re.compile(r"Error during execution: (\w+) is unavailable")
+
+
+def with_faults(functions: list[dict[str, Any]], share: float, seed: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The functions with a backup behind each that fails, and the names of these: `share` of all, at least one."""
+    names = [str(function["name"]) for function in functions]
+    faulty = set(Random(seed).sample(names, max(1, round(share * len(names)))))
+    offered = []
+    for function in functions:
+        offered.append(function)
+        if function["name"] in faulty:
+            offered.append({**function, "name": f"{function['name']}{BACKUP}", "description": f"Another service for {function['name']}."})
+    return offered, sorted(faulty)
+
+
+def failing(reply: str, faulty: Collection[str]) -> str | None:
+    """What the tools say to a reply that calls a function which fails; None where it calls none."""
+    called = next((name for name in re.findall(r"(?<![\w.])(\w+)\(", reply) if name in faulty), None)
+    return None if called is None else f"[{{'role': 'tool', 'content': 'Error during execution: {called} is unavailable'}}]"
+
+
+def without_backups(reply: str, faulty: Collection[str]) -> str:
+    """A reply with the functions' own names in place of their backups'."""
+    for name in faulty:
+        reply = re.sub(rf"(?<![\w.]){re.escape(name)}{BACKUP}\(", f"{name}(", reply)
+    return reply
+
+
+def failed_tool(observation: str) -> str | None:
+    """The function that an observation says has failed."""
+    match = _FAILED.search(observation)
+    return match[1] if match else None
