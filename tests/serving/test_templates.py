@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from typing import Any
 
@@ -84,6 +85,22 @@ def test_tools_that_a_template_has_no_place_for_are_refused(tokenizer: Any) -> N
 def test_a_template_that_raises_is_quoted(tokenizer: Any) -> None:
     with pytest.raises(TemplateError, match="never again"):
         prompt(tokenizer, "{{ raise_exception('never again') }}", [SYSTEM, USER])
+
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [LOOP, "{% macro f() %}" + LOOP + "{% endmacro %}{{ f() }}", "{{ messages[0].content }}" + LOOP])
+def test_a_template_that_loops_is_refused(tokenizer: Any, template: str) -> None:
+    with pytest.raises(TemplateError, match="does not end within"):
+        prompt(tokenizer, template, [USER])
+    assert sys.gettrace() is None or "coverage" in sys.modules
+
+
+def test_a_template_that_calls_itself_or_raises_anything_is_refused(tokenizer: Any) -> None:
+    for template in ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ 1 // 0 }}", "{{ messages[0].none.of_it }}", "{% for %}"):
+        with pytest.raises(TemplateError, match="refuses these messages"):
+            prompt(tokenizer, template, [USER])
 
 
 @settings(max_examples=60, deadline=None)

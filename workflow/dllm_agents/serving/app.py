@@ -31,6 +31,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     500: {"model": ErrorBody, "description": "The model or the decoder failed"},
     503: {"model": ErrorBody, "description": "The server is shutting down"},
 }
+RETRIEVE = "retrieve_model"
+RETRIEVED = {"retrieve": {"operationId": RETRIEVE, "parameters": {"model": "$response.body#/data/0/id"}}}
 UNKNOWN_FIELD = ("extra_forbidden", "none_required")
 
 
@@ -66,11 +68,11 @@ def create_app(
     async def metrics() -> Response:
         return Response(backend.metrics.render(), media_type=backend.metrics.content_type)
 
-    @app.get("/v1/models", responses={401: REFUSALS[401]})
+    @app.get("/v1/models", responses={200: {"links": RETRIEVED}, 401: REFUSALS[401]})
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [backend.card()]}
 
-    @app.get("/v1/models/{model:path}", responses={status: REFUSALS[status] for status in (401, 404)})
+    @app.get("/v1/models/{model:path}", operation_id=RETRIEVE, responses={status: REFUSALS[status] for status in (401, 404)})
     async def model(model: str) -> dict[str, Any]:
         backend.check_model(model)
         return backend.card()

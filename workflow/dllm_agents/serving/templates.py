@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from dllm_agents.tool_calls import KEPT
@@ -12,6 +15,7 @@ from dllm_agents.tool_calls import KEPT
 Message = Mapping[str, Any]
 # Special in some tokenizers, but part of what models read and write in text.
 TAGS = (*KEPT, "<tool_response>", "</tool_response>", "<think>", "</think>", "<answer>", "</answer>")
+MAX_STEPS = 5_000_000  # lines of a template; one that writes 10,000 messages takes a tenth of them
 ID_LENGTH = 9  # what Mistral's templates want of a call's id: so many letters and digits
 # No template writes these; one that stands in no message marks where a control token's text is taken apart.
 _SENTINELS = [chr(point) for point in range(0xE000, 0xE100)]
@@ -46,7 +50,8 @@ def chat_prompt(
         return _encode(tokenizer, "\n\n".join(str(message["content"]) for message in guarded), sentinel, add_special_tokens=True)
 
     def render(turns: Sequence[Message], offered: Sequence[Mapping[str, Any]] | None) -> str:
-        text = tokenizer.apply_chat_template(turns, tools=offered, tokenize=False, add_generation_prompt=True, **(values or {}))
+        with _bounded():
+            text = tokenizer.apply_chat_template(turns, tools=offered, tokenize=False, add_generation_prompt=True, **(values or {}))
         return str(text)
 
     turns, text = _first_accepted(lambda turns: render(turns, tools), guarded)
@@ -65,6 +70,8 @@ def _first_accepted(render: Callable[[Sequence[Message]], str], messages: list[M
         turns = form(messages)
         try:
             text = render(turns)
+        except TemplateError:
+            raise
         except Exception as error:  # templates come with the checkpoint and raise what they like
             reason = reason or str(error) or type(error).__name__
             continue
@@ -74,6 +81,28 @@ def _first_accepted(render: Callable[[Sequence[Message]], str], messages: list[M
     if whole is None:
         raise TemplateError(f"the chat template refuses these messages: {reason}", "messages")
     return whole
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Raises TemplateError where the template runs on: templates come with the checkpoint, and one that loops would hold this thread."""
+    steps = 0
+
+    def watch(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != "<template>":
+            return None
+        steps += 1
+        if steps > MAX_STEPS:
+            raise TemplateError(f"the chat template does not end within {MAX_STEPS:,} steps", "messages")
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def folded(messages: Sequence[Message]) -> list[Message]:
