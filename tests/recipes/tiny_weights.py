@@ -1,5 +1,5 @@
 """The recipes of the three papers with random weights in place of the published ones: the same agents, roles and rules under the same keys
-of the configuration, on a task or two."""
+of the configuration, on a task or two. BrowseComp-ZH is left out: its questions and its search lie on the web."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ("diffuagent", "dllm_searcher", "dllm_agent")
 FAMILIES = {
     "Qwen3": "qwen3",
+    "Qwen-2.5": "qwen2",
+    "SearchR1": "qwen2",
+    "WebSailor": "qwen2",
     "Ministral": "ministral3",
     "LLaDA": "llada",
     "dLLM-Var": "llada",
     "Dream": "Dream",
     "Fast_dLLM": "Fast_dLLM_Qwen",
     "SDAR": "sdar",
+    "openPangu": "PanguEmbedded",
 }
 """What a published checkpoint's name begins with -> the layout it is written in."""
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<tool_response>", "</tool_response>"]
@@ -43,15 +47,16 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 def write(recipe: str, folder: Path) -> Path:
     """A configuration file beside its checkpoints that extends a recipe."""
     config = load([ROOT / "config" / f"{recipe}.yaml"])
+    benchmarks = [name for name in config.run.benchmarks if name in BENCHMARKS]
     weights = _Weights(folder / "weights")
-    backbones = {name: _tiny(config.backbones[name], config.run.benchmarks, weights) for name in config.used_backbones()}
+    backbones = {name: _tiny(config.backbones[name], benchmarks, weights) for name in config.used_backbones()}
     path = folder / f"{recipe}.yaml"
     settings = {
         "extends": str(ROOT / "config" / f"{recipe}.yaml"),
         "scale": f"tiny-{recipe}",
-        "benchmarks": {name: BENCHMARKS[name] for name in config.run.benchmarks},
+        "benchmarks": {name: BENCHMARKS[name] for name in benchmarks},
         "backbones": backbones,
-        "run": {"shards": 1, "probe_concurrency": [1], "probe_requests": 1},
+        "run": {"benchmarks": benchmarks, "shards": 1, "probe_concurrency": [1], "probe_requests": 1},
         "resources": {"rollout": {"cpus": 1}, "train": {"cpus": 1}},
     }
     path.write_text(yaml.safe_dump(settings))

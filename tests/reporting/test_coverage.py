@@ -35,6 +35,13 @@ def test_every_table_and_figure_of_a_paper_has_a_line(recipe, lines):
     assert all(": produced by " in str(line) or ": not, because " in str(line) for line in lines[recipe])
 
 
+def test_every_published_row_is_repeated_but_for_weights_that_nobody_has(lines):
+    own = {"diffuagent": "diffuagent_", "dllm_searcher": "searcher_", "dllm_agent": "dllm_agent_"}
+    for recipe, beginning in own.items():
+        for line in lines[recipe]:
+            assert not line.result.startswith(beginning) or UNREPEATED not in line.absent, line
+
+
 def test_a_result_whose_agents_do_not_run_is_not_produced():
     config = load([ROOT / "config" / "diffuagent.yaml"], {"run": {"agents": ["qwen3-8b"], "verification": {"agents": []}}})
     by_name = {line.result: line for line in coverage(config)}

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -73,7 +72,7 @@ class _NoResults(Inputs):
 def coverage(config: Config) -> list[Coverage]:
     """Every table and figure of the three papers, in the catalogue's order, then those that hold no result."""
     entries = [entry for entry in (*TABLES.values(), *FIGURES.values()) if entry.paper]
-    drawings = {row["result"]: row["why"] for row in _absent() if not row["row"]}
+    drawings = {row["result"]: row["why"] for row in published.table("absent") if not row["row"]}
     return [*(covered(entry, config) for entry in entries), *(Coverage(name, why=why) for name, why in drawings.items())]
 
 
@@ -117,7 +116,7 @@ def _unrepeated(entry: Entry, config: Config, agents: tuple[str, ...]) -> dict[s
     if "tasks" in entry.needs or not (PUBLISHED / f"{entry.name}.csv").is_file():
         return {}  # what a benchmark holds is no agent's
     repeated = {label for agent in agents for label in _labels(config, agent)}
-    reasons = {row["row"]: row["why"] for row in _absent() if row["result"] == entry.name}
+    reasons = published.absent(entry.name)
     rows: dict[str, list[str]] = {}
     for label in dict.fromkeys(_label(value.agent, value.modules) for value in published.values(entry.name)):
         if label not in repeated:
@@ -136,18 +135,13 @@ def _labels(config: Config, agent: str) -> Iterator[str]:
         yield _label(name, modules | ({"memory": "w/o"} if entry.history == "recent" else {}))
     if (searcher := published.searcher_name(config, agent)) is not None:
         yield from (searcher, "VRPO") if searcher == "DLLM-Searcher" else (searcher,)
+    yield from filter(None, (published.system_name(config, agent), published.team_name(config, agent)))
     if (team := published.team_name(config, agent)) is not None:
         yield team
 
 
 def _label(agent: str, modules: dict[str, str]) -> str:
     return f"{agent} ({', '.join(f'{role} {backbone}' for role, backbone in sorted(modules.items()))})" if modules else agent
-
-
-@cache
-def _absent() -> tuple[dict[str, str], ...]:
-    """What no configuration can produce: a result, a row of it (all of it where that is empty), and why."""
-    return tuple(published.table("absent"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -69,6 +69,7 @@ def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
     """A table with two groups of columns more: each published system as the run plays it, by paradigm of the backbone."""
     groups = {"ar": "AR here", "diffusion": "dLLM here"}
     every = set(inputs.scores(SEARCH)["category"])
+    unobtainable = published.absent("searcher_table1")
     cells: dict[tuple[str, str], list[Cell]] = {}
     for agent in inputs.players(SEARCH):
         if (system := published.system_name(inputs.config, agent)) is not None:
@@ -77,8 +78,8 @@ def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
 
     def widened(line: Line, is_published: bool) -> Line:
         name = line.label
-        absent = "not run: critics not public" if name in published.UNOBTAINABLE else NOT_RUN
-        empty: list[Cell] = [absent if is_published and name in (*published.SYSTEMS.values(), *published.UNOBTAINABLE) else ""] * 2
+        absent = "not run: critics not public" if name in unobtainable else NOT_RUN
+        empty: list[Cell] = [absent if is_published and name in (*published.SYSTEMS.values(), *unobtainable) else ""] * 2
         more = [cell for group in groups for cell in (cells.get((name, group), empty) if is_published else empty)]
         return Line(name, [*line.cells, *more])
 

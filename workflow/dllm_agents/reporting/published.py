@@ -130,8 +130,12 @@ SYSTEMS = {
     "r1_searcher": "R1Searcher",
 }
 """Workflow or dialect -> its row in Table 1 of DLLM-Searcher."""
-UNOBTAINABLE = ("CR-Planner", "ReARTeR")
-"""Systems whose critics, trained on tree searches and process rewards, nobody has published."""
+
+
+@cache
+def absent(result: str) -> dict[str, str]:
+    """Row of a published table or figure that no configuration can produce, empty for the whole of it -> why."""
+    return {row["row"]: row["why"] for row in table("absent") if row["result"] == result}
 
 
 def system_name(config: Config, agent: str) -> str | None:
