@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dllm_agents.download import _listed
+from dllm_agents.download import _listed, _recorded
 from dllm_agents.errors import StageError
 
 COMMIT = "a" * 40
@@ -192,3 +192,10 @@ def test_a_revision_that_is_none_is_one_line(revision: str) -> None:
 def test_no_network_is_one_line(tmp_path: Path) -> None:
     done = download(tmp_path, "http://127.0.0.1:9")
     assert done.returncode == 1 and "cannot be found on the hub" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 5000, '{"a": 1}', "\x00"])
+def test_a_damaged_record_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "downloads.json").write_text(text)
+    with pytest.raises(StageError, match="not a record of downloads"):
+        _recorded(tmp_path / "downloads.json")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
+from dllm_agents import foreign
 from dllm_agents.benchmarks.qa_files import HUB_ADDRESS, local_file
 from dllm_agents.commands import say
 from dllm_agents.config import Config, load
@@ -28,7 +28,7 @@ def download(config: Config, record: Path) -> dict[str, Any]:
     What was downloaded before stays at its revision; what names none is pinned to the one found first.
     Raises StageError when the hub cannot be reached, or a file is not what the hub says.
     """
-    records = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    records = _recorded(record) if record.is_file() else {}
     for name in dict.fromkeys([*config.used_backbones(), *config.run.verification.backbones]):
         backbone = config.backbones[name]
         if backbone.url or backbone.model is None or not is_hub_name(backbone.model):
@@ -53,6 +53,17 @@ def download(config: Config, record: Path) -> dict[str, Any]:
         records[address] = {"dataset": repo, "revision": info.sha, "directory": str(path.parent), "files": files}
         write_json(record, records)
     return records
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """What an earlier download wrote. Raises StageError for a damaged record."""
+    try:
+        entries = foreign.loads(record.read_bytes())
+    except ValueError:
+        entries = None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise StageError(f"{record}: not a record of downloads; delete it, and what it pinned is found anew")
+    return entries
 
 
 def _question_files(config: Config) -> list[str]:
