@@ -11,10 +11,11 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from dllm_agents import benchmarks
 from dllm_agents.agents import rollout
@@ -69,9 +70,8 @@ def steps_per_second(config: Config, in_flight: int) -> tuple[float, int]:
     return steps / spent, steps
 
 
-def serve(seconds: float, port: multiprocessing.Queue[int]) -> None:
-    """An OpenAI-compatible server that takes `seconds` for every answer."""
-    actions = itertools.cycle(ACTIONS)
+def serve(seconds: float, port: multiprocessing.Queue[int], says: Callable[[Any], str]) -> None:
+    """An OpenAI-compatible server that takes `seconds` for every answer, which `says` makes from the messages."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -82,9 +82,9 @@ def serve(seconds: float, port: multiprocessing.Queue[int]) -> None:
             self.reply({"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "benchmark"}]})
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             time.sleep(seconds)
-            message = {"role": "assistant", "content": REPLY.format(next(actions))}
+            message = {"role": "assistant", "content": says(asked["messages"])}
             usage = {"prompt_tokens": 200, "completion_tokens": 20, "total_tokens": 220}
             choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
             self.reply({"id": "1", "object": "chat.completion", "model": "m", "created": 0, "usage": usage, "choices": choices})
@@ -108,7 +108,8 @@ def serve(seconds: float, port: multiprocessing.Queue[int]) -> None:
 def model_share(seconds: float, concurrency: int) -> tuple[float, float, float]:
     """(model time of episode time, model time of the wall time of all slots, wall seconds) of a rollout against a slow server."""
     port: multiprocessing.Queue[int] = multiprocessing.Queue()
-    server = multiprocessing.Process(target=serve, args=(seconds, port), daemon=True)
+    actions = itertools.cycle(ACTIONS)
+    server = multiprocessing.Process(target=serve, args=(seconds, port, lambda _: REPLY.format(next(actions))), daemon=True)
     server.start()
     config = configuration({"url": f"http://127.0.0.1:{port.get()}/v1"}, concurrency)
     with tempfile.TemporaryDirectory() as folder:

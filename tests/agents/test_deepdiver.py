@@ -155,6 +155,42 @@ def test_a_wrong_call_is_an_error_result_and_the_agent_goes_on(text, error):
     assert not result["success"] and error in result["error"] and len(result["error"]) <= 500
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (assign("a"), "no such tool"),
+        (call(DONE, task_summary="", task_name="", key_files=[], completion_status="completed", final_answer="x"), "no such tool"),
+        (call("batch_web_search", queries=list("abcdefghi")), "queries"),
+        (call("batch_web_search", queries=[]), "queries"),
+        (call("batch_web_search", queries=["a"], max_results_per_query=11), "max_results_per_query"),
+        (call("url_crawler", documents=[{"url": "doc:a", "file_path": "a"}] * 11), "documents"),
+        (call("url_crawler", documents=[{"url": "doc:a"}]), "file_path"),
+        (call("url_crawler", documents=[{"url": "doc:a", "file_path": "a"}], max_tokens_per_url=0), "max_tokens_per_url"),
+        (call("url_crawler", documents=[{"url": "doc:a", "file_path": "../a"}]), "relative to the workspace"),
+        (call("url_crawler", documents=[{"url": "doc:none", "file_path": "a"}]), "no such document"),
+        (call("document_qa", tasks=[{"file_path": "gone", "question": "?"}]), "no such file"),
+        (call("str_replace_based_edit_tool", action="view", file_path="a" * 201), "file_path"),
+        (call("str_replace_based_edit_tool", action="chmod", file_path="a"), "action"),
+        (call(REPORT, task_summary="s", task_name="n", key_files="a", completion_status="completed"), "key_files"),
+    ],
+)
+def test_a_seekers_wrong_call_is_an_error_result_and_it_goes_on(text, error):
+    outcome = run([assign("a"), done("x")], Script([text, report("r")]))
+    first = json.dumps(results(outcome, "seeker 1")[0])
+    assert '"success": false' in first and error in first and results(outcome)[0]["success"]
+
+
+def test_a_seeker_that_never_ends_is_stopped_and_the_others_reports_are_told():
+    seeker = Script([], ends=[report("R1")], never=[call("batch_web_search", queries=["again"])], silent=[""])
+    outcome = run([assign("ends", "never", "silent"), done("x")], seeker, TeamBudget(seeker_turns=30, tool_calls=1000))
+    turns = {name: sum(turn.agent == name for turn in outcome.turns) for name in ("seeker 1", "seeker 2", "seeker 3")}
+    assert turns == {"seeker 1": 1, "seeker 2": 30, "seeker 3": 30}
+    told = results(outcome)[0]
+    assert not told["success"] and [each["success"] for each in told["data"]] == [True, False, False]
+    assert told["data"][1]["error"] == told["data"][2]["error"] == "not completed within 30 turns"
+    assert outcome.answer == "x" and not outcome.fallback
+
+
 def test_calls_of_openpangu_and_lists_of_calls_are_read():
     calls = [{"name": "think", "arguments": {"thought": "a"}}, {"name": "reflect", "arguments": {"reflect": "b"}}]
     outcome = run([f"[unused16]t[unused17][unused11]{json.dumps(calls)}[unused12]", done("x")])

@@ -96,8 +96,13 @@ class SearchEnvironment(Environment):
         started = time.perf_counter()
         passages = self._engine.search(query, count)
         self._note(query, passages)
-        time.sleep(max(0.0, self._delay - (time.perf_counter() - started)))
+        self._wait(started)
         return passages
+
+    def _wait(self, started: float) -> None:
+        """Let a search take as long as it is to take; a sleep of no time would give the processor away."""
+        if (rest := self._delay - (time.perf_counter() - started)) > 0:
+            time.sleep(rest)
 
     def document(self, link: str) -> str | None:
         """The whole text behind a result's link; None when there is none."""
@@ -113,7 +118,7 @@ class SearchEnvironment(Environment):
         hits = [self._engine.search(query, self.top_k) for query in reply.queries]
         for query, passages in zip(reply.queries, hits, strict=True):
             self._note(query, passages)
-        time.sleep(max(0.0, self._delay - (time.perf_counter() - started)))
+        self._wait(started)
         return self.present(reply.queries, hits)
 
     def _note(self, query: str, passages: Sequence[Passage]) -> None:
