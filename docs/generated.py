@@ -124,8 +124,11 @@ def families() -> str:
 
 
 def workflows() -> str:
-    rows = ((f"`{name}`", ", ".join(flow.roles), ", ".join(f"`{key}`" for key in flow.keys)) for name, flow in WORKFLOWS.items())
-    return table(("workflow", "roles", "other keys of an agent that it reads"), rows)
+    rows = (
+        (f"`{name}`", *(", ".join(f"`{key}`" for key in keys) for keys in (flow.roles, flow.keys, flow.options)))
+        for name, flow in WORKFLOWS.items()
+    )
+    return table(("workflow", "roles", "other keys of an agent that it reads", "its options"), rows)
 
 
 def strategies() -> str:

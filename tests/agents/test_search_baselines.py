@@ -221,10 +221,10 @@ def test_search_o1_is_bounded_in_searches_turns_and_characters():
 
 
 def test_search_o1_plays_in_our_tags_for_the_backbones_that_are_taught_them():
-    said = [reply_text("I look.", tool_call(["mother of Ann"])), answer_text("Eva"), answer_text("Oslo")]
-    backbones = Scripted(policy=said)
-    outcome, _ = play("search_o1", backbones, hops())
-    assert outcome.success and "<tool_response>\nEva\n</tool_response>" in backbones.prompts["policy"][-1]
+    backbones = Scripted(policy=[reply_text("I look.", tool_call(["mother of Ann"])), answer_text("Eva"), answer_text("Oslo")])
+    outcome, _ = play("search_o1", backbones, hops(), style="compact")
+    assert outcome.success and "Found: 1. Ann: The mother of Ann is Eva.\n" in backbones.prompts["policy"][-1]
+    assert all(len(messages) == 1 for messages in backbones.messages["policy"]), "our tags are no growing reply"
 
 
 def test_a_token_limit_ends_any_of_them_and_keeps_what_was_played():

@@ -72,6 +72,14 @@ def test_a_joiner_that_is_not_content_has_it_planned_again_at_most_twice():
     assert "Replan" not in backbones.prompts["joiner"][2] and "Replan" in backbones.prompts["joiner"][0]
 
 
+def test_a_call_is_not_given_again_what_its_inputs_gave():
+    first, second = (llm_compiler.Passage("T", text) for text in ("Eva", "Oslo"))
+    plan = llm_compiler.read_plan('1. search("a")\n2. search("b $1")\n3. search("c")')
+    results = llm_compiler.fetch(plan, lambda query: [first, second] if query != "a" else [first], 2)
+    assert [results[number].passages for number in (1, 2, 3)] == [[first], [second], [first, second]]
+    assert results[2].text == "Oslo" and results[2].query == "b Eva"
+
+
 @pytest.mark.parametrize(
     ("plan", "problem"),
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
@@ -120,10 +120,10 @@ def fetch(plan: Mapping[int, Planned], search: Callable[[str], list[Passage]], w
     results: dict[int, Result] = {}
     running: dict[Future[Result], int] = {}
 
-    def call(query: str) -> Result:
+    def call(query: str, inputs: Sequence[Passage]) -> Result:
         started, passages, problem = time.perf_counter() - clock, list[Passage](), None
         try:
-            passages = search(query[:MAX_QUERY_CHARACTERS])
+            passages = [passage for passage in search(query[:MAX_QUERY_CHARACTERS]) if passage not in inputs]
         except StageError:
             raise  # the tool is not set up, which no other call would survive
         except Exception as error:
@@ -139,7 +139,8 @@ def fetch(plan: Mapping[int, Planned], search: Callable[[str], list[Passage]], w
                     order.done(number)
                     continue
                 query = _REFERENCE.sub(lambda match: results[int(match[1])].text, plan[number].query)
-                running[pool.submit(call, query)] = number
+                inputs = [passage for need in plan[number].needs for passage in results[need].passages]
+                running[pool.submit(call, query, inputs)] = number
             if running:
                 for future in wait(running, return_when=FIRST_COMPLETED)[0]:
                     number = running.pop(future)

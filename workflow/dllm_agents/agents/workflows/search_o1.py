@@ -19,7 +19,9 @@ def play(game: Game) -> None:
     tags = DIALECTS[game.dialect or OURS]
     reasoning, queries = "", dict[str, str]()
     for _ in range(game.options["turns"]):
-        call = game.ask("reason", so_far=reasoning, results=list(queries.items()), searches=game.options["searches"])
+        call = game.ask(
+            "reason", so_far=reasoning if tags.growing else "", results=list(queries.items()), searches=game.options["searches"]
+        )
         whole = call.finish_reason != "length"
         reply = parse_reply(call.whole_text.strip()) if game.dialect is None else dialects.read(tags, call.text, whole)
         if not isinstance(reply, Reply) or not reply.queries:
