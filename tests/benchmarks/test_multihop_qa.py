@@ -572,6 +572,15 @@ def test_what_is_no_number_is_no_answer(tmp_path, word):
             qa_files.read_questions(str(tmp_path / name))
 
 
+def test_half_a_surrogate_in_a_question_is_replaced(tmp_path):
+    """A file can spell it, and no task file could hold it."""
+    row = r'{"question": "Who is \ud800?", "answer": ["\udfff", "Ann"]}'
+    for name, text in (("q.jsonl", row), ("q.json", f"[{row[0]}\n{row[1:]}]")):
+        (tmp_path / name).write_text(text)
+        read = qa_files.read_questions(str(tmp_path / name))[0]
+        assert (read.question, read.answers) == ("Who is \ufffd?", ("\ufffd", "Ann"))
+
+
 def test_a_passage_without_a_title_has_none(tmp_path):
     path = write_lines(tmp_path / "corpus.jsonl", [{"title": None, "text": "x"}, {"text": "y"}, {"title": "T", "text": "z"}])
     assert [passage.title for passage in qa_files.read_corpus(path)] == ["", "", "T"]

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from dllm_agents.benchmarks.search import Passage
 from dllm_agents.errors import StageError
+from dllm_agents.foreign import valid
 
 HUB_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 FINGERPRINTED_BYTES = 1 << 24
@@ -113,7 +114,7 @@ def _json_rows(path: str, handle: BinaryIO) -> Iterator[tuple[int, Any]]:
         yield from _json_lines(path, handle)
         return
     try:
-        value = json.loads(handle.read().decode("utf-8"), parse_constant=_no_number)
+        value = _value(handle.read())
     except (json.JSONDecodeError, RecursionError):
         if first.startswith(b"["):
             raise
@@ -139,6 +140,11 @@ def _wrapped(value: dict[str, Any]) -> list[Any] | None:
     return lists[0] if len(lists) == 1 and not is_row else None
 
 
+def _value(text: bytes) -> Any:
+    """The value of a JSON text in valid Unicode. Raises ValueError for NaN and infinities, which JSON does not have."""
+    return valid(json.loads(text.decode("utf-8"), parse_constant=_no_number))
+
+
 def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
 
@@ -148,7 +154,7 @@ def _json_lines(path: str, handle: BinaryIO) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line, parse_constant=_no_number)
+            yield number, _value(line)
         except (ValueError, RecursionError) as error:
             reason = str(error) if "is no JSON" in str(error) else "not JSON"
             raise StageError(f"{path}:{number}: {reason}; every line is one object") from None

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG, resolve_model
+from dllm_agents.models.families import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,10 +49,10 @@ class Adapter:
     def __init__(self, directory: Path) -> None:
         self.file = directory / ADAPTER_WEIGHTS
         try:
-            rule: dict[str, Any] = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+            rule: dict[str, Any] = read_json(directory / ADAPTER_CONFIG)
             name, checksum = str(rule["base_model_name_or_path"]), str(rule["base_sha256"])
             self.scale = float(rule["lora_alpha"]) / int(rule["r"])
-        except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
+        except (ValueError, TypeError, KeyError, ZeroDivisionError):
             raise StageError(f"{directory / ADAPTER_CONFIG}: lacks base, base_sha256, r or lora_alpha; copy it again") from None
         from dllm_agents.config import Backbone  # whoever loads no adapter needs no configuration
 

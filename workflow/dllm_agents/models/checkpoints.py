@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dllm_agents.errors import StageError
 from dllm_agents.layout import adapter_folder
-from dllm_agents.models.families import SMOLLM2, is_hub_name
+from dllm_agents.models.families import SMOLLM2, is_hub_name, read_json
 
 if TYPE_CHECKING:
     from dllm_agents.config import Backbone
@@ -44,7 +43,7 @@ def _adapter(name: str, model: str) -> Path:
     """The directory of a model's adapters."""
     path = checked_directory(adapter_folder(name))
     config = path / ADAPTER_CONFIG
-    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.is_file() else None
+    base = read_json(config).get("base_model_name_or_path") if config.is_file() else None
     if base != model:
         raise StageError(f"adapter {name}: is for {base or 'no base'}, not for {model}; give the adapter of that model")
     return path
@@ -53,7 +52,7 @@ def _adapter(name: str, model: str) -> Path:
 def not_run(directory: Path) -> str | None:
     """Why a training left no checkpoint in its directory (too few preference pairs); None where it left one."""
     marker = directory / NOT_RUN
-    return str(json.loads(marker.read_text(encoding="utf-8"))["reason"]) if marker.is_file() else None
+    return str(read_json(marker).get("reason")) if marker.is_file() else None
 
 
 def checked_directory(path: Path) -> Path:

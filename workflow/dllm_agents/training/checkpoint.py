@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import write_json
 from dllm_agents.models.adapters import ADAPTER_WEIGHTS, PREFIX, weights_sha256
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG, NOT_RUN
+from dllm_agents.models.families import read_json
 from dllm_agents.stage_records import TrainingReport
 from dllm_agents.training.objectives import Attention
 
@@ -78,7 +78,7 @@ def save_adapter(
     import torch
     from safetensors.torch import save_file
 
-    if model.config.vocab_size != int(json.loads((directory / "config.json").read_text())["vocab_size"]):
+    if model.config.vocab_size != int(read_json(directory / "config.json")["vocab_size"]):
         raise StageError("training.lora.save: adapter: the mask token is new to the base; name one of its own as training.mask_token")
     with directory_aside(output) as folder:
         prefixed = {PREFIX + name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in adapters.items()}

@@ -349,7 +349,10 @@ def _resume(
 
     if not (state / "run.json").is_file():
         return None
-    saved = json.loads((state / "run.json").read_text())
+    try:
+        saved = json.loads((state / "run.json").read_text())
+    except (ValueError, RecursionError):
+        raise StageError(f"{state / 'run.json'}: not JSON; delete its folder, and the training starts anew") from None
     if saved.pop("fingerprint") != fingerprint:
         return None
     tensors = load_file(state / STATE_FILE)
