@@ -123,6 +123,7 @@ TWO = "backbones: {m: {url: 'http://x'}, n: {url: 'http://y'}}\n"
     [
         ("selector: {backbone: n}", "agents.a.selector: babyai has no tool selector (workflow react: memory, verifier); leave it out"),
         ("writer: n", "agents.a.writer: babyai has no writer (workflow react: memory, verifier); leave it out"),
+        ("constrain: true, workflow: planner, benchmarks: [multihop_qa]", "agents.a.constrain: multihop_qa cannot use it"),
         ("acting: p_react", "agents.a.acting: babyai cannot use it (workflow react: history, attempts, max_steps, constrain)"),
         (
             "memory: {backbone: n}, benchmarks: [bfcl, multihop_qa]",
