@@ -101,13 +101,15 @@ def _document(folder: Path, report: TrainingReport, licence: str) -> None:
 def card(report: TrainingReport, licence: str) -> str:
     """The model card: what the checkpoint is, on what and how it was trained, what came of it, and whose terms hold."""
     settings = {name: value for name, value in report.settings.items() if value is not None and not isinstance(value, dict)}
+    lora: dict[str, Any] | None = report.settings.get("lora")
     validation = [
         f"- validation loss: {report.validation_loss} at the end, {report.best_validation_loss} at best (tasks held out)",
     ]
     lines = [
         f"# {report.backbone} on {report.benchmark}",
         "",
-        f"{report.parameters:,} parameters, objective `{report.objective}`, started from {report.base or 'random weights'}.",
+        f"{report.parameters:,} parameters, objective `{report.objective}`, started from {report.base or 'random weights'}"
+        + (f" with the adapter {lora['start']}." if lora and lora["start"] else "."),
         f"Licence of the base: {licence}.",
         "",
         "## Data",
