@@ -11,7 +11,9 @@ from dllm_agents import benchmarks
 from dllm_agents.agents.deepdiver import tools
 from dllm_agents.agents.recording import timeless
 from dllm_agents.agents.rollout import Shard, rollout
+from dllm_agents.client.client import Client, ServerFault
 from dllm_agents.config import Config
+from dllm_agents.config.roles import WORKFLOWS
 from dllm_agents.errors import StageError
 from dllm_agents.files import read_jsonl, write_jsonl
 from dllm_agents.records import Episode, EpisodeStep, Trajectory
@@ -41,7 +43,8 @@ AGENTS = {
         for name, where in {
             **dict.fromkeys(["iter_retgen", "ircot", "sure", "selective_context", "adaptive_rag", "search_o1"], "multihop_qa"),
             **dict.fromkeys(["llm_compiler", "multi_llm", "router"], "multihop_qa"),
-            **dict.fromkeys(["maker", "autotool"], "babyai"),
+            **dict.fromkeys(["maker", "autotool", "threats"], "babyai"),
+            "self_healing": "bfcl",
         }.items()
     },
 }
@@ -128,6 +131,34 @@ def test_stored_answers_give_the_same_episodes(tmp_path: Path, said_by_prompt: C
     roles = {role for item in first for role in item.usage}
     assert {role for role in ("memory", "verifier", "selector", "editor", "seeker") if role in fields} <= roles
     assert {item.ended for item in first} >= {"limited": {"token_limit"}, "memory and verifier": {"early_exit"}}.get(name, set())
+
+
+@pytest.mark.parametrize("name", [name for name, (_, fields) in AGENTS.items() if fields.get("workflow") == name and name in WORKFLOWS])
+def test_a_rollout_that_was_stopped_goes_on_to_the_same_episodes(
+    tmp_path: Path, said_by_prompt: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    benchmark, fields = AGENTS[name]
+    agents = {"a": {"policy": "m", "concurrency": 1, **fields}}
+    config = Config.model_validate({"benchmarks": OPTIONS, "backbones": {"m": {"url": said_by_prompt(says)}}, "agents": agents})
+    write_jsonl(tmp_path / "tasks.jsonl", benchmarks.load(benchmark, config).tasks("test"))
+    write_jsonl(tmp_path / "accepted.jsonl", taught(config, benchmark))
+    shard = partial(Shard, tmp_path / "tasks.jsonl", trajectories=tmp_path / "accepted.jsonl")
+    rollout(config, "a", shard(tmp_path / "whole.jsonl"))
+    whole = [json.dumps(timeless(item)) for item in read_jsonl(tmp_path / "whole.jsonl", Episode)]
+    left = iter(range(sum(len(json.loads(item)["calls"]) for item in whole) // 2))
+    complete = Client.complete
+
+    def stops(self: Client, *arguments: object, **more: object) -> object:
+        if next(left, None) is None:
+            raise ServerFault("killed")
+        return complete(self, *arguments, **more)
+
+    monkeypatch.setattr(Client, "complete", stops)
+    with pytest.raises((StageError, ServerFault)):
+        rollout(config, "a", shard(tmp_path / "again.jsonl"))
+    monkeypatch.undo()
+    rollout(config, "a", shard(tmp_path / "again.jsonl"))
+    assert [json.dumps(timeless(item)) for item in read_jsonl(tmp_path / "again.jsonl", Episode)] == whole
 
 
 def test_a_replay_of_other_tasks_or_another_agent_is_refused(tmp_path: Path, said_by_prompt: Callable[..., str]) -> None:
