@@ -185,7 +185,7 @@ class Inputs:
         entry = self.config.agents[agent]
         return (
             set(self.config.agents[agent].backbones) == {"policy"}
-            and (entry.acting, entry.workflow) == ("react", None)
+            and (entry.acting, entry.workflow, entry.dialect) == ("react", None, None)
             and entry.history != "recent"
             and not entry.constrain
         )

@@ -34,13 +34,17 @@ def workflows(inputs: Inputs) -> Table:
     for benchmark in inputs.config.run.benchmarks:
         lines = []
         for agent in sorted(_players(inputs, benchmark), key=lambda name: (_workflow(inputs, name, benchmark), inputs.paradigm(name))):
-            own = [success_row(inputs, agent, benchmark), _gain(inputs, agent, benchmark), *_costs(inputs, agent, benchmark)]
+            success, gain = success_row(inputs, agent, benchmark), _gain(inputs, agent, benchmark)
+            costs = _costs(inputs, agent, benchmark)
+            own = [success, *([] if gain is None else [gain]), *costs]
             noted = _counts(inputs, agent, benchmark)
             clock = timing_rows(inputs, agent, benchmark) + [row for row in noted if row.metric.endswith("seconds")]
             rows += own + [row for row in noted if not row.metric.endswith("seconds")]
             timing += clock
             label = f"{_workflow(inputs, agent, benchmark)} ({agent})"
-            lines.append(Line(label, [inputs.paradigm(agent), count(own[0], inputs.errors(agent, benchmark)), *own]))
+            lines.append(
+                Line(label, [inputs.paradigm(agent), count(success, inputs.errors(agent, benchmark)), success, gain or "", *costs])
+            )
         blocks += [Block(display_name(benchmark), lines)] if lines else []
     heads = plain_heads(
         *("Paradigm", "n", "Success", "Difference from own workflow", "Calls", "Tokens", "Forwards"),
@@ -75,13 +79,15 @@ def _workflow(inputs: Inputs, agent: str, benchmark: str) -> str:
     return f"{name}{f', {dialect}' if dialect else ''}{ACTING[entry.acting] if name == 'search' else ''}{options}"
 
 
-def _gain(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
-    """Points over the same policy alone in the benchmark's own workflow, paired."""
+def _gain(inputs: Inputs, agent: str, benchmark: str) -> TableRow | None:
+    """Points over the same policy alone in the benchmark's own workflow, paired; None where the run has no such agent."""
     policy = inputs.config.agents[agent].policy
     alone = [name for name in inputs.agents if inputs.alone(name) and inputs.config.agents[name].policy == policy and name != agent]
     plain = next((name for name in alone if benchmark in inputs.config.agent_benchmarks(name)), None)
-    missing = TableRow(agent=agent, benchmark=benchmark, metric="success_difference", n=0, missing="" if plain is None else NOT_RUN)
-    return compare(inputs, [agent], [plain], benchmark).get("success_difference", missing) if plain is not None else missing
+    if plain is None:
+        return None
+    nothing = TableRow(agent=agent, benchmark=benchmark, metric="success_difference", n=0)
+    return compare(inputs, [agent], [plain], benchmark).get("success_difference", nothing)
 
 
 def _costs(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
