@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LINE_EVERY = 20.0
 CURVE_POINTS = 50
 SAVE_EVERY = 50  # steps between saved states
-DECAY = 0.25  # of the tokens that it took to learn: over so many more the rates fall
+DECAY = 1.0  # of the tokens that it took to learn: over so many more the rates fall
 LOOK_EVERY = 20  # steps between two looks at the loss where each would make a GPU wait
 WAITING_BATCHES = 4  # that each process which makes batches keeps ready
 STATE_FILE = "state.safetensors"
@@ -87,8 +87,8 @@ class Loop:
     `batch_at(i)` is the i-th batch, the same whenever it is asked for; `workers` processes make them ahead. `checks` are the batches of
     the validation loss; with `keep` best the weights of its lowest value are left in the model. A `state` left by a run of the same
     `fingerprint` is continued; the folder is removed at the end. `scalars` is told what a curve is drawn from, `describe` names what a
-    batch holds. With `learnt` the rates stay high until `measure`, of held-out examples, has reached it; training ends a quarter of these
-    tokens later, or at the budget.
+    batch holds. With `learnt` the rates stay high until `measure`, of held-out examples, has reached it; training ends after as
+    many tokens again, over which they fall, or at the budget.
     """
 
     model: LlamaForCausalLM
