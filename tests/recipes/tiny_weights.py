@@ -38,7 +38,8 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
     "multihop_qa": {
         "tasks": 2,
         "train_tasks": 24,
-        "max_steps": 2,
+        "hops": [2],
+        "max_steps": 3,  # as many as the teacher needs
         "training": {"supervised_tokens": 800, "batch_size": 2, "max_prompt_tokens": 4000},
     },
 }
