@@ -97,7 +97,7 @@ def test_modules_take_gpus_and_trainings_only_where_their_workflow_has_them() ->
     agent = {"policy": "qwen3-8b", "memory": {"backbone": "llada-8b"}, "verifier": {"backbone": "sdar-8b-sft"}}
     config = load([PAPER], {"agents": {"with-memory": agent}, "run": {"agents": ["with-memory"], "verification": {"agents": []}}})
     asked = {benchmark: resources.rollout_gpus(config, "with-memory", benchmark) for benchmark in config.run.benchmarks}
-    assert asked == {"alfworld": 2, "scienceworld": 2, "babyai": 2, "bfcl": 1, "multihop_qa": 1}
+    assert asked == {"alfworld": 2, "scienceworld": 2, "babyai": 2, "bfcl": 1, "multihop_qa": 1, "browsecomp_zh": 1}
     trained = {benchmark for backbone, benchmark in Files(config).trained() if backbone == "sdar-8b-sft"}
     assert trained == {"alfworld", "scienceworld", "babyai"}
 
