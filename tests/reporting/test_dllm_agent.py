@@ -70,7 +70,7 @@ def decoded(text):
 
 
 class Team:
-    """The teacher in both roles; `slip` makes the planner's first reply unreadable."""
+    """The teacher in both roles, whose planner may `slip`: its first reply is no action."""
 
     def __init__(self, task, slip, traced):
         self.teacher, self.slip, self.traced = Teacher(task), slip, traced
@@ -78,8 +78,7 @@ class Team:
     def complete(self, role):
         def ask(messages, *, seed, constraint=None):
             if self.slip:
-                self.slip = False
-                text = "<tool_call>{</tool_call>"
+                text, self.slip = self.slip, ""
             else:
                 text = getattr(self.teacher, role)(messages, seed=seed).text
             settings = Decoding(strategy="context_causal" if self.traced else "ar", block_length=BLOCK if self.traced else None)
@@ -97,7 +96,8 @@ def played(tmp_path_factory):
         player = Player(config, agent, benchmark)
         episodes = []
         for number, task in enumerate(benchmark.tasks("test")):
-            team = Team(task, agent == "naive" and number == 0, agent != "ar")
+            slips = {"naive": "<tool_call>{</tool_call>", "noisy": "I go on without a call."}
+            team = Team(task, slips.get(agent, "") if number == 0 else "", agent != "ar")
             episodes.append(episode_of(player, task, player.play(task, team), 1.0, ""))
         write_jsonl(folder / f"episodes/multihop_qa/{agent}.jsonl", episodes)
         write_frame(folder / f"scores/multihop_qa/{agent}.parquet", list(score(episodes)), Score)
@@ -115,8 +115,8 @@ def test_table_1_counts_seekers_turns_calls_and_invalid_actions(played, tmp_path
         if row["value"] != "not run"
     }
     plain = {"accuracy": 100.0, "tool_calls": 1.0, "turns": 2.0, "tool_calls_per_episode": 4.0, "turns_per_episode": 7.0}
-    assert ours["ar"] == ours["dllm"] == ours["noisy"] == ours["both"] == plain | {"invalid_action_rate": 0.0}
-    assert ours["naive"] == plain | {"turns_per_episode": 7.25, "invalid_action_rate": 25.0}
+    assert ours["ar"] == ours["dllm"] == ours["both"] == plain | {"invalid_action_rate": 0.0}
+    assert ours["naive"] == ours["noisy"] == plain | {"turns_per_episode": 7.25, "invalid_action_rate": 25.0}
     printed = {(row["agent"], row["metric"]): row["published"] for row in rows if row["published"]}
     assert len(printed) == 16 and float(printed["DLLM Agent", "invalid_action_rate"]) == 6.4
     text = (tmp_path / "t.md").read_text()

@@ -221,7 +221,7 @@ class TeamMeasures(Record):
     seeker_tool_calls: list[int] = Field(default_factory=list, description="of each seeker")
     planner_turns: int = 0
     planner_tool_calls: int = 0
-    invalid_turns: int = Field(default=0, description="replies with a call that is unreadable or does not fit its schema, or with nothing")
+    invalid_turns: int = Field(default=0, description="replies without a call, or with one that is unreadable or does not fit its schema")
     fallback: bool = Field(default=False, description="a budget ended the episode; its answer is the latest completed task's")
     limit: str | None = Field(default=None, description="the budget that ended the planner before its done tool")
     files: dict[str, str] = Field(default_factory=dict, description="the shared workspace at the end: path -> text")

@@ -71,7 +71,8 @@ def _row(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     def mean(metric: str, measure: str) -> TableRow:
         values = measured(scores, measure)
         beside = twin.get((benchmark, "", metric))
-        return mean_row(agent, benchmark, "", metric, values[np.isfinite(values)], seed, published_value=beside, errors=errors)
+        row = mean_row(agent, benchmark, "", metric, values[np.isfinite(values)], seed, published_value=beside, errors=errors)
+        return row.model_copy(update={"missing": "no seeker"}) if len(scores) and not row.n else row
 
     def rate(metric: str, right: float) -> TableRow:
         return rate_row(agent, benchmark, "", metric, int(right), len(scores), twin.get((benchmark, "", metric)), errors)

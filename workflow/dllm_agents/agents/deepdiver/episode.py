@@ -46,9 +46,9 @@ def _step(index: int, turn: team.Turn) -> EpisodeStep:
 
 
 def _is_invalid(turn: team.Turn) -> bool:
-    """Whether a reply holds a call that cannot be read or does not fit its schema, or nothing at all (the paper's invalid action)."""
-    refused = any(tools.refusal(turn.role, call["name"], call["arguments"]) for call in turn.calls)
-    return refused or turn.problem in (team.EMPTY, team.UNREADABLE)
+    """Whether a reply holds no call, one that cannot be read, or one that does not fit its schema (the paper's invalid action: delimiters
+    missing, call malformed, schema invalid)."""
+    return turn.problem is not None or any(tools.refusal(turn.role, call["name"], call["arguments"]) for call in turn.calls)
 
 
 def _ending(result: team.Result, success: bool) -> Ending:
