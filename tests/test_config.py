@@ -185,6 +185,7 @@ def test_an_agents_decoding_is_merged_as_deeply_as_files_are(tmp_path: Path) -> 
         ("extends: parent.yaml\nadd: {my model: {model: x}}", "add.my model: files and rules are named after it"),
         ("benchmarks: {babyai: {train_seed_start: 5}}", "benchmarks.babyai.train_seed_start: is gone: training seeds count up from 100000"),
         ("benchmarks: {scienceworld: {simplifications: easy}}", "benchmarks.scienceworld.simplifications: is gone: those of AgentBoard"),
+        ("run: {agents_per_job: 4}", "run.agents_per_job: is gone: a job plays one agent"),
         ("run: {verification: {prompts: [strict]}}", "run.verification.prompts: is gone: both are always replayed"),
         ("run: {probe_concurrency: [0]}", "run.probe_concurrency.0: input should be greater than or equal to 1"),
         ("run: {verification: {agents: [nobody]}}", "run.verification.agents: unknown agent 'nobody'"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dllm_agents import benchmarks
 from dllm_agents.benchmarks import multihop_corpus, qa_files
 from dllm_agents.benchmarks.multihop_corpus import Question, found_at_once, queries_from_question
-from dllm_agents.benchmarks.qa_accuracy import answer_words, contains_answer, contains_words
+from dllm_agents.benchmarks.qa_accuracy import contains_answer, contains_words
 from dllm_agents.benchmarks.search import BM25, Hybrid, Passage, WebSearch, best, fuse, linked, plain
 from dllm_agents.benchmarks.search_reply import (
     EMPTY_OUTPUT,
@@ -734,7 +734,3 @@ def test_the_published_sets_have_their_sizes():
 )
 def test_acc_r_in_both_readings(prediction, answers, substring, words):
     assert (contains_answer(prediction, answers), contains_words(prediction, answers)) == (substring, words)
-
-
-def test_answer_length_counts_words():
-    assert answer_words(" three short words ") == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dllm_agents.client.judge import chinese_judge, judges
 from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
-from dllm_agents.files import iter_jsonl, read_jsonl
+from dllm_agents.files import iter_jsonl
 from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Episode, Failure, Score, Task
 
@@ -29,11 +29,8 @@ def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Pa
 
     Raises StageError when an episode's task is not in the task file.
     """
-    episodes = read_jsonl(episodes_path, Episode)
     tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
-    for episode in episodes:
-        if episode.task_id not in tasks:
-            raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
+    episodes = list(_episodes_of(tasks, episodes_path, tasks_path))
     if not episodes:
         return write_frame(output, [], Score)
     benchmark = benchmarks.load(episodes[0].benchmark, config)
@@ -47,6 +44,14 @@ def score_file(config: Config, episodes_path: Path, tasks_path: Path, output: Pa
     any_layout = _in_any_layout(benchmark, answers, verdicts, tasks) if benchmark.name == "bfcl" else None
     scores = score(episodes, verdicts, _judged(config, episodes, tasks), tasks, any_layout)
     return write_frame(output, _graded(config, episodes, tasks, scores), Score)
+
+
+def _episodes_of(tasks: Container[str], path: Path, tasks_path: Path) -> Iterator[Episode]:
+    """The episodes of a file, each of one of the tasks."""
+    for episode in iter_jsonl(path, Episode):
+        if episode.task_id not in tasks:
+            raise StageError(f"{path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
+        yield episode
 
 
 def _verdicts(benchmark: Benchmark, answers: Mapping[str, str], tasks: Mapping[str, Task]) -> dict[str, Verdict]:
@@ -105,9 +110,7 @@ def classify_file(config: Config, episodes_path: Path, scores_path: Path, tasks_
     tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
 
     def failures() -> Iterator[Failure]:
-        for episode in iter_jsonl(episodes_path, Episode):
-            if episode.task_id not in tasks:
-                raise StageError(f"{episodes_path}: task {episode.task_id} is not in {tasks_path}; run the rollout again with these tasks")
+        for episode in _episodes_of(tasks, episodes_path, tasks_path):
             tools = offered_tools(tasks[episode.task_id], episode)
             yield from classify(episode, errors.get((episode.task_id, episode.seed)), config.report.loop_length, tools)
 

@@ -67,11 +67,6 @@ class SearchEnvironment(Environment):
         return self.task.data["hops"]
 
     @property
-    def seen_hops(self) -> set[int]:
-        """Indices of the gold passages shown so far."""
-        return set(self._seen)
-
-    @property
     def _progress(self) -> float:
         return len(self._seen) / len(self._hops) if self._hops else float(self.success)
 

@@ -31,11 +31,6 @@ def contains_words(prediction: str, answers: Sequence[str]) -> bool:
     return any(predicted.issuperset(gold) for gold in map(_words, answers) if gold)
 
 
-def answer_words(prediction: str) -> int:
-    """Length of a prediction in words: a long answer contains a gold one more easily, so it stands beside ACC_R."""
-    return len(prediction.split())
-
-
 def _words(text: str) -> list[str]:
     """R1-Searcher's words: in lower case, parted by blanks and punctuation, without articles."""
     return _ARTICLES.sub(" ", _TRUTH.get(text.lower(), text.lower()).translate(_SEPARATORS)).split()

@@ -4,7 +4,7 @@
 (`dllm-agents schema`); a test fails when they drift. Loading reports the first mistake as one line naming file and key.
 """
 
-from dllm_agents.config.agents import SCRIPTED, Agent, Editor, Memory, Selector, TeamBudget, Verifier
+from dllm_agents.config.agents import SCRIPTED, Agent, Editor, Memory, TeamBudget
 from dllm_agents.config.backbones import Backbone
 from dllm_agents.config.benchmarks import (
     BENCHMARKS,
@@ -14,7 +14,6 @@ from dllm_agents.config.benchmarks import (
     QUESTIONS,
     ALFWorldOptions,
     BabyAIOptions,
-    BenchmarkOptions,
     Benchmarks,
     BFCLOptions,
     BrowseCompOptions,
@@ -24,6 +23,6 @@ from dllm_agents.config.benchmarks import (
 )
 from dllm_agents.config.configuration import Config
 from dllm_agents.config.loading import load
-from dllm_agents.config.run import STAGES, Reporting, Resources, Run, Verification
+from dllm_agents.config.run import STAGES, Resources
 from dllm_agents.config.section import Section
-from dllm_agents.config.training import MIXTURE, PREFERENCE, Lora, Preference, Training
+from dllm_agents.config.training import MIXTURE, PREFERENCE, Lora, Training

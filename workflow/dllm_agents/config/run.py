@@ -45,7 +45,7 @@ class Verification(Section):
 
 
 class Run(Section):
-    RENAMED: ClassVar = {"agents_per_job": "by leaving it out: a job plays one agent on one benchmark"}
+    FORMER: ClassVar = {"agents_per_job": "is gone: a job plays one agent on one benchmark; leave it out"}
 
     benchmarks: list[str] = Field(default=["babyai", "bfcl"])
     agents: list[str] = Field(default=["random", "empty", "teacher"])

@@ -118,12 +118,7 @@ def _log(config: Config, agent: str, benchmark: str, episodes: list[Episode]) ->
     }
     tokens["total_tokens"] = total(tokens.values())
     scores = [
-        {
-            "name": metric,
-            "scorer": metric,
-            "params": {},
-            "metrics": {kind: {"name": kind, "value": value, "params": {}}},
-        }
+        {"name": metric, "scorer": metric, "params": {}, "metrics": {kind: {"name": kind, "value": value, "params": {}}}}
         for (metric, value), kind in zip(means.items(), ("accuracy", "mean"), strict=True)
     ]
     return {
@@ -164,15 +159,8 @@ def _sample(model: str, episode: Episode, epoch: int) -> dict[str, Any]:
     prompt = "\n\n".join(part for part in (episode.goal, episode.initial_observation) if part)
     messages: list[dict[str, Any]] = [{"id": f"{epoch}-input", "role": "user", "content": prompt, "source": "input"}]
     for step, call in episode.turns():
-        messages.append(
-            {
-                "id": f"{epoch}-{step.index}-reply",
-                "role": "assistant",
-                "content": _written(step, call),
-                "source": "generate",
-                "model": model,
-            }
-        )
+        reply = {"id": f"{epoch}-{step.index}-reply", "role": "assistant", "content": _written(step, call), "source": "generate"}
+        messages.append(reply | {"model": model})
         if step.observation:
             messages.append({"id": f"{epoch}-{step.index}-seen", "role": "user", "content": step.observation})
     last = next((message for message in reversed(messages) if message["role"] == "assistant"), None)
