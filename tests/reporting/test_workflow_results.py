@@ -63,7 +63,7 @@ def test_bfcl_make_up_counts_its_entries_and_shows_a_solved_call(made):
     row = one(made / "diffuagent_table5.csv", agent="this run", category="live_parallel")
     assert (row["n"], row["value"], row["published"]) == ("16", "3", "16")
     text = (made / "diffuagent_table5.md").read_text()
-    assert "| 3 | 50 (400) | ar | U: question 0 \\<script\\> T: f, g TC: [f(x=1)] |" in text
+    assert "| 3 | 50 (400) | ar | U: question 0 \\<script\\> T: f, g TC: \\[f(x=1)\\] |" in text
     assert "| multi\\_turn\\_base | not run | 50 (200) | not run | not run |" in text
 
 

@@ -51,10 +51,12 @@ def mean_row(
     errors: Errors = NO_ERRORS,
 ) -> TableRow:
     """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; none without values, and when too many of the
-    episodes ended in an error."""
+    episodes ended in an error; "unknown" when a server did not count for an episode."""
     row = TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(values), published=published_value)
     if len(values) == 0 or errors.too_many:
         return without_value(row, errors)
+    if np.isnan(values).any():
+        return row.model_copy(update={"missing": UNKNOWN})
     draws = statistics.bootstrap_means(values, seed=seed)
     low, high = statistics.share_interval(draws, len(values)) if share else statistics.percentile_interval(draws)
     scale = 100.0 if share else 1.0

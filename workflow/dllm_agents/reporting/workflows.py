@@ -39,7 +39,7 @@ def workflows(inputs: Inputs) -> Table:
             own = [success, *([] if gain is None else [gain]), *costs]
             noted = _counts(inputs, agent, benchmark)
             clock = timing_rows(inputs, agent, benchmark) + [row for row in noted if row.metric.endswith("seconds")]
-            rows += own + [row for row in noted if not row.metric.endswith("seconds")]
+            rows += [row for row in (*own, *noted) if row.missing and not row.metric.endswith("seconds")]
             timing += clock
             label = f"{_workflow(inputs, agent, benchmark)} ({agent})"
             lines.append(
