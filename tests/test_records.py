@@ -16,6 +16,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "t.jsonl", Task) == [TASK, TASK]
 
 
+def test_a_byte_order_mark_other_line_ends_and_blank_lines_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, [TASK, TASK])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert read_jsonl(path, Task) == [TASK, TASK]
+
+
 def test_truncated_line_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     write_jsonl(path, [TASK, TASK])

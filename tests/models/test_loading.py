@@ -129,6 +129,62 @@ def test_ar_logits_equal_transformers_own(tmp_path: Path, model_type: str) -> No
         torch.testing.assert_close(logits(model, tokens), theirs(tokens[None]).logits[0], rtol=1e-4, atol=1e-4)
 
 
+def rope(kind: str, **fields: float) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **fields}, "max_position_embeddings": 64}
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "one key head": {"num_key_value_heads": 1},
+    "as many key heads": {"num_key_value_heads": 4},
+    "wide heads": {"head_dim": 32},
+    "narrow heads": {"head_dim": 8},
+    "biases": {"attention_bias": True},
+    "biases everywhere": {"attention_bias": True, "mlp_bias": True},
+    "a large epsilon": {"rms_norm_eps": 1e-2},
+    "tied": {"tie_word_embeddings": True},
+    "a theta of its own": {"rope_parameters": {"rope_type": "default", "rope_theta": 123.0}},
+    "llama3 rope": rope("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16),
+    "yarn": rope("yarn", original_max_position_embeddings=16),
+    "linear rope": rope("linear"),
+    "dynamic rope": rope("dynamic", original_max_position_embeddings=16),
+    "half of a head turned": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "a window": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0},
+    "a window that is off": {"use_sliding_window": False, "sliding_window": 4},
+    "another activation": {"hidden_act": "gelu"},
+    "an odd vocabulary": {"vocab_size": 101},
+    "one layer": {"num_hidden_layers": 1},
+}
+# Everything else is read; these are refused by name, or read as transformers does.
+MAY_BE_REFUSED = ("dynamic rope", "a window", "a window that is off", "another activation")
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Ministral3"])
+def test_odd_configurations_are_read_as_transformers_reads_them_or_refused(tmp_path: Path, family: str, odd: str) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    settings = {**sizes, "vocab_size": 128, "initializer_range": 0.3, "tie_word_embeddings": False, "eos_token_id": 2, **ODD[odd]}
+    if family == "Ministral3" and "rope_parameters" in settings:
+        own = {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16}
+        settings["rope_parameters"] = own | settings["rope_parameters"]
+    config = getattr(transformers, f"{family}Config")(**settings)
+    theirs = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    for name, parameter in theirs.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    theirs.save_pretrained(tmp_path)
+    tokens = torch.randint(0, settings["vocab_size"], (50,), generator=torch.Generator().manual_seed(0))
+    try:
+        ours = logits(load(tmp_path), tokens)
+    except StageError as refusal:
+        assert odd in MAY_BE_REFUSED and "\n" not in str(refusal) and "config.json" in str(refusal), refusal
+        return
+    with torch.no_grad():
+        torch.testing.assert_close(ours, theirs(tokens[None]).logits[0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_prompt_in_parts_gives_the_keys_of_the_whole(tmp_path: Path) -> None:
     model = load(llama_like(tmp_path, "sdar"))
     tokens = torch.randint(0, VOCABULARY, (24,), generator=torch.Generator().manual_seed(1))

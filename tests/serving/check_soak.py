@@ -12,18 +12,25 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings, strategies
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 from small_checkpoints import make_tokenizer, save_checkpoint
 
 SECONDS = int(os.environ.get("SOAK", "600"))
-CHECKS = "not_a_server_error,status_code_conformance,response_schema_conformance,content_type_conformance"
+PATHS = ("chat/completions", "completions")
+CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 REQUESTS = 400
 GROWTH = 32 << 20  # bytes that the server may have taken on over a round of 400 requests after a first round
 
@@ -36,15 +43,12 @@ class Server(NamedTuple):
     def memory(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
-    def requests(self, *kinds: str) -> float:
-        """Requests that are running, waiting, or finished so far."""
-        metrics = httpx.get(f"{self.url}/metrics", timeout=60).text
-        numbers = re.findall(rf"^dllm_agents_requests_(?:{'|'.join(kinds)})(?:_total)? (\S+)$", metrics, re.MULTILINE)
-        assert len(numbers) == len(kinds)
-        return sum(map(float, numbers))
-
     def busy(self) -> float:
-        return self.requests("running", "waiting")
+        """Requests that are running or waiting."""
+        metrics = httpx.get(f"{self.url}/metrics", timeout=60).text
+        numbers = re.findall(r"^dllm_agents_requests_(?:running|waiting) (\S+)$", metrics, re.MULTILINE)
+        assert len(numbers) == 2
+        return sum(map(float, numbers))
 
 
 @pytest.fixture(scope="module", params=["tiny-ar", "tiny-diffusion"])
@@ -68,21 +72,34 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_its_own_schema_finds_no_accident(server: Server, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "schemathesis.cli",
-        "run",
-        f"{server.url}/openapi.json",
-        "--phases",
-        "examples,coverage,fuzzing,stateful",
-    ]
-    command += ["--checks", CHECKS, "--max-time", str(SECONDS // 2), "--max-examples", "100000", "--request-timeout", "300"]
-    environment = os.environ | {"SCHEMATHESIS_HOOKS": "soak_hooks", "SOAK_MODEL": server.name, "PYTHONPATH": f"{Path(__file__).parent}"}
-    done = subprocess.run([*command, "--no-color"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    print(done.stdout[-3000:], f"{server.requests('finished'):.0f} requests were decoded")
+    """What fits the schema and what does not, alone and one request upon another."""
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--phases", "coverage,fuzzing,stateful"]
+    command += ["--checks", ",".join(check.__name__ for check in CHECKS), "--max-time", str(SECONDS // 4), "--max-examples", "100000"]
+    done = subprocess.run([*command, "--request-timeout", "300", "--no-color"], cwd=tmp_path, capture_output=True, text=True)
+    print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert server.process.poll() is None and settled(server) and server.requests("finished") > SECONDS
+    assert server.process.poll() is None and settled(server)
+
+
+def test_requests_to_its_model_meet_no_accident(server: Server) -> None:
+    """The same with the one name of a model that is served, so that a good part of the requests is decoded."""
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    cases = [
+        api[f"/v1/{path}"]["post"].as_strategy(generation_mode=GenerationMode.POSITIVE) for path in ("chat/completions", "completions")
+    ]
+    statuses: Counter[int] = Counter()
+
+    @given(case=strategies.one_of(cases))
+    @settings(max_examples=50, deadline=None, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    def survives(case: Any) -> None:
+        case.body["model"] = server.name
+        statuses[case.call_and_validate(checks=CHECKS, timeout=300).status_code] += 1
+
+    started = time.monotonic()
+    while time.monotonic() - started < SECONDS / 4:
+        survives()
+    print(f"{server.name}: {dict(statuses)}")
+    assert statuses[200] > 0.1 * statuses.total() and settled(server)
 
 
 def test_requests_that_hang_up_leave_nothing_behind(server: Server) -> None:

@@ -3,6 +3,7 @@ stands under its final name."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tempfile
@@ -35,6 +36,7 @@ def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
         for number, line in enumerate(iter(lambda: handle.readline(LONGEST_LINE + 1), b""), 1):
             if len(line) > LONGEST_LINE:
                 raise StageError(f"{path}:{number}: a record of over {LONGEST_LINE >> 20} MiB; delete the file to make it again")
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
             try:

@@ -180,8 +180,14 @@ def _network_config(family: Family, raw: dict[str, Any]) -> Any:
         raise StageError(
             f"num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads {config.num_key_value_heads}"
         )
-    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or getattr(config, "sliding_window", None):
+    window = getattr(config, "sliding_window", None) if hasattr(type(config)(), "sliding_window") else None  # others do not read the key
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or window:
         raise StageError("sliding-window attention is not supported")
+    if config.hidden_act not in ("silu", "swish"):
+        raise StageError(f"hidden_act {config.hidden_act!r} is not supported; models whose activation is silu are")
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if kind in ("dynamic", "longrope"):
+        raise StageError(f"rope_type {kind!r}, which turns keys by the length of a prompt, is not supported")
     return config
 
 
