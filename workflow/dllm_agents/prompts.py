@@ -86,8 +86,8 @@ def check(style: str, workflow: str, benchmark: str, context: int) -> None:
             raise StageError(f"{path}: {type(error).__name__}: {error}") from None
         for names in (*needed, *named):
             if not names & slots:
-                wanted = " or ".join("{{ " + name + " }}" for name in sorted(names))
-                raise StageError(f"{path}: has no slot {wanted}; write it where the text is to stand")
+                placeholders = " or ".join("{{ " + name + " }}" for name in sorted(names))
+                raise StageError(f"{path}: has no slot {placeholders}; write it where the text is to stand")
     words = len(slot(style, "examples", benchmark).split()) if workflow == "react" else 0
     if words > context:
         raise StageError(f"{folder / 'examples' / benchmark}.txt: {words} words do not fit a context of {context} tokens; shorten it")

@@ -66,8 +66,8 @@ class BrowseCompZH(Benchmark):
         by_text = {_words(question): number for number, (_, question, _) in enumerate(questions)}
         if unknown := next((line for question, (line, _) in corrected.items() if question not in by_text), None):
             raise StageError(f"{self.options.revised}:{unknown}: its problem is no question of {self.options.data}")
-        wanted = min(self.options.tasks or len(questions), len(questions))
-        drawn = sorted(random.Random(f"{self.seed}/{self.name}").sample(range(len(questions)), wanted))
+        count = min(self.options.tasks or len(questions), len(questions))
+        drawn = sorted(random.Random(f"{self.seed}/{self.name}").sample(range(len(questions)), count))
         return [self._task(number + 1, *questions[number], corrected) for number in drawn]
 
     def _task(self, row: int, topic: str, question: str, answer: str, corrected: dict[str, tuple[int, str]]) -> Task:

@@ -73,8 +73,8 @@ def prompt_note(benchmarks: list[str], config: Config) -> str:
     for style in styles:
         filled = [display_name(name) for name in benchmarks if all(slot(style, folder, name) for folder in SLOTS)]
         ours = " of our own" if (PROMPTS / style).is_dir() else ""
-        given = f"with an instruction and an example{ours} for {', '.join(filled)}" if filled else "without instruction and example"
-        parts.append(f"prompt {style} {given}")
+        shots = f"with an instruction and an example{ours} for {', '.join(filled)}" if filled else "without instruction and example"
+        parts.append(f"prompt {style} {shots}")
     seen = {agent.history for agent in agents}
     windows = {"full": "agents see all earlier steps", "recent": f"those without memory (w/o) the last {KEPT_STEPS['recent']}"}
     parts += [text for history, text in windows.items() if history in seen]

@@ -72,8 +72,8 @@ def train(
     fit_on = _preferences if settings.objective in PREFERENCE else _trajectories
     sources = (source,) if isinstance(source, Path) else tuple(source)
     if (benchmark == MIXTURE) != bool(settings.mixture) or len(sources) != max(1, len(settings.mixture)):
-        wanted = f"--benchmark {MIXTURE} and {len(settings.mixture)} files, in its order" if settings.mixture else "one benchmark and file"
-        raise StageError(f"backbones.{backbone}.training.mixture: is {', '.join(settings.mixture) or 'empty'}; pass {wanted}")
+        needed = f"--benchmark {MIXTURE} and {len(settings.mixture)} files, in its order" if settings.mixture else "one benchmark and file"
+        raise StageError(f"backbones.{backbone}.training.mixture: is {', '.join(settings.mixture) or 'empty'}; pass {needed}")
     return fit_on(Request(config, backbone, benchmark, sources, output, base, settings, time.monotonic(), tensorboard))
 
 
@@ -226,15 +226,15 @@ def _trajectories(request: Request) -> TrainingReport:
     settings, budget, seed = request.settings, request.budget, request.seed
     worlds: dict[str, str] = {}
     taught = zip(request.benchmarks, request.sources, strict=True)
-    found = [data.accepted(request.config, request.backbone, name, source, worlds) for name, source in taught]
+    by_benchmark = [data.accepted(request.config, request.backbone, name, source, worlds) for name, source in taught]
     started = request.start()
-    words = started[1] if started else build_tokenizer([exchange for part in found for exchange in part], budget.max_vocabulary)
+    words = started[1] if started else build_tokenizer([exchange for part in by_benchmark for exchange in part], budget.max_vocabulary)
     if settings.layout == "trajectory":
         turns = request.config.benchmark_options(request.benchmark).max_steps
-        fitting = data.whole(data.conversations(words, found[0]), budget, turns, request.sources[0])
+        fitting = data.whole(data.conversations(words, by_benchmark[0]), budget, turns, request.sources[0])
     else:
         limits = [request.config.benchmark_options(name).training for name in request.benchmarks]
-        parts = zip(found, limits, request.sources, strict=True)
+        parts = zip(by_benchmark, limits, request.sources, strict=True)
         block = settings.block_length if settings.fill_prompt else None
         fitting = [pair for part, limit, source in parts for pair in data.fitting(data.encode(words, part, block), part, limit, source)]
     # A world that is held out as a whole tells whether facts are read, or known by heart.
@@ -280,8 +280,8 @@ def _preferences(request: Request) -> TrainingReport | None:
         if settings.layout == "exchange":
             block = block_length if settings.fill_prompt else None
             return [data.encode(words, side, block) for side in data.differing(benchmark, pair, style)]
-        found = (data.exchanges(benchmark, trajectory, style) for trajectory in (pair.winner, pair.loser))
-        return [[example for _, example in data.conversations(words, side)] for side in found]
+        both = (data.exchanges(benchmark, trajectory, style) for trajectory in (pair.winner, pair.loser))
+        return [[example for _, example in data.conversations(words, side)] for side in both]
 
     sides = [sides_of(pair) for pair in pairs]
     kept, held = data.split(len(pairs), settings.validation_share, [pair.task_id for pair in pairs], request.seed)
@@ -342,12 +342,12 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
         return [objectives.weighted_calls(row, example, settings.call_weight, ahead) for row in rows(example, generator)]
 
     def batch(examples: Sequence[Example], generator: torch.Generator) -> Batch:
-        found = [row for example in examples for row in weighted(example, generator)]
+        batch = [row for example in examples for row in weighted(example, generator)]
         if rare is not None and budget.rare_weight != 1:
-            found = [objectives.weighted_rare(row, rare, budget.rare_weight) for row in found]
+            batch = [objectives.weighted_rare(row, rare, budget.rare_weight) for row in batch]
         tokens = sum(sum(example.generated) for example in examples) if estimates else None
         attention = ATTENTION[settings.objective]
-        return objectives.collate(found, attention, pad, settings.packed_length, multiple, settings.prompt_gradient).normalised(tokens)
+        return objectives.collate(batch, attention, pad, settings.packed_length, multiple, settings.prompt_gradient).normalised(tokens)
 
     return batch
 
