@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dllm_agents.analysis.failures import TAXONOMY, argument_failures, classify, longest_run, loops
+from dllm_agents.analysis.failures import TAXONOMY, argument_failures, classify, loops, runs
 from dllm_agents.analysis.layouts import Call, layout, parse_calls, plain_layout
 from dllm_agents.records import Call as Answer
 from dllm_agents.records import Episode, EpisodeStep
@@ -43,7 +43,7 @@ def kinds(found) -> list[str]:
     [([], 0), (["a"], 1), (["a", "a", "b"], 2), (["a", "b", "b", "b", "a"], 3), ([None, None], 0), (["a", None, "a"], 1), (["a", "A"], 1)],
 )
 def test_longest_run(actions, length):
-    assert longest_run(actions) == length
+    assert max((run.length for run in runs(actions)), default=0) == length
 
 
 def test_a_loop_is_three_or_more_identical_actions_with_its_steps_and_text():

@@ -32,6 +32,11 @@ def unclosed(text: str) -> bool:
     return text.rfind(OPEN) > text.rfind(CLOSE)
 
 
+def behind(text: str) -> str:
+    """What stands behind the last thought of a text: all of it where there is no thought."""
+    return text.rpartition(CLOSE)[2]
+
+
 def written(thought: str) -> str:
     """A thought with its tags."""
     return f"{OPEN}{thought}{CLOSE}"

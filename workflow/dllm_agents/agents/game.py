@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from dllm_agents import prompts
+from dllm_agents import prompts, thoughts
 from dllm_agents.agents.policy import Complete, EpisodeLimit, Message, ending_of
-from dllm_agents.agents.react import call_seed, close
+from dllm_agents.agents.react import call_seed, close, take_step
 from dllm_agents.agents.recording import Recording
+from dllm_agents.agents.search import read_reply
 from dllm_agents.benchmarks.base import Benchmark, Environment
 from dllm_agents.benchmarks.multihop_qa import SearchEnvironment
 from dllm_agents.benchmarks.search import Passage
-from dllm_agents.benchmarks.search_reply import MAX_ANSWER_CHARACTERS, MAX_QUERY_CHARACTERS, Reply, answer_text, parse_reply, tool_call
+from dllm_agents.benchmarks.search_reply import MAX_ANSWER_CHARACTERS, MAX_QUERY_CHARACTERS, Reply, answer_text, tool_call
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.config import Agent
 from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, Task
@@ -125,10 +126,9 @@ class Game:
     def act(self, action: str | None, stage: str = "act", **fields: Any) -> EpisodeStep:
         """Play an action of an embodied task."""
         assert self.environment is not None
-        started = time.perf_counter()
-        observation, progress, done, valid = self.environment.step(action or "")
-        fields |= {"executed": self.environment.executed, "observation": observation, "progress": progress, "done": done, "valid": valid}
-        return self.step(stage, action=action, environment_seconds=time.perf_counter() - started, **fields)
+        step = take_step(self.environment, len(self.outcome.steps), action, stage=stage, **fields)
+        self.outcome.steps.append(step.model_copy(update={"progress": max(self.progress, step.progress)}))
+        return self.outcome.steps[-1]
 
     def play(self, workflow: Callable[[Game], None]) -> Outcome:
         """Play the task, and read the outcome off the environment, but for a workflow that brings its own."""
@@ -158,7 +158,7 @@ class Game:
 
 def plain_text(call: Call) -> str:
     """What a reply says, without the tags of our format: its thought and its query or answer."""
-    reply = parse_reply(call.whole_text.strip())
+    reply = read_reply(call)
     if isinstance(reply, str):
         return call.whole_text.strip()[:MAX_OBSERVATION_CHARACTERS]
     action = reply.answer if reply.answer is not None else "; ".join(reply.queries)
@@ -167,9 +167,9 @@ def plain_text(call: Call) -> str:
 
 def answer_in(call: Call) -> str:
     """The answer in a reply: what stands in its answer tags, or behind "the answer is", or all of it; empty where it calls instead."""
-    reply = parse_reply(call.whole_text.strip())
+    reply = read_reply(call)
     if isinstance(reply, Reply):
         return reply.answer or ""
-    text = call.text.rpartition("</think>")[2].strip()
+    text = thoughts.behind(call.text).strip()
     _, marked, tail = text.rpartition("answer is")
     return (tail if marked else text).strip(" \n:.")[:MAX_ANSWER_CHARACTERS]

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from dllm_agents import prompts
 from dllm_agents.agents.modules.early_exit import Verifier
@@ -57,7 +58,8 @@ def play(
                 parsed = prompts.parse_react(completion.text)
                 if parsed is not None:
                     break
-            outcome.steps.append(_take_step(environment, index, completion, parsed, attempt))
+            thought, action = parsed or (None, None)
+            outcome.steps.append(take_step(environment, index, action, call=completion.key, thought=thought, attempts=attempt))
             if outcome.steps[-1].done:
                 break
             seen = (task.benchmark, task.goal, outcome.initial_observation, outcome.steps)
@@ -72,23 +74,20 @@ def play(
     return outcome
 
 
-def _take_step(environment: Environment, index: int, completion: Call, parsed: tuple[str, str] | None, attempts: int) -> EpisodeStep:
-    """Carry out what was read from a reply; nothing where it could not be read, which costs a step too."""
-    thought, action = parsed or (None, None)
+def take_step(environment: Environment, index: int, action: str | None, **fields: Any) -> EpisodeStep:
+    """Carry out an action; None, where a reply could not be read, costs a step too."""
     started = time.perf_counter()
     observation, progress, done, valid = environment.step(action or "")
     return EpisodeStep(
         index=index,
-        call=completion.key,
-        thought=thought,
         action=action,
         executed=environment.executed,
         observation=observation,
         progress=progress,
         valid=valid,
         done=done,
-        attempts=attempts,
         environment_seconds=time.perf_counter() - started,
+        **fields,
     )
 
 

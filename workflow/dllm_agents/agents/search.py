@@ -145,7 +145,7 @@ def whole(complete: Complete) -> Stream:
     return ask
 
 
-def read_reply(call: Call, dialect: str | None) -> Reply | str:
+def read_reply(call: Call, dialect: str | None = None) -> Reply | str:
     """What an answer says, in the tags of a dialect or in ours."""
     if dialect is None:
         return parse_reply(call.whole_text.strip())

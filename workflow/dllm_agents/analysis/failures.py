@@ -74,11 +74,6 @@ def runs(actions: Iterable[str | None]) -> Iterator[Run]:
             yield Run(indices[0], indices[-1])
 
 
-def longest_run(actions: Sequence[str | None]) -> int:
-    """Length of the longest run of identical consecutive actions; 0 when there is no action."""
-    return max((run.length for run in runs(actions)), default=0)
-
-
 def loops(episode: Episode, loop_length: int = LOOP_LENGTH) -> list[Failure]:
     """The retry loops: runs of at least `loop_length` identical consecutive actions, each with its steps and the action.
 

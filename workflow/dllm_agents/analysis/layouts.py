@@ -53,7 +53,7 @@ def plain_layout(text: str, python: bool = True) -> str | None:
     stands around the calls is taken away and no more."""
     if python:
         return _read(text)[1]
-    parts = [part for part in _parts(_behind_thought(text)) if _CALL_LIKE.search(part)]
+    parts = [part for part in _parts(thoughts.behind(text)) if _CALL_LIKE.search(part)]
     return None if thoughts.unclosed(text) or not parts else parts[-1]
 
 
@@ -61,7 +61,7 @@ def _read(text: str) -> tuple[str, str | None]:
     """An answer's layout, and its calls as BFCL's prompt asks for them."""
     if thoughts.unclosed(text):
         return "thinking not closed", None
-    body = _behind_thought(text)
+    body = thoughts.behind(text)
     if body != text and (plain := _python_text(body)):
         return "calls behind a thought", plain
     parts = _parts(body)
@@ -75,10 +75,6 @@ def _read(text: str) -> tuple[str, str | None]:
     if plain := _json_text(body[body.find("{") : body.rfind("}") + 1]):
         return "calls as JSON", plain
     return "wrong call syntax" if _CALL_LIKE.search(body) else "no call", None
-
-
-def _behind_thought(text: str) -> str:
-    return text.rpartition(thoughts.CLOSE)[2]
 
 
 def _parts(body: str) -> list[str]:

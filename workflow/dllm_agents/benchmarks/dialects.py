@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dllm_agents import thoughts
 from dllm_agents.benchmarks.search import Passage, plain
 from dllm_agents.benchmarks.search_reply import (
     MAX_REPLY_CHARACTERS,
@@ -91,4 +92,4 @@ def _first(text: str, tags: Sequence[str]) -> int:
 
 
 def _thought(text: str) -> str | None:
-    return text.replace("<think>", "").replace("</think>", "").strip() or None
+    return text.replace(thoughts.OPEN, "").replace(thoughts.CLOSE, "").strip() or None

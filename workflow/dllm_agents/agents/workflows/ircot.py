@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+from dllm_agents import thoughts
 from dllm_agents.agents.game import Game, answer_in
+from dllm_agents.agents.search import read_reply
 from dllm_agents.benchmarks.search import Passage
-from dllm_agents.benchmarks.search_reply import Reply, parse_reply
+from dllm_agents.benchmarks.search_reply import Reply
 from dllm_agents.records import Call
 
 SENTENCE = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
@@ -45,9 +47,9 @@ def read(game: Game, pool: list[Passage], thoughts: list[str], latest: list[Pass
 def next_sentence(call: Call) -> str:
     """The first sentence of a reply, all of it where it has no end; of one in the format that our searchers are taught, what it asks or
     answers."""
-    reply = parse_reply(call.whole_text.strip())
+    reply = read_reply(call)
     if isinstance(reply, Reply):
         return reply.queries[0] if reply.answer is None else f"So the {FINAL}: {reply.answer}."
-    text = call.text.rpartition("</think>")[2].strip()[:4000]
+    text = thoughts.behind(call.text).strip()[:4000]
     end = SENTENCE.match(text)
     return (end[0] if end else text).strip()

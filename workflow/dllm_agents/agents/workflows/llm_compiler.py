@@ -15,11 +15,13 @@ from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 from dllm_agents.agents.game import Game, answer_in
+from dllm_agents.agents.search import read_reply
 from dllm_agents.benchmarks.multihop_qa import SearchEnvironment
 from dllm_agents.benchmarks.plan_reply import parse_plan, with_references
 from dllm_agents.benchmarks.search import Passage
-from dllm_agents.benchmarks.search_reply import MAX_QUERY_CHARACTERS, Reply, parse_reply
+from dllm_agents.benchmarks.search_reply import MAX_QUERY_CHARACTERS, Reply
 from dllm_agents.errors import StageError
+from dllm_agents.records import Call
 
 MAX_TASKS = 12
 MAX_PLAN_CHARACTERS = 8_000
@@ -67,7 +69,7 @@ def play(game: Game) -> None:
             findings += run(game, plan)
         last = number == game.options["replans"]
         reply = game.ask("join", "joiner", findings=findings, last=last)
-        if last or not _replans(reply.whole_text):
+        if last or not _replans(reply):
             return game.answer(finish_in(reply.text) or answer_in(reply))
         game.counts["replans"] += 1
 
@@ -155,7 +157,7 @@ def finish_in(text: str) -> str:
     return rest.rpartition(")")[0].strip().strip("'\"") if opened else ""
 
 
-def _replans(text: str) -> bool:
-    reply = parse_reply(text.strip())
+def _replans(call: Call) -> bool:
+    reply, text = read_reply(call), call.whole_text
     answered = "Finish(" in text or (isinstance(reply, Reply) and reply.answer is not None)
     return not answered and bool(_REPLAN.search(text))

@@ -3,8 +3,10 @@ step."""
 
 from __future__ import annotations
 
+from dllm_agents import thoughts
 from dllm_agents.agents.game import Game, answer_in, plain_text
-from dllm_agents.benchmarks.search_reply import Reply, parse_reply
+from dllm_agents.agents.search import read_reply
+from dllm_agents.benchmarks.search_reply import Reply
 from dllm_agents.records import Call
 
 
@@ -33,7 +35,7 @@ def play(game: Game) -> None:
 def next_role(planned: Call) -> str:
     """Whom a planner's reply ends with; one that answers, in the format that this project's searchers are taught, hands on to the
     summariser."""
-    reply = parse_reply(planned.whole_text.strip())
+    reply = read_reply(planned)
     if isinstance(reply, Reply):
         return "caller" if reply.answer is None else "summariser"
     text = planned.text.casefold()
@@ -43,8 +45,8 @@ def next_role(planned: Call) -> str:
 
 def query_in(call: Call) -> str:
     """The query of a caller's reply: in the format of our prompts, or its last line."""
-    reply = parse_reply(call.whole_text.strip())
+    reply = read_reply(call)
     if isinstance(reply, Reply):
         return reply.queries[0] if reply.queries else ""
-    lines = [line.strip() for line in call.text.rpartition("</think>")[2].splitlines() if line.strip()]
+    lines = [line.strip() for line in thoughts.behind(call.text).splitlines() if line.strip()]
     return lines[-1] if lines else ""

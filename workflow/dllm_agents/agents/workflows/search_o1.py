@@ -4,9 +4,10 @@ found."""
 from __future__ import annotations
 
 from dllm_agents.agents.game import Game, answer_in
+from dllm_agents.agents.search import read_reply
 from dllm_agents.benchmarks import dialects
 from dllm_agents.benchmarks.search import Passage
-from dllm_agents.benchmarks.search_reply import Reply, parse_reply
+from dllm_agents.benchmarks.search_reply import Reply
 from dllm_agents.config.dialects import DIALECTS, OURS
 
 FINAL = "**Final Information**"
@@ -22,8 +23,7 @@ def play(game: Game) -> None:
         call = game.ask(
             "reason", so_far=reasoning if tags.growing else "", results=list(queries.items()), searches=game.options["searches"]
         )
-        whole = call.finish_reason != "length"
-        reply = parse_reply(call.whole_text.strip()) if game.dialect is None else dialects.read(tags, call.text, whole)
+        reply = read_reply(call, game.dialect)
         if not isinstance(reply, Reply) or not reply.queries:
             break
         query = reply.queries[0]

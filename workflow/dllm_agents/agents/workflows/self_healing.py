@@ -23,8 +23,7 @@ def play(game: Game) -> None:
     """BFCL's own protocol, but that a reply whose tool fails is sent again over the next best path, at most `retries` (3) times. A task
     that is answered once has nothing to reroute."""
     if not isinstance(game.environment, Dialogue):
-        outcome = tool_calling.answer(game.benchmark, game.task, game.complete(), style=game.style, seed=game.seed)
-        game.outcome = outcome
+        game.outcome = tool_calling.answer(game.benchmark, game.task, game.complete(), style=game.style, seed=game.seed)
         return
     dialogue, broken, done = game.environment, set[str](), False
     while not done:

@@ -100,8 +100,7 @@ def embodied_snapshots(game: Game) -> Iterator[Snapshot]:
     opening = game.outcome.initial_observation
 
     def prompt(observation: str, memory: str) -> list[Message]:
-        messages = prompts.embodied_messages(game.style, game.task.benchmark, game.question, observation, [], memory=memory)
-        return messages
+        return prompts.embodied_messages(game.style, game.task.benchmark, game.question, observation, [], memory=memory)
 
     for action in others[-1:]:
 
