@@ -342,12 +342,12 @@ def objective_of(settings: Training, budget: TrainingBudget, words: PreTrainedTo
         return [objectives.weighted_calls(row, example, settings.call_weight, ahead) for row in rows(example, generator)]
 
     def batch(examples: Sequence[Example], generator: torch.Generator) -> Batch:
-        batch = [row for example in examples for row in weighted(example, generator)]
+        batch_rows = [row for example in examples for row in weighted(example, generator)]
         if rare is not None and budget.rare_weight != 1:
-            batch = [objectives.weighted_rare(row, rare, budget.rare_weight) for row in batch]
+            batch_rows = [objectives.weighted_rare(row, rare, budget.rare_weight) for row in batch_rows]
         tokens = sum(sum(example.generated) for example in examples) if estimates else None
         attention = ATTENTION[settings.objective]
-        return objectives.collate(batch, attention, pad, settings.packed_length, multiple, settings.prompt_gradient).normalised(tokens)
+        return objectives.collate(batch_rows, attention, pad, settings.packed_length, multiple, settings.prompt_gradient).normalised(tokens)
 
     return batch
 
