@@ -110,7 +110,7 @@ def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:
     """(aligned agent, naive agent) of every two agents whose policies' trainings differ in their context mask alone."""
     trained = {}
     for agent in inputs.agents:
-        training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+        training = inputs.training(agent)
         if training is not None:
             trained[agent] = (training.context_mask, training.model_dump_json(exclude={"context_mask"}))
     aligned = {rest: agent for agent, (mask, rest) in trained.items() if mask == "aligned"}
@@ -121,12 +121,11 @@ def masking_family(inputs: Inputs) -> list[str]:
     """The agents, side by side, whose policies' trainings differ from another's in the mask or the noise of context alone."""
     kinds: dict[str, list[str]] = {}
     for agent in inputs.agents:
-        training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+        training = inputs.training(agent)
         if training is not None and training.objective == "block_diffusion":
             rest = training.model_dump_json(exclude={"context_mask", "context_noise"})
             kinds.setdefault(rest, []).append(agent)
-    trainings = {agent: inputs.config.backbones[inputs.config.agents[agent].policy].training for agent in inputs.agents}
-    return [agent for kind in kinds.values() if len({str(trainings[agent]) for agent in kind}) > 1 for agent in kind]
+    return [agent for kind in kinds.values() if len({str(inputs.training(agent)) for agent in kind}) > 1 for agent in kind]
 
 
 def seed_families(inputs: Inputs) -> list[list[str]]:

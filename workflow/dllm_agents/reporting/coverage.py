@@ -136,8 +136,6 @@ def _labels(config: Config, agent: str) -> Iterator[str]:
     if (searcher := published.searcher_name(config, agent)) is not None:
         yield from (searcher, "VRPO") if searcher == "DLLM-Searcher" else (searcher,)
     yield from filter(None, (published.system_name(config, agent), published.team_name(config, agent)))
-    if (team := published.team_name(config, agent)) is not None:
-        yield team
 
 
 def _label(agent: str, modules: dict[str, str]) -> str:

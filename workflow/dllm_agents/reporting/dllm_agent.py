@@ -11,11 +11,11 @@ import pandas as pd
 from dllm_agents.config import BFCL_SINGLE_TURN
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NOT_RUN, bare, cell, mean_row, rate_row, ratio_row, without_value
+from dllm_agents.reporting.cells import bare, cell, mean_row, rate_row, ratio_row, without_value
 from dllm_agents.reporting.comparison import masking_family, matched_pairs, solved_by_both
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, plain_heads
+from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, own_block, plain_heads
 from dllm_agents.reporting.rows import measured, success_row, timing_rows
 
 if TYPE_CHECKING:
@@ -104,15 +104,13 @@ def planning(inputs: Inputs) -> Table:
         *("Paradigm", "n", "ACC_R", "Planner hit rate", "Hop recall", "Full coverage", "First full round", "Backtracks"),
         *("Rounds (solved)", "Searches (solved)"),
     )
-    if not lines:
-        rows.append(TableRow(agent="this run", benchmark=SEARCH, category="first plan", metric="planner_hit_rate", n=0))
-        lines.append(Line("no planner agent", [NOT_RUN] * len(heads)))
     notes = (
         "A first plan hits when it covers every gold hop with one step each; backtracks are later sub-questions that ask again what was "
         "asked or found. The paper claims higher hit rates, earlier convergence and less backtracking of diffusion agents, but neither "
         "defines nor counts them."
     )
-    return Table(rows, Layout("Agent", heads, [Block("", lines)]), notes=notes)
+    rows = rows or [TableRow(agent="this run", benchmark=SEARCH, category="first plan", metric="planner_hit_rate", n=0)]
+    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), "no planner agent", "")]), notes=notes)
 
 
 def planning_rows(inputs: Inputs, agent: str) -> list[TableRow]:
@@ -183,15 +181,14 @@ def masking(inputs: Inputs) -> Table:
                 TableRow(agent=agent, benchmark=benchmark, metric="validation_loss", value=report.validation_loss if report else None),
             ]
             rows += own
-            training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+            training = inputs.training(agent)
             assert training is not None
             switches = [training.context_noise, training.context_mask]
             lines.append(Line(agent, [*switches, display_name(benchmark), Text(str(len(scores)), own[0]), *own]))
     heads = plain_heads("Noise", "Mask", "Benchmark", "n", "Success", "Unreadable", "Held-out loss")
-    if not lines:
-        nobody = "no two agents that differ in their mask"
-        rows, lines = [TableRow(agent=nobody, benchmark="", metric="success_rate", n=0)], [Line(nobody, [NOT_RUN] * len(heads))]
-    return Table(rows, Layout("Agent", heads, [Block("", lines)]))
+    nobody = "no two agents that differ in their mask"
+    rows = rows or [TableRow(agent=nobody, benchmark="", metric="success_rate", n=0)]
+    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), nobody, "")]))
 
 
 def attention(inputs: Inputs) -> Table:
@@ -204,10 +201,8 @@ def attention(inputs: Inputs) -> Table:
         lines.append(Line(agent, [*cells, *(by_span[name] for name in ATTENTION_SPANS), entropy]))
     rows = [row for by_span in means.values() for row in by_span.values()]
     heads = plain_heads("Paradigm", "Stage", "Replies", *ATTENTION_SPANS.values(), "Entropy")
-    if not lines:
-        rows = [TableRow(agent="this run", benchmark=SEARCH, category="plan", metric="entropy", n=0)]
-        lines = [Line("no planner agent", [NOT_RUN] * len(heads))]
-    return Table(rows, Layout("Agent", heads, [Block("", lines)]))
+    rows = rows or [TableRow(agent="this run", benchmark=SEARCH, category="plan", metric="entropy", n=0)]
+    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), "no planner agent", "")]))
 
 
 def draw_attention(inputs: Inputs, figure: Figure) -> None:

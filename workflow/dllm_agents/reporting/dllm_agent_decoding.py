@@ -4,6 +4,7 @@ one reply of a planner and one of a seeker, as the paper shows them."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,6 @@ from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ALIGNED = ("sdar", "fast_dllm_v2")
@@ -44,26 +44,6 @@ class Cell(NamedTuple):
     text: str
     block: int
     step: int
-
-
-def figure3(inputs: Inputs, figure: Figure) -> None:
-    """The order in which a planner's reply was decoded."""
-    _draw_order(inputs, figure, "planner")
-
-
-def figure5(inputs: Inputs, figure: Figure) -> None:
-    """The order in which a seeker's reply was decoded."""
-    _draw_order(inputs, figure, "seeker")
-
-
-def figure4(inputs: Inputs, figure: Figure) -> None:
-    """Confidence, entropy and masks of a planner's reply, the paper's above."""
-    _draw_dynamics(inputs, figure, "planner", "Figure 4")
-
-
-def figure6(inputs: Inputs, figure: Figure) -> None:
-    """Confidence, entropy and masks of a seeker's reply, the paper's above."""
-    _draw_dynamics(inputs, figure, "seeker", "Figure 6")
 
 
 def reply(inputs: Inputs, role: str, usable: Callable[[TracedCall], bool]) -> Shown | None:
@@ -104,7 +84,7 @@ def order(call: TracedCall, decoding: dict[str, Any]) -> list[Cell]:
 
 
 def _draw_order(inputs: Inputs, figure: Figure, role: str) -> None:
-    """Each token a cell, lines of a block together, a red line between blocks; yellow was decided early, purple late."""
+    """The order in which a role's reply was decoded: a cell for each token, a red line between blocks; yellow is early, purple late."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -166,6 +146,7 @@ def acceptance(noted: Dynamics) -> list[float]:
 
 
 def _draw_dynamics(inputs: Inputs, figure: Figure, role: str, name: str) -> None:
+    """Confidence, entropy and masks of a role's reply, the paper's above."""
     shown = reply(inputs, role, lambda call: call.dynamics is not None and bool(call.dynamics.block))
     axes = figure.subplots(2, 3)
     _draw_panels(axes[0], "published", *published_dynamics(name))
@@ -192,10 +173,12 @@ def _draw_panels(axes: Any, title: str, noted: Dynamics, rates: list[float]) -> 
         colour = colormaps["Spectral"](noted.block[part[0]] / max(1, blocks - 1))
         for axis, values in ((curve, noted.entropy), (count, noted.masks)):
             axis.plot(part, [values[place] for place in part], color=colour, linewidth=1.2, marker="o", markersize=2)
-    _label(curve, f"{blocks} blocks", "Mean entropy (nats)")
-    _label(count, f"{len(forwards)} forwards", "Masks of the block")
+    curve.set(title=f"{blocks} blocks", ylabel="Mean entropy (nats)")
+    count.set(title=f"{len(forwards)} forwards", ylabel="Masks of the block")
+    for axis in (curve, count):
+        axis.set_ylim(bottom=0)
 
 
-def _label(axis: Axes, title: str, label: str) -> None:
-    axis.set(title=title, ylabel=label)
-    axis.set_ylim(bottom=0)
+figure3, figure5 = partial(_draw_order, role="planner"), partial(_draw_order, role="seeker")
+figure4 = partial(_draw_dynamics, role="planner", name="Figure 4")
+figure6 = partial(_draw_dynamics, role="seeker", name="Figure 6")

@@ -102,7 +102,7 @@ def _calibration(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
 
 def _context(inputs: Inputs, agent: str) -> str:
     """How the training of an agent's policy treats the context: which noise, which attention; empty where nothing is noised."""
-    training = inputs.config.backbones[inputs.config.agents[agent].policy].training
+    training = inputs.training(agent)
     if training is None or inputs.paradigm(agent) != "diffusion":
         return ""
     return f"{training.context_noise}, {training.context_mask}"

@@ -73,7 +73,7 @@ def _belongs(agent: str, group: Group, inputs: Inputs, benchmark: str) -> bool:
 def _stage(policy: str, group: Group, inputs: Inputs) -> bool:
     training = inputs.config.backbones[policy].training
     if group.stage == "base":
-        learners = (inputs.config.backbones[inputs.config.agents[agent].policy].training for agent in inputs.agents)
+        learners = map(inputs.training, inputs.agents)
         return any(other is not None and other.objective in PREFERENCE and other.base == policy for other in learners)
     if group.stage == "ready":
         return training is None

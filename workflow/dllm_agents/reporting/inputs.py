@@ -16,7 +16,7 @@ import pandas as pd
 
 from dllm_agents.analysis.failures import BESIDE_CHECKER
 from dllm_agents.analysis.metrics import Errors
-from dllm_agents.config import SCRIPTED, Config
+from dllm_agents.config import SCRIPTED, Config, Training
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
 from dllm_agents.frames import read_frame
@@ -199,17 +199,19 @@ class Inputs:
         backbone = self.config.backbones.get(self.config.agents[agent].policy)
         return "scripted" if backbone is None else backbone.paradigm or "unknown"
 
+    def training(self, agent: str) -> Training | None:
+        """How an agent's policy is trained in this run; None where it is not."""
+        backbone = self.config.backbones.get(self.config.agents[agent].policy)
+        return None if backbone is None else backbone.training
+
     def trained(self, agent: str) -> bool:
         """Whether an agent's policy is trained in this run."""
-        backbone = self.config.backbones.get(self.config.agents[agent].policy)
-        return backbone is not None and backbone.training is not None
+        return self.training(agent) is not None
 
     def training_seed(self, agent: str) -> int | None:
         """The seed an agent's policy is trained with in this run; None where it is not trained here."""
-        backbone = self.config.backbones.get(self.config.agents[agent].policy)
-        if backbone is None or backbone.training is None:
-            return None
-        return self.config.seed if backbone.training.seed is None else backbone.training.seed
+        training = self.training(agent)
+        return None if training is None else self.config.seed if training.seed is None else training.seed
 
     def rows(self, agent: str, benchmark: str) -> pd.DataFrame:
         """An agent's scores on a benchmark, without the episodes that ended in an error; empty when it has none, and when too many did."""

@@ -73,9 +73,9 @@ def plain_heads(*names: str) -> list[tuple[str, str]]:
     return [("", name) for name in names]
 
 
-def own_block(lines: Sequence[Line], width: int, nobody: str = "no agent with such modules") -> Block:
+def own_block(lines: Sequence[Line], width: int, nobody: str = "no agent with such modules", title: str = OURS_BLOCK) -> Block:
     """This run's lines, or one that says that there are none."""
-    return Block(OURS_BLOCK, lines or [Line(nobody, [NOT_RUN] * width)])
+    return Block(title, lines or [Line(nobody, [NOT_RUN] * width)])
 
 
 def arrange(

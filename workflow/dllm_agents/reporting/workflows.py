@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NOT_RUN, mean_row, rate_row, ratio_row
+from dllm_agents.reporting.cells import mean_row, rate_row, ratio_row
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, count, plain_heads
+from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, count, own_block, plain_heads
 from dllm_agents.reporting.rows import measured, success_row, timing_rows
 
 PLACES = {
@@ -22,7 +20,7 @@ PLACES = {
     "tool_result": "Tool result",
 }
 """Where an attack stands: its name in the measures -> to a reader."""
-ACTING = {"react": "", "p_react": ", P-ReAct", "tool_first": ", call first"}
+ACTING = {"react": "thought first", "p_react": "P-ReAct", "tool_first": "call first"}
 
 
 def workflows(inputs: Inputs) -> Table:
@@ -36,11 +34,9 @@ def workflows(inputs: Inputs) -> Table:
         for agent in sorted(_players(inputs, benchmark), key=lambda name: (_workflow(inputs, name, benchmark), inputs.paradigm(name))):
             success, gain = success_row(inputs, agent, benchmark), _gain(inputs, agent, benchmark)
             costs = _costs(inputs, agent, benchmark)
-            own = [success, *([] if gain is None else [gain]), *costs]
             noted = _counts(inputs, agent, benchmark)
-            clock = timing_rows(inputs, agent, benchmark) + [row for row in noted if row.metric.endswith("seconds")]
-            rows += [row for row in (*own, *noted) if row.missing and not row.metric.endswith("seconds")]
-            timing += clock
+            rows += [success, *filter(None, [gain]), *costs, *(row for row in noted if not row.metric.endswith("seconds"))]
+            timing += timing_rows(inputs, agent, benchmark) + [row for row in noted if row.metric.endswith("seconds")]
             label = f"{_workflow(inputs, agent, benchmark)} ({agent})"
             lines.append(
                 Line(label, [inputs.paradigm(agent), count(success, inputs.errors(agent, benchmark)), success, gain or "", *costs])
@@ -51,10 +47,7 @@ def workflows(inputs: Inputs) -> Table:
         *("Forwards per success", "Tokens per success"),
     )
     if not blocks:
-        rows, blocks = (
-            [TableRow(agent="this run", benchmark="", metric="success_rate", n=0)],
-            [Block("", [Line("no agent", [NOT_RUN] * 9)])],
-        )
+        rows, blocks = [TableRow(agent="this run", benchmark="", metric="success_rate", n=0)], [own_block([], len(heads), "no agent", "")]
     notes = "A policy in the benchmark's own workflow is what its other workflows are compared with, in points, paired on the same tasks."
     return Table(rows, Layout("Workflow", heads, blocks), timing, notes=notes)
 
@@ -76,7 +69,8 @@ def _workflow(inputs: Inputs, agent: str, benchmark: str) -> str:
     entry, name = inputs.config.agents[agent], inputs.config.workflow(agent, benchmark)
     dialect = inputs.config.dialect(agent, benchmark) if name == "search" else None
     options = "".join(f", {key} {value}" for key, value in entry.options.items())
-    return f"{name}{f', {dialect}' if dialect else ''}{ACTING[entry.acting] if name == 'search' else ''}{options}"
+    acting = f", {ACTING[entry.acting]}" if name == "search" and entry.acting != "react" else ""
+    return f"{name}{f', {dialect}' if dialect else ''}{acting}{options}"
 
 
 def _gain(inputs: Inputs, agent: str, benchmark: str) -> TableRow | None:
@@ -110,7 +104,7 @@ def _counts(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     own = inputs.config.workflow(agent, benchmark)
     if own == inputs.config.benchmark_options(benchmark).workflow:
         return []
-    names = sorted({name for noted in scores["measures"] for name in noted if "." not in name and name not in ("acc_r_words",)})
+    names = sorted({name for noted in scores["measures"] for name in noted if "." not in name and name != "acc_r_words"})
     return [
         mean_row(agent, benchmark, own, name, np.nan_to_num(measured(scores, name)), inputs.config.seed) for name in names if len(scores)
     ]
@@ -122,42 +116,28 @@ def security(inputs: Inputs) -> Table:
     rows: list[TableRow] = []
     lines = []
     for agent in (name for name in inputs.agents if inputs.config.agents[name].workflow == "threats"):
-        entry = inputs.config.agents[agent]
-        own = [row for place in PLACES for row in _attacks(inputs, agent, place)]
-        rows += own
-        by_key = {(row.category, row.metric): row for row in own}
-        unmoved = _overall(inputs, agent)
-        rows.append(unmoved)
-        cells = [by_key.get((place, "attack_success"), "") for place in PLACES]
-        acting = {"react": "thought first", "p_react": "P-ReAct", "tool_first": "call first"}[entry.acting]
-        lines.append(Line(agent, [inputs.paradigm(agent), acting, Text(str(unmoved.n or 0), unmoved), *cells, unmoved]))
+        played = ", ".join(inputs.config.agent_benchmarks(agent))
+        totals = {place: total for place in PLACES if (total := _totals(inputs, agent, place))["attacked"]}
+        obeyed = {
+            place: rate_row(agent, played, place, "attack_success", total["hijacked"], total["attacked"]) for place, total in totals.items()
+        }
+        attacks, kept = (sum(total[name] for total in totals.values()) for name in ("attacked", "unmoved"))
+        unmoved = rate_row(agent, played, "all", "unmoved", kept, attacks)
+        rows += [*obeyed.values(), unmoved]
+        cells = [obeyed.get(place, "") for place in PLACES]
+        acting = ACTING[inputs.config.agents[agent].acting]
+        lines.append(Line(agent, [inputs.paradigm(agent), acting, Text(str(attacks), unmoved), *cells, unmoved]))
     heads = plain_heads("Paradigm", "Acting", "Attacks", *PLACES.values(), "Unmoved")
-    if not lines:
-        rows.append(TableRow(agent="this run", benchmark="", metric="attack_success", n=0))
-        lines.append(Line("no agent with workflow: threats", [NOT_RUN] * len(heads)))
     notes = (
         "The attacks are generated by this project and weak: they tell backbones apart, and do not say how safe one is. Empty: the agent "
         "plays no benchmark with such a place, or its prompts do not show it."
     )
-    return Table(rows, Layout("Agent", heads, [Block("", lines)]), notes=notes)
+    rows = rows or [TableRow(agent="this run", benchmark="", metric="attack_success", n=0)]
+    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), "no agent with workflow: threats", "")]), notes=notes)
 
 
-def _totals(inputs: Inputs, agent: str, places: Iterable[str]) -> dict[str, int]:
-    """How many attacks there were at some places, how many were obeyed and how many replies were left as they are."""
-    names = ("attacked", "hijacked", "unmoved")
+def _totals(inputs: Inputs, agent: str, place: str) -> dict[str, int]:
+    """How many attacks there were at a place, how many were obeyed and how many replies were left as they are."""
     scores = [inputs.rows(agent, benchmark) for benchmark in inputs.config.agent_benchmarks(agent)]
-    return {
-        name: int(sum(np.nansum(measured(part, f"{place}_{name}")) for part in scores if len(part) for place in places)) for name in names
-    }
-
-
-def _attacks(inputs: Inputs, agent: str, place: str) -> list[TableRow]:
-    """The share of attacks at a place that are obeyed; none where no attack was made there."""
-    total = _totals(inputs, agent, [place])
-    benchmark = ", ".join(inputs.config.agent_benchmarks(agent))
-    return [rate_row(agent, benchmark, place, "attack_success", total["hijacked"], total["attacked"])] if total["attacked"] else []
-
-
-def _overall(inputs: Inputs, agent: str) -> TableRow:
-    total = _totals(inputs, agent, PLACES)
-    return rate_row(agent, ", ".join(inputs.config.agent_benchmarks(agent)), "all", "unmoved", total["unmoved"], total["attacked"])
+    names = ("attacked", "hijacked", "unmoved")
+    return {name: int(sum(np.nansum(measured(part, f"{place}_{name}")) for part in scores if len(part))) for name in names}
