@@ -1,0 +1,115 @@
+"""The decoder against the paradigm: one set of weights decoded in several ways, beside autoregressive agents on the same tasks. A difference
+within a set of weights is due to the decoder alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dllm_agents.analysis.failures import MALFORMED
+from dllm_agents.records import TableRow
+from dllm_agents.reporting import drawing, style
+from dllm_agents.reporting.captions import display_name
+from dllm_agents.reporting.cells import mean_row, rate_row, ratio_row
+from dllm_agents.reporting.comparison import families
+from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.layout import Block, Layout, Line, Table, own_block, plain_heads
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RATES = {"success_rate": "Success", "loop": "Retry loops", "malformed": "Malformed"}
+"""Metric -> what a table's column and a figure's panel call it."""
+
+
+def decoder_or_paradigm(inputs: Inputs) -> Table:
+    """Success, retry loops and malformed replies of each way to decode, by the tokens that a forward decides."""
+    rows: list[TableRow] = []
+    blocks: list[Block] = []
+    for benchmark, agents in compared(inputs):
+        frames = _shared(inputs, benchmark, agents)
+        lines = []
+        for agent in agents:
+            own = [_speed(agent, benchmark, frames[agent], inputs.config.seed), *_rates(inputs, agent, benchmark, frames[agent])]
+            nfe = frames[agent]["nfe"].to_numpy(dtype=float)
+            own.insert(1, mean_row(agent, benchmark, "", "nfe", nfe, inputs.config.seed))
+            lines.append(Line(agent, [str(len(frames[agent])), *own]))
+            rows += own
+        blocks.append(Block(f"{display_name(benchmark)}, {inputs.config.agents[agents[0]].policy}", lines))
+    heads = plain_heads("n", "Tokens / forward", "NFE", *RATES.values())
+    if not blocks:
+        rows.append(TableRow(agent="decoder", benchmark="", metric="success_rate", n=0))
+        blocks.append(own_block([], len(heads), "no two agents that differ in their decoding alone"))
+    notes = "Agents of a block play the same tasks. All but the autoregressive ones have the same weights and differ in `decoding` alone."
+    return Table(rows, Layout("Agent", heads, blocks), notes=notes)
+
+
+def draw(inputs: Inputs, figure: Figure) -> None:
+    """The rates of the table against the tokens that a forward decides, a row of panels for each set of weights."""
+    sets = compared(inputs)
+    axes = figure.subplots(max(1, len(sets)), len(RATES), squeeze=False)
+    looks, drawn = style.looks(inputs.config), []
+    if not sets:
+        for axis in axes[0]:
+            drawing.say_not_run(axis)
+    for panels, (benchmark, agents) in zip(axes, sets, strict=False):
+        frames = _shared(inputs, benchmark, agents)
+        speeds = {agent: _speed(agent, benchmark, frames[agent], inputs.config.seed).value for agent in agents}
+        rates = {agent: _rates(inputs, agent, benchmark, frames[agent]) for agent in agents}
+        for index, (axis, label) in enumerate(zip(panels, RATES.values(), strict=True)):
+            points = [
+                drawing.Point(agent, speed, row.value, row.low, row.high, False)
+                for agent, speed in speeds.items()
+                if speed and (row := rates[agent][index]).value is not None
+            ]
+            axis.set(title=display_name(benchmark), xlabel="Tokens per forward (log scale)", ylabel=f"{label} (%)")
+            if not points:
+                drawing.say_not_run(axis)
+                continue
+            drawing.scatter(axis, points, looks)
+            line = sorted((point.speed, point.value) for point in points if inputs.paradigm(point.label) != "ar")
+            axis.plot(*zip(*line, strict=True), color="#888888", linewidth=0.6, zorder=0)
+            drawn.append((axis, points))
+    drawing.legend(figure, [(style.PARADIGM[paradigm], paradigm, False) for paradigm in ("ar", "diffusion")], markers=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis, points in drawn:
+        drawing.label_points(axis, points)
+
+
+def compared(inputs: Inputs) -> list[tuple[str, list[str]]]:
+    """(benchmark, agents): diffusion agents that differ in their decoding alone, and the autoregressive ones that play there as plainly."""
+    sets = []
+    for family in families(inputs, "decoding"):
+        if not all(inputs.alone(agent) and inputs.paradigm(agent) == "diffusion" for agent in family):
+            continue
+        for benchmark in inputs.config.agent_benchmarks(family[0]):
+            autoregressive = [agent for agent in inputs.players(benchmark, alone=True) if inputs.paradigm(agent) == "ar"]
+            agents = [agent for agent in (*family, *autoregressive) if len(inputs.rows(agent, benchmark))]
+            if sum(agent in family for agent in agents) > 1 and all(inputs.classified(agent, benchmark) for agent in agents):
+                sets.append((benchmark, agents))
+    return sets
+
+
+def _shared(inputs: Inputs, benchmark: str, agents: list[str]) -> dict[str, pd.DataFrame]:
+    """Each agent's scores on the tasks that all of them have."""
+    frames = {agent: inputs.rows(agent, benchmark).drop_duplicates("task_id") for agent in agents}
+    shared = set.intersection(*(set(frame["task_id"]) for frame in frames.values()))
+    return {agent: frame[frame["task_id"].isin(shared)] for agent, frame in frames.items()}
+
+
+def _speed(agent: str, benchmark: str, scores: pd.DataFrame, seed: int) -> TableRow:
+    tokens, nfe = (scores[name].to_numpy(dtype=float) for name in ("completion_tokens", "nfe"))
+    return ratio_row(agent, benchmark, "tokens_per_forward", tokens, nfe, seed)
+
+
+def _rates(inputs: Inputs, agent: str, benchmark: str, scores: pd.DataFrame) -> list[TableRow]:
+    """The rows of RATES, in order. A model that has not learnt the benchmark says so in place of each number."""
+    errors = inputs.errors(agent, benchmark)
+    failures = inputs.failures(benchmark)
+    own = failures[failures["agent"] == agent]
+    tasks = {"loop": set(own[own["kind"] == "loop"]["task_id"]), "malformed": set(own[own["kind"].isin(MALFORMED)]["task_id"])}
+    counts = {"success_rate": int(scores["success"].astype(bool).sum())}
+    counts |= {metric: int(scores["task_id"].isin(failed).sum()) for metric, failed in tasks.items()}
+    return [rate_row(agent, benchmark, "", metric, counts[metric], len(scores), errors=errors) for metric in RATES]
