@@ -88,7 +88,11 @@ def commands() -> str:
         parser = cli.parser(name)
         sub = next(action for action in parser._actions if action.dest == "STAGE" or action.choices).choices[name]  # type: ignore[index]
         rows = [
-            (", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.dest}`", _argument(action), action.help or "")
+            (
+                ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.dest}`",
+                _argument(action),
+                escape(action.help or ""),
+            )
             for action in sub._actions
             if action.dest != "help"
         ]

@@ -48,7 +48,9 @@ def test_a_benchmark_that_no_model_has_learnt_says_so(tmp_path):
     config.run.agents = ["random", "empty", "smollm2-135m"]
     config.run.benchmarks = ["bfcl"]
     (text,) = sentences(Inputs(config, write_run(tmp_path)))
-    assert text.startswith("BFCL-v3 tells nothing: no model is better than a scripted agent (the best, smollm2-135m")
+    assert text.startswith(
+        "BFCL-v3 cannot tell the models apart: none is better than the random and the empty agent (the best, smollm2-135m"
+    )
 
 
 def test_the_plot_has_a_panel_for_every_benchmark_and_names_its_agents(inputs):

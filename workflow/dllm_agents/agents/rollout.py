@@ -78,6 +78,9 @@ def rollout(config: Config, agent: str, shard: Shard) -> None:
     if errors := [episode for episode in episodes if episode.ended == "error"]:
         message = f"{len(errors)} of {len(tasks)} episodes ended in an error and are left out of n; the first: {errors[0].error}"
         say(f"{shard.output}: {message}")
+    if long := sum(episode.ended == "prompt_too_long" for episode in episodes):
+        way = "raise the backbone's `context` or its server's own limit, or take `prompt: compact`"
+        say(f"{shard.output}: {long} of {len(tasks)} episodes ended with a prompt that does not fit the context; {way}")
     if shard.replay is not None:
         stored = stored_episodes(shard.replay, agent)
         equal = sum(timeless(episode) == timeless(stored[episode.task_id]) for episode in episodes)

@@ -28,7 +28,7 @@ _NAMES = {
     "multihop_qa": "multi-hop QA",
     "scienceworld": "ScienceWorld",
 }
-_INTERVALS = "Brackets: 95 % intervals (Wilson for rates, percentile bootstrap for means)."
+_INTERVALS = "Brackets: 95 % intervals (Wilson for rates and for means of outcomes that are all alike, else percentile bootstrap)."
 _PUBLISHED = "Published rows are the paper's numbers, not runs of ours."
 
 

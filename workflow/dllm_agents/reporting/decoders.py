@@ -1,5 +1,5 @@
-"""The decoder against the paradigm: one set of weights decoded in several ways, beside autoregressive agents on the same tasks. What differs
-within a set of weights is due to the decoder alone."""
+"""The decoder against the paradigm: one set of weights decoded in several ways, beside autoregressive agents on the same tasks. What
+differs within a set of weights is due to the decoder alone."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def _finding(inputs: Inputs, benchmark: str) -> str:
     telling = [agent for agent in rates if not unbeaten(inputs, agent, benchmark)]
     if not telling:
         best = max(rates.values(), key=lambda row: row.value or 0.0)
-        return f"{name} tells nothing: no model is better than a scripted agent (the best, {best.agent}, solves {cell(best)} %)."
+        reason = f"none is better than the random and the empty agent (the best, {best.agent}, solves {cell(best)} %)"
+        return f"{name} cannot tell the models apart: {reason}."
     pairs = [(first, second) for first, second, where in matched_pairs(inputs) if where == benchmark and {first, second} & set(telling)]
     pairs = [pair for pair in pairs if pair[0] in rates and pair[1] in rates]
     if not pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 from pathlib import Path
 
 from dllm_agents.catalogue import TABLES
@@ -38,7 +39,8 @@ def show(config: Config, *, every: bool = False) -> None:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise StageError(f"{path}: not there yet; run `make report`")
-    return "\n".join(map(visible, path.read_text(encoding="utf-8").split("\n")))
+    text = re.sub(r"\*\*|\\(?=[^\w\s])", "", path.read_text(encoding="utf-8"))  # Markdown's marks say nothing in a terminal
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def _claims(results: Results) -> None:
