@@ -11,6 +11,7 @@ from dllm_agents.reporting.cells import NOT_RUN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Offsets of a name from its point, in points, in order of preference.
@@ -120,7 +121,7 @@ def legend(figure: Figure, entries: Sequence[tuple[str, str, bool]], *, markers:
 
 
 def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.set_xscale("log")
     for point in points:
@@ -136,8 +137,17 @@ def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -
     left, right = min(speeds) / max(2, beside), max(speeds) * max(4, beside)
     axis.set(xlim=(left, right), ylim=(-7, 107), yticks=range(0, 101, 20))
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if right / left > 30 else (1.0, 2.0, 5.0)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(axis.xaxis)
     axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def plain_numbers(*axes: Axis) -> None:
+    """Label logarithmic axes without formulas, which `text.parse_math` turns off."""
+    from matplotlib.ticker import LogFormatter
+
+    for axis in axes:
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(LogFormatter())
 
 
 def label_points(axis: Axes, points: Sequence[Point]) -> None:

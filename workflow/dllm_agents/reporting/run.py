@@ -13,7 +13,7 @@ from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NOT_RUN, cell, number, rate_row
 from dllm_agents.reporting.claims import load_claims, load_untested
 from dllm_agents.reporting.comparison import compare, family_name, matched_pairs, seed_pairs
-from dllm_agents.reporting.drawing import say_not_run
+from dllm_agents.reporting.drawing import plain_numbers, say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import NOBODY, VERDICTS, Finding, evaluate
 from dllm_agents.reporting.layout import OURS_BLOCK, PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, Text, plain_heads
@@ -194,6 +194,7 @@ def roofline(inputs: Inputs, figure: Figure) -> None:
     looks = style.backbone_looks(inputs.config)
     probes = {name: probe for name, probe in inputs.probes.items() if probe.forwards and probe.roof}
     axis.set(xscale="log", yscale="log", xlabel="Floating-point operations per byte moved", ylabel="GFLOP/s reached")
+    plain_numbers(axis.xaxis, axis.yaxis)
     intensity = [level["flops"] / level["bytes"] for probe in probes.values() for level in probe.forwards]
     if not intensity:
         axis.set(xlim=(0.1, 1000), ylim=(0.1, 1000))
@@ -246,5 +247,6 @@ def training_curves(inputs: Inputs, figure: Figure) -> None:
             axis.plot(steps, losses, color=colour, linewidth=1.8, marker="o", markersize=2.5, label=report.backbone)
         axis.set_title(title, fontsize=style.FONT)
         axis.set(xlabel="Optimiser step", yscale="log")
+        plain_numbers(axis.yaxis)
         axis.legend(fontsize=style.FONT - 2, frameon=False)
     axes[0].set_ylabel("Cross-entropy (nats, log scale)")
