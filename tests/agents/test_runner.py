@@ -100,7 +100,7 @@ def test_tasks_of_another_version_or_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"made with minigrid 0\.0\.1, here is minigrid"):
         rollout(config, "teacher", shard)
     write_jsonl(shard.tasks, [tasks[0], tasks[0]])
-    with pytest.raises(StageError, match="stands twice"):
+    with pytest.raises(StageError, match="is listed twice"):
         rollout(config, "teacher", shard)
     write_jsonl(shard.tasks, [])
     with pytest.raises(StageError, match="holds no task"):

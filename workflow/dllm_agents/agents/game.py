@@ -1,4 +1,4 @@
-"""What a workflow plays a task with: it asks roles, searches, acts and answers, and every one of these is a step of the record."""
+"""The interface of workflows to a task: ask a role, search, act, answer. Each is recorded as a step of the episode."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ MAX_OBSERVATION_CHARACTERS = 20_000
 
 @dataclass
 class Game:
-    """A task that is being played in a workflow. `options` are the workflow's, `learnt` is what its `learn` made of accepted
-    trajectories."""
+    """A task in play. `options` are the workflow's settings, `learnt` is the result of its `learn` on accepted trajectories."""
 
     workflow: str
     task: Task
@@ -43,7 +42,7 @@ class Game:
     dialect: str | None = None
     outcome: Outcome = field(default_factory=Outcome)
     counts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """What the workflow counts: it goes into the record and the scores."""
+    """Counts of the workflow, kept in the record and the scores."""
     calls: int = 0
 
     @property
@@ -55,23 +54,22 @@ class Game:
         return max((step.progress for step in self.outcome.steps), default=0.0)
 
     def next_seed(self) -> int:
-        """A seed for the next call, which no other call of the episode has."""
+        """A seed for the next call, unique within the episode."""
         self.calls += 1
         return call_seed(self.seed, self.task, self.calls, 0)
 
     def complete(self, role: str = "policy") -> Complete:
-        """What answers for a role, by messages of the workflow's own making."""
+        """The backbone of a role, for messages that the workflow builds itself."""
         return self.roles.required(role)
 
     def prompt(self, template: str, **values: Any) -> list[Message]:
-        """The messages of one of the workflow's templates, which all see the question."""
+        """One of the workflow's templates as messages; every template gets the question."""
         style = prompts.style_of(self.style, self.workflow)
         content = prompts.render(style, f"{self.workflow}/{template}.j2", question=self.question, **values)
         return [{"role": "user", "content": content}]
 
     def ask(self, template: str, role: str = "policy", so_far: str = "", **values: Any) -> Call:
-        """The answer of a role to a template, going on from its reply `so_far`. It is a step whose action is the answer, until `note` says
-        what was read of it."""
+        """Ask a role with a template; the role continues its reply `so_far`. Recorded as a step whose action is the reply's text."""
         messages = self.prompt(template, **values)
         if so_far:
             messages.append({"role": "assistant", "content": so_far})
@@ -80,13 +78,13 @@ class Game:
         return call
 
     def step(self, stage: str, **fields: Any) -> EpisodeStep:
-        """Put a step on record."""
+        """Record a step."""
         index, progress = len(self.outcome.steps), max(self.progress, fields.pop("progress", 0.0))
         self.outcome.steps.append(EpisodeStep(index=index, stage=stage, progress=progress, **fields))
         return self.outcome.steps[-1]
 
     def note(self, **fields: Any) -> None:
-        """Say more of the latest step."""
+        """Update fields of the latest step."""
         self.outcome.steps[-1] = self.outcome.steps[-1].model_copy(update=fields)
 
     def search(self, query: str, count: int) -> list[Passage]:
@@ -94,7 +92,7 @@ class Game:
         return self.search_all([query], count)[0]
 
     def search_all(self, queries: Sequence[str], count: int) -> list[list[Passage]]:
-        """The best passages for each query, searched side by side; recorded in the queries' order, with the progress at their end."""
+        """The best passages for each query. Queries run in parallel and are recorded in order, with the progress after all of them."""
         assert isinstance(self.environment, SearchEnvironment), "this workflow plays search tasks"
         queries = [query[:MAX_QUERY_CHARACTERS].strip() for query in queries]
         started, environment = time.perf_counter(), self.environment
@@ -113,7 +111,7 @@ class Game:
         self.counts["searches"] += 1
 
     def answer(self, text: str) -> None:
-        """Give the final answer to the environment, as a step of its own; an empty one is none."""
+        """Give the final answer to the environment and record it as a step; an empty answer is an invalid step."""
         text = " ".join(text.split())[:MAX_ANSWER_CHARACTERS]
         if not text:
             self.step("answer", valid=False, error="no answer")
@@ -131,7 +129,7 @@ class Game:
         return self.outcome.steps[-1]
 
     def play(self, workflow: Callable[[Game], None]) -> Outcome:
-        """Play the task, and read the outcome off the environment, but for a workflow that brings its own."""
+        """Play the task. The outcome is read from the environment unless the workflow sets its own."""
         ended: Ending | None = None
         begun = self.outcome
         if self.environment is not None:
@@ -157,7 +155,7 @@ class Game:
 
 
 def plain_text(call: Call) -> str:
-    """What a reply says, without the tags of our format: its thought and its query or answer."""
+    """The text of a reply without the tags of our format: its thought and its query or answer."""
     reply = read_reply(call)
     if isinstance(reply, str):
         return call.whole_text.strip()[:MAX_OBSERVATION_CHARACTERS]
@@ -166,7 +164,7 @@ def plain_text(call: Call) -> str:
 
 
 def answer_in(call: Call) -> str:
-    """The answer in a reply: what stands in its answer tags, or behind "the answer is", or all of it; empty where it calls instead."""
+    """The answer in a reply: the text in its answer tags, or after "answer is", or all of it; empty for a reply that calls a tool."""
     reply = read_reply(call)
     if isinstance(reply, Reply):
         return reply.answer or ""

@@ -1,5 +1,4 @@
-"""The parts of a rollout that was dealt out over several jobs: as one file, and taken up when its tasks are
-dealt out in another way."""
+"""Rollouts split over several jobs: merge their parts into one file, and reuse their episodes when the split changes."""
 
 from __future__ import annotations
 
@@ -37,13 +36,13 @@ def merge(tasks: Path, parts: Sequence[Path], output: Path) -> int:
 
 
 def sign(output: Path, fingerprint: str) -> None:
-    """Write beside a file of episodes which settings they were played with."""
+    """Write a signature next to a file of episodes: version, fingerprint of the settings, checksum."""
     write_json(_signature(output), _signed(output, fingerprint))
 
 
 def played_in_other_parts(output: Path, agent: str, count: int, fingerprint: str) -> Iterator[TracedEpisode]:
-    """The episodes that an agent played with the same settings when its tasks were dealt out over another number of jobs than `count`: of
-    journals, and of files that are as they were signed."""
+    """The episodes that an agent played with the same settings in a split over another number of jobs than `count`, from journals and
+    from files whose signature matches."""
     folder = output.parent.parent if output.parent.name == PARTS else output.parent
     name = re.compile(rf"\.?{re.escape(agent)}(?:\.\d+-of-(\d+))?\.jsonl(\.journal)?")
     for path in sorted(path for place in (folder, folder / PARTS) for path in place.glob(f"*{agent}.*")):

@@ -1,5 +1,5 @@
-"""Planner, seekers, writer (DLLM Agent, after DeepDiver): a planner decomposes the question, seekers search for its steps side by side, and
-a writer answers from what they found.
+"""Planner, seekers, writer (DLLM Agent, after DeepDiver): a planner decomposes the question, seekers search for its steps in parallel, and
+a writer answers from their findings.
 
 The plain form of a team, for models too small for DeepDiver's tool calls (`agents.deepdiver`): a plan is a list of sub-questions in which
 `#k` stands for the answer of step k (`benchmarks.plan_reply`); after each round the planner sees the findings and plans again, until its
@@ -39,7 +39,7 @@ class Roles:
 def play(
     environment: Environment, task: Task, roles: Roles, *, style: str, max_rounds: int = 3, seeker_turns: int = 3, seed: int = 42
 ) -> Outcome:
-    """Play a question. `environment` must bear searches from several threads at once. Every step is labelled with its stage: plan,
+    """Play a question. `environment` must support searches from several threads. Every step is labelled with its stage: plan,
     search or write. A first reply without a readable plan ends the episode; a later one ends the planning."""
     noted = PlannerMeasures()
     outcome = Outcome(initial_observation=environment.reset(), planner=noted)
@@ -68,7 +68,7 @@ def play(
 
 @dataclass(frozen=True)
 class _Team:
-    """A question that is being played, with its record."""
+    """A team at work on one question, and the record of the episode."""
 
     environment: Environment
     task: Task
@@ -85,7 +85,7 @@ class _Team:
         self.append(EpisodeStep(index=0, stage=stage, **fields), progress)
 
     def append(self, step: EpisodeStep, progress: float) -> None:
-        """Put a step on record; progress never falls."""
+        """Record a step; progress never falls."""
         update = {"index": len(self.outcome.steps), "progress": max(progress, self.progress)}
         self.outcome.steps.append(step.model_copy(update=update))
 
@@ -101,7 +101,7 @@ class _Team:
         return plan
 
     def carry_out(self, plan: Sequence[str], seed: int) -> list[Finding]:
-        """Search for every step of a plan, level by level, the steps of a level side by side; findings in the plan's order.
+        """Search for every step of a plan, level by level, the steps of a level in parallel; findings in the plan's order.
 
         Steps are recorded in the plan's order with the progress reached at the end of their level, so that the record does not
         depend on which seeker was faster.

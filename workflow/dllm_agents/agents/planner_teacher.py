@@ -1,4 +1,4 @@
-"""The oracle in every role of a planner's team, for questions whose gold hops are known: what a backbone that plays in one is taught."""
+"""The oracle in every role of a planner's team, for questions with known gold hops: the source of training data for team roles."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Teacher:
         self._searched: set[str] = set()
 
     def roles(self) -> planner.Roles:
-        """The team."""
+        """The teacher in every role."""
         return planner.Roles(self.planner, self.seeker, self.writer)
 
     def planner(self, messages: Sequence[Message], *, seed: int, constraint: dict[str, Any] | None = None) -> Call:
-        """The whole plan, then that nothing is missing."""
+        """The gold plan, then an empty one."""
         plan, thought = (reference_plan(self._task), f"The question has {len(self._hops)} hops.")
         if self._planned:
             plan, thought = [], "Nothing is missing."
@@ -53,7 +53,7 @@ class Teacher:
         """A search for the sub-question, then what the gold passage says."""
         prompt = messages[0]["content"] + "\n"
         number = next(at for at, hop in enumerate(self._hops) if f"Question: {hop['query']}\n" in prompt)
-        query, text = self._hops[number]["query"], self._hops[number]["text"] or "It is told."
+        query, text = self._hops[number]["query"], self._hops[number]["text"] or "The passages say so."
         if query in self._searched:
             return self._reply("seeker", messages, seed, reply_text(text, answer_text(self._objects[number])))
         self._searched.add(query)

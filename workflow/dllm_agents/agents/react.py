@@ -17,7 +17,7 @@ from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, Task
 
 MAX_LISTED = 400
-"""Actions of a list that an automaton is made of at every step; ScienceWorld has thousands at times."""
+"""Longest list of actions that is compiled to an automaton at every step; ScienceWorld can list thousands."""
 Scripted = Callable[[Environment], tuple[str | None, str] | None]
 
 
@@ -75,7 +75,7 @@ def play(
 
 
 def take_step(environment: Environment, index: int, action: str | None, **fields: Any) -> EpisodeStep:
-    """Carry out an action; None, where a reply could not be read, costs a step too."""
+    """Execute an action. None, from a reply that could not be read, costs a step too."""
     started = time.perf_counter()
     observation, progress, done, valid = environment.step(action or "")
     return EpisodeStep(

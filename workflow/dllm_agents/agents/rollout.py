@@ -155,7 +155,7 @@ def load_tasks(config: Config, path: Path) -> tuple[list[Task], Benchmark]:
     seen: set[str] = set()
     for task in tasks:
         if task.id in seen:
-            raise StageError(f"{path}: task {task.id} stands twice; run sample-tasks again")
+            raise StageError(f"{path}: task {task.id} is listed twice; run sample-tasks again")
         seen.add(task.id)
     benchmark = benchmarks.load(tasks[0].benchmark, config)
     check_tasks(benchmark, tasks)
@@ -198,7 +198,7 @@ def play_all(
                     running[pool.submit(timed, following)] = following
                 yield describe(task, result, seconds, started)
     finally:
-        # Not waited for: whoever stops a run should not have to sit through the episodes in flight, which are lost anyway.
+        # Do not wait: on an interrupt the episodes in flight are lost anyway.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -285,7 +285,7 @@ def episode_of(player: Player, task: Task, result: Outcome | Exception, seconds:
 
 
 def _fingerprint(config: Config, agent_name: str, benchmark: Benchmark, shard: Shard) -> str:
-    """Everything the episodes of a shard depend on, hashed. Into how many parts the tasks are dealt out changes none of them."""
+    """A hash of everything the episodes of a shard depend on, which the number of parts is not."""
     files = {"tasks": shard.tasks, "trajectories": shard.trajectories, "replay": shard.replay}
     models = {f"models.{name}": path for name, path in shard.models.items()}
     return dependencies.fingerprint(dependencies.of_episodes(config, agent_name, benchmark.name), files | models)

@@ -30,7 +30,7 @@ from dllm_agents.records import Call, Ending, EpisodeStep, Outcome, SearchMeasur
 from dllm_agents.tool_calls import call_text
 
 MAX_ACTION_CHARACTERS = 4000
-"""Of a reply that cannot be read, as the environment is told it."""
+"""Longest part of an unreadable reply that is passed to the environment."""
 HELD_TO = {"regex": REPLY_PATTERN}
 """The constraint of every reply of an agent with `constrain`."""
 Acting = Literal["react", "p_react", "tool_first"]
@@ -137,7 +137,7 @@ def play(
 
 
 def whole(complete: Complete) -> Stream:
-    """A backbone that is asked for whole answers, as one that is watched."""
+    """A backbone without streaming, as a stream of its one whole answer."""
 
     def ask(messages: Sequence[Message], *, seed: int, turn: int, constraint: dict[str, Any] | None = None) -> Iterator[Partial | Call]:
         yield complete(messages, seed=seed) if constraint is None else complete(messages, seed=seed, constraint=constraint)
@@ -146,7 +146,7 @@ def whole(complete: Complete) -> Stream:
 
 
 def read_reply(call: Call, dialect: str | None = None) -> Reply | str:
-    """What an answer says, in the tags of a dialect or in ours."""
+    """Parse a reply in the tags of a dialect, or in ours."""
     if dialect is None:
         return parse_reply(call.whole_text.strip())
     return dialects.read(DIALECTS[dialect], call.text, whole=call.finish_reason != "length")

@@ -19,13 +19,13 @@ from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 
 UNANSWERED = 3
-"""Requests without one answer after which a server counts as one that answers none."""
+"""Failed requests, with none answered, after which a server counts as broken."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """The served backbones of an agent, by role. A backbone whose server refuses its settings, or answers nothing that can be read, ends
-    the run (StageError, naming the key): every further episode would fare the same."""
+    """The served backbones of an agent, by role. A backbone whose server refuses its settings, or gives no readable answer, ends the run
+    (StageError, naming the key): every further episode would fail the same way."""
 
     config: Config
     agent: str
@@ -34,7 +34,7 @@ class Served:
     _accepted: set[str] = field(default_factory=set)
     """Roles whose settings the server has taken."""
     _unanswered: Counter[str] = field(default_factory=Counter)
-    """Requests of a role, none of which was answered so far, that the server refused or answered with what is no completion."""
+    """Requests of a role that failed before the first one was answered."""
 
     def complete(self, role: str) -> Answer | None:
         """What answers for a role; None when nothing plays it."""

@@ -39,7 +39,7 @@ class Teacher:
         """Search for the hop, then report what the gold passage says."""
         hop, bridge = self._hops[self._begun - 1], self._objects[self._begun - 1]
         if self._searched:
-            return self._reply("seeker", messages, hop["text"] or "The passages tell it.", done(tools.SEEKER_DONE, bridge))
+            return self._reply("seeker", messages, hop["text"] or "The passages say so.", done(tools.SEEKER_DONE, bridge))
         self._searched = True
         search = {"name": "batch_web_search", "arguments": {"queries": [hop["query"]]}}
         return self._reply("seeker", messages, f"I need the {hop['query']}.", search)

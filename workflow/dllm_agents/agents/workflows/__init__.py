@@ -1,5 +1,5 @@
-"""One module for each workflow of config/roles.py beyond the five that have rooms of their own: `play(game)` plays a task, and where the
-workflow learns, `learn(trajectories, options)` says what it goes by."""
+"""One module for each workflow of config/roles.py after the first five: `play(game)` plays a task, and `learn(trajectories, options)`,
+in those that learn, fits what `play` uses as `game.learnt`."""
 
 from __future__ import annotations
 

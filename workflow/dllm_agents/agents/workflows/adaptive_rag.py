@@ -1,7 +1,7 @@
 """Adaptive-RAG (Jeong et al., NAACL 2024): a classifier of the question chooses no retrieval, a single one, or iterative retrieval (IRCoT).
 
-The paper trains T5-large on which of the three strategies answers a question. Here a naive Bayes over the question's words learns from
-accepted trajectories how many searches the teacher made (`classifier: trajectories`), or the backbone is asked (`classifier: backbone`).
+The paper trains T5-large to predict which strategy answers a question. Here a naive Bayes model over the question's words predicts how
+many searches the teacher made (`classifier: trajectories`), or the backbone classifies (`classifier: backbone`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def play(game: Game) -> None:
 
 
 def classify(game: Game) -> str:
-    """The question's class; a backbone that names none of the three is taken to need most."""
+    """The question's class; `iterative` if the backbone names none of the three."""
     if game.options["classifier"] == "trajectories":
         return str(game.learnt.classify(game.question))
     verdict = answer_in(game.ask("classify")).casefold()
@@ -43,13 +43,13 @@ def classify(game: Game) -> str:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Counts of words by class, with one added to each."""
+    """Naive Bayes over word counts by class, with add-one smoothing."""
 
     words: Mapping[str, Counter[str]]
     questions: Counter[str]
 
     def classify(self, question: str) -> str:
-        """The likeliest class; of equals the one that needs less."""
+        """The likeliest class; ties go to the one with fewer searches."""
         vocabulary = len({word for counts in self.words.values() for word in counts})
 
         def log_likelihood(name: str) -> float:
@@ -61,8 +61,8 @@ class Classifier:
 
 
 def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Classifier | None:
-    """The classifier of the questions by the searches that their trajectories make. One class alone is said, for it is no classifier
-    then."""
+    """Fit the classifier to the number of searches in each trajectory; says so if all have the same class. Raises StageError without
+    trajectories."""
     if options["classifier"] == "backbone":
         return None
     if options["classifier"] != "trajectories":
@@ -79,7 +79,7 @@ def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Cla
             "workflow adaptive_rag: no accepted trajectory to learn from; raise train_tasks, or set options: {classifier: backbone}"
         )
     if len(questions) == 1:
-        say(f"workflow adaptive_rag: every accepted trajectory is of the class {next(iter(questions))}, so every question will be")
+        say(f"workflow adaptive_rag: all accepted trajectories have the class {next(iter(questions))}, so every question will")
     return Classifier(words, questions)
 
 

@@ -1,8 +1,8 @@
-"""AutoTool (Jia and Li, 2025; not the AutoTool that trains models): tool use has inertia. Where the graph of past tool sequences is sure
-of the next tool, and what was said before fills its parameters, the action is taken without asking the backbone.
+"""AutoTool (Jia and Li, 2025; not the AutoTool that trains models): tool use has inertia. Where the graph of past tool sequences
+predicts the next tool with confidence, and the context fills its parameters, the action is taken without asking the backbone.
 
-The paper compares contexts by sentence embeddings; here it is by their words. Edges are those of accepted trajectories; in an episode one
-that led nowhere is not taken again.
+The paper compares contexts by sentence embeddings; here they are bags of words. Edges come from accepted trajectories; within an episode
+an edge whose action had no effect is not taken again.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ INERTIA = 2
 
 
 class Tool(NamedTuple):
-    """An action with its parameters taken out: "go to {}", ("red ball 1",)."""
+    """An action with placeholders, and its parameters: "go to {}", ("red ball 1",)."""
 
     name: str
     values: tuple[str, ...] = ()
 
 
 def play(game: Game) -> None:
-    """Every step: the tool of the greatest comprehensive inertia potential score, where that is at least `threshold` and its parameters
-    can be filled; else the policy's, as in ReAct."""
+    """At every step take the tool with the highest comprehensive inertia potential score, if that is at least `threshold` and its
+    parameters can be filled; otherwise ask the policy as in ReAct."""
     assert game.environment is not None
     tools: list[Tool] = []
     refuted: set[tuple[Path, str]] = set()
@@ -74,7 +74,7 @@ def ask_policy(game: Game, index: int) -> Any:
 
 
 class Context(NamedTuple):
-    """What parameters are filled from: the goal, the latest observation, the tool before, and the actions that are open now."""
+    """Sources of parameters: the goal, the latest observation, the previous tool, and the valid actions."""
 
     goal: str
     observation: str
@@ -83,13 +83,13 @@ class Context(NamedTuple):
 
     @property
     def words(self) -> Counter[str]:
-        """The goal's words, which say what the sequence is for."""
+        """The goal's words, which stand for the context."""
         return Counter(_WORD.findall(self.goal.lower()))
 
 
 @dataclass
 class InertiaGraph:
-    """How often each tool followed a path, in which contexts, and where its parameters came from."""
+    """How often each tool followed a path, in which contexts, and the sources of its parameters."""
 
     followed: dict[Path, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     contexts: dict[tuple[Path, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -106,30 +106,30 @@ class InertiaGraph:
     def next_action(
         self, before: Path, context: Context, options: Mapping[str, Any], refuted: Iterable[tuple[Path, str]] = ()
     ) -> str | None:
-        """The action of the surest tool that can be filled in; None where none is sure enough."""
+        """The action of the tool with the highest score; None if it is below the threshold or parameters are ambiguous."""
         path = before if before in self.followed else before[-1:]
         fillings = {name: self.fill(name, context) for name in self.followed.get(path, {}) if (before, name) not in set(refuted)}
         open_now = {name: action for name, action in fillings.items() if action is not None}
         if not open_now or any(action is None for name, action in fillings.items() if self.possible(name, context)):
-            return None  # a tool that could be meant has several fillings
+            return None  # a possible tool has ambiguous parameters
         scores = self.scores(path, list(open_now), context, options["frequency"])
         best = max(scores, key=lambda name: scores[name])
         return open_now[best] if scores[best] >= options["threshold"] else None
 
     def scores(self, path: Path, names: Sequence[str], context: Context, weight: float) -> dict[str, float]:
-        """The comprehensive inertia potential score of each tool: its share of what followed the path, and of how like the contexts are."""
+        """The comprehensive inertia potential score of each tool: its share of the path's continuations and of the contexts' similarity."""
         counts = {name: float(self.followed[path][name]) for name in names}
         likeness = {
             name: cosine(self.contexts[path, name], context.words) ** 8 for name in names
-        }  # words are alike far sooner than meanings
+        }  # the power sharpens similarities, since bags of words are similar far more often than meanings
         return {name: weight * share(counts, name) + (1 - weight) * share(likeness, name) for name in names}
 
     def possible(self, name: str, context: Context) -> bool:
-        """Whether an action of a tool is open."""
+        """Whether a valid action uses a tool."""
         return any(tool_of(action, context.observation).name == name for action in context.actions)
 
     def fill(self, name: str, context: Context) -> str | None:
-        """The action of a tool with its parameters filled from where they mostly come from; None where that leaves none or several."""
+        """The action of a tool with parameters from their usual source; None unless that leaves exactly one."""
         choices = [action for action in context.actions if tool_of(action, context.observation).name == name]
         if "{}" not in name or not choices:
             return choices[0] if choices else None
@@ -143,7 +143,7 @@ class InertiaGraph:
 
 
 def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> InertiaGraph:
-    """The graph of accepted trajectories. Raises StageError where there is none."""
+    """The graph of accepted trajectories. Raises StageError without trajectories."""
     graph = InertiaGraph()
     for trajectory in trajectories:
         tools: list[Tool] = []
@@ -161,7 +161,7 @@ def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Ine
 
 
 def tool_of(action: str, observation: str) -> Tool:
-    """An action as tool and parameters: the names that the observation gives things, and whatever is numbered."""
+    """An action as tool and parameters: objects that the observation names, otherwise numbered names."""
     names = sorted({name for name in _NAMED.findall(observation) if name in action}, key=lambda name: (-len(name), name))
     values = []
     for name in names or _NUMBERED.findall(action):
@@ -172,7 +172,7 @@ def tool_of(action: str, observation: str) -> Tool:
 
 
 def source_of(value: str, context: Context) -> str:
-    """Where a parameter stands: in the goal, in the call before, or in the observation alone."""
+    """The source of a parameter: the goal, the previous call, or else the observation."""
     words = _WORD.findall(value)
     if set(words) <= set(context.words):
         return "goal"

@@ -1,4 +1,4 @@
-"""IRCoT (Trivedi et al., ACL 2023): retrieval and the sentences of a chain of thought take turns."""
+"""IRCoT (Trivedi et al., ACL 2023): retrieval interleaved with the sentences of a chain of thought."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ FINAL = "answer is"
 
 
 def play(game: Game) -> None:
-    """At most `steps` (8) times: the next sentence from the question, the pool of passages and the sentences so far; one with "answer is"
-    is the last; any other is searched with, and unseen passages join the pool (of `pool`, 15, at most). A reader answers from the pool."""
+    """At most `steps` (8) times: generate the next sentence from the question, the passages and the sentences so far; stop at "answer is",
+    otherwise search with the sentence and add new passages to the pool (at most `pool`, 15). A reader answers from the pool."""
     read(game, *reason(game, game.options["steps"]))
 
 
 def reason(game: Game, steps: int) -> tuple[list[Passage], list[str], list[Passage]]:
-    """The pool of passages, the sentences, and the latest passages, when reasoning ends."""
+    """The pool of passages, the sentences, and the latest passages at the end of reasoning."""
     passages = game.search(game.question, game.options["passages"])
     pool = dict.fromkeys(passages)
     thoughts: list[str] = []
     for _ in range(steps):
         reply = game.ask("think", passages=list(pool), latest=passages, thoughts=thoughts)
         sentence = next_sentence(reply)
-        if not sentence or sentence in thoughts:  # it goes in circles, and so would its searches
+        if not sentence or sentence in thoughts:  # a repeated sentence would repeat its search
             break
         thoughts.append(sentence)
         if FINAL in sentence:
@@ -45,8 +45,7 @@ def read(game: Game, pool: list[Passage], thoughts: list[str], latest: list[Pass
 
 
 def next_sentence(call: Call) -> str:
-    """The first sentence of a reply, all of it where it has no end; of one in the format that our searchers are taught, what it asks or
-    answers."""
+    """The first sentence of a reply, or all of it without a full stop; for a reply in our search format its query or answer."""
     reply = read_reply(call)
     if isinstance(reply, Reply):
         return reply.queries[0] if reply.answer is None else f"So the {FINAL}: {reply.answer}."

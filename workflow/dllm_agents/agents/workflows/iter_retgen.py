@@ -1,4 +1,4 @@
-"""Iter-RetGen (Shao et al., 2023): what was generated is part of the next query, and what was retrieved of the next prompt."""
+"""Iter-RetGen (Shao et al., 2023): each generation extends the next query, and each retrieval the next prompt."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""LLMCompiler (Kim et al., ICML 2024): a plan of tool calls that refer to one another's results, run side by side as far as these allow,
+"""LLMCompiler (Kim et al., ICML 2024): a plan of tool calls that refer to one another's results, run in parallel as far as these allow,
 and a joiner that answers or asks for another plan.
 
-A plan is numbered lines `1. search("mother of Mira")`, in which `$k` stands for what call k gave; the sub-questions that this project's
-planners are taught, with `#k`, are read as searches. A call starts the moment that the calls it refers to are done.
+A plan is numbered lines `1. search("mother of Mira")`, in which `$k` is the result of call k; the sub-questions of this project's
+own planners, with `#k`, are read as searches. A call starts as soon as the calls it refers to are done.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REPLAN = re.compile(r"\breplan\b", re.IGNORECASE)
 
 
 class Planned(NamedTuple):
-    """A call of a plan: its argument, with references."""
+    """A call of a plan: its argument with references."""
 
     query: str
 
@@ -42,7 +42,7 @@ class Planned(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a call gave, or why it gave nothing; seconds since the plan was there."""
+    """The result of a call, or the reason it failed; seconds since the start of the plan."""
 
     query: str
     passages: list[Passage]
@@ -52,12 +52,12 @@ class Result(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What `$k` stands for: the best passage."""
+        """The value of `$k`: the best passage."""
         return self.passages[0].text if self.passages else ""
 
 
 def play(game: Game) -> None:
-    """Plan, run, join; a joiner that is not content has it planned again, knowing all results, at most `replans` (2) times."""
+    """Plan, run, join; the joiner may ask for a new plan, which sees all results, at most `replans` (2) times."""
     findings: list[Result] = []
     for number in range(game.options["replans"] + 1):
         plan = read_plan(game.ask("plan", "planner", findings=findings).whole_text)
@@ -99,7 +99,7 @@ def read_plan(text: str) -> dict[int, Planned] | str:
 
 
 def run(game: Game, plan: Mapping[int, Planned]) -> list[Result]:
-    """Run a plan on the search tool, record its calls in the plan's order, and count how long they took and would have taken in turn."""
+    """Run a plan on the search tool, record its calls in order, and count their wall time and the sum of their times."""
     environment = game.environment
     assert isinstance(environment, SearchEnvironment)
     results = fetch(plan, lambda query: environment.search(query, game.options["passages"]), max(1, game.options["workers"]))
@@ -114,8 +114,8 @@ def run(game: Game, plan: Mapping[int, Planned]) -> list[Result]:
 
 
 def fetch(plan: Mapping[int, Planned], search: Callable[[str], list[Passage]], workers: int) -> dict[int, Result]:
-    """The task fetching unit: every call starts when the results that it refers to are there. A call that fails, or needs one that did,
-    has a problem and no passages."""
+    """The task fetching unit: every call starts when the results that it refers to are available. A call that fails, or that depends on
+    a failed one, has a problem and no passages."""
     clock = time.perf_counter()
     order = TopologicalSorter({number: call.needs for number, call in plan.items()})
     order.prepare()
@@ -127,7 +127,7 @@ def fetch(plan: Mapping[int, Planned], search: Callable[[str], list[Passage]], w
         try:
             passages = [passage for passage in search(query[:MAX_QUERY_CHARACTERS]) if passage not in inputs]
         except StageError:
-            raise  # the tool is not set up, which no other call would survive
+            raise  # the tool is not set up: every other call would fail too
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"[:200]
         return Result(query, passages, problem, started, time.perf_counter() - clock)

@@ -1,5 +1,5 @@
-"""MAKER (Meyerson et al., 2025): a task in single steps, each with a context of its own; samples of a step vote, and suspicious ones are
-not counted."""
+"""MAKER (Meyerson et al., 2025): every step of a task has its own short context; samples of a step vote, and red-flagged samples are
+discarded."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from dllm_agents.records import Call
 
 def play(game: Game) -> None:
     """Every step: sample the next action from the goal, the latest step and the observation alone, until one leads by `ahead` votes
-    (first-to-ahead-by-k), at most `samples` times. Red flags, an unreadable reply or one that is too long, are discarded and not
-    repaired."""
+    (first-to-ahead-by-k), at most `samples` times. Red-flagged replies, unreadable or too long, are discarded and not repaired."""
     assert game.environment is not None
     observation = game.outcome.initial_observation
     for _ in range(game.benchmark.max_steps):
@@ -26,7 +25,7 @@ def play(game: Game) -> None:
 
 
 def decide(game: Game, observation: str) -> tuple[str | None, Call | None, str | None]:
-    """The action of a step, a call that proposed it, and what was wrong with the vote."""
+    """The action of a step, a call that proposed it, and the problem with the vote, if any."""
     messages = prompts.embodied_messages(
         game.style,
         game.task.benchmark,
@@ -53,7 +52,7 @@ def decide(game: Game, observation: str) -> tuple[str | None, Call | None, str |
     if not votes:
         return None, None, f"none of {game.options['samples']} samples could be read"
     game.counts["undecided"] += 1
-    action = max(votes, key=lambda one: votes[one])  # of equals the one proposed first
+    action = max(votes, key=lambda one: votes[one])  # ties go to the one proposed first
     return (
         action,
         proposed[action],

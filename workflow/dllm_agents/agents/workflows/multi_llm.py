@@ -1,5 +1,4 @@
-"""The multi-LLM agent (alpha-UMi; Shen et al., EMNLP 2024): one agent's work divided among a planner, a caller and a summariser, step by
-step."""
+"""The multi-LLM agent (alpha-UMi; Shen et al., EMNLP 2024): one agent split into a planner, a caller and a summariser."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from dllm_agents.records import Call
 
 
 def play(game: Game) -> None:
-    """At most `steps` (8) times the planner writes a rationale and who comes next: the caller writes the call, which is made; the
-    summariser writes the answer, and so it does when the steps are used up. A planner that gives up ends the episode."""
+    """At most `steps` (8) times the planner writes a rationale and names the next role: the caller writes a call, which is executed, or
+    the summariser writes the answer, as it also does after the last step. A planner that gives up ends the episode."""
     history: list[tuple[str, str, str]] = []  # rationale, query, results
     rationale = ""
     for _ in range(game.options["steps"]):
@@ -33,8 +32,7 @@ def play(game: Game) -> None:
 
 
 def next_role(planned: Call) -> str:
-    """Whom a planner's reply ends with; one that answers, in the format that this project's searchers are taught, hands on to the
-    summariser."""
+    """The role that a planner's reply names last; an answer in our search format goes to the summariser."""
     reply = read_reply(planned)
     if isinstance(reply, Reply):
         return "caller" if reply.answer is None else "summariser"

@@ -1,4 +1,4 @@
-"""A router between a small and a large backbone: the small one answers, and where it is not sure of its answer the large one is asked."""
+"""A router between two backbones: the small one answers, and the large one is asked where the small one's confidence is low."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dllm_agents.records import Call
 
 
 def play(game: Game) -> None:
-    """The benchmark's own workflow by the policy, whose answers of a mean token confidence below `confidence` are asked of the role
-    `large`."""
+    """The benchmark's own workflow; replies of the policy with a mean token confidence below `confidence` are replaced by the role
+    `large`'s."""
     assert game.environment is not None
     settings: dict[str, Any] = {"style": game.style, "max_steps": game.benchmark.max_steps, "seed": game.seed}
     if game.benchmark.workflow == "react":
@@ -39,6 +39,6 @@ def routed(game: Game) -> Complete:
 
 
 def confidence(call: Call) -> float:
-    """The mean probability with which a call's tokens were decoded; 0 where its server does not tell."""
+    """The mean probability of a call's tokens when decoded; 0 if the server does not report it."""
     values = getattr(call, "confidence", None) or []
     return sum(values) / len(values) if values else 0.0

@@ -1,5 +1,4 @@
-"""Search-o1 (Li et al., EMNLP 2025): one growing reasoning that searches in the middle, and a second prompt that condenses what was
-found."""
+"""Search-o1 (Li et al., EMNLP 2025): searches within one growing chain of reasoning, with a second prompt that condenses the results."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ NOTHING = "No helpful information found."
 
 
 def play(game: Game) -> None:
-    """At most `turns` (15) replies and `searches` (10): a reply that ends in a query is answered by a block of condensed results, and the
-    reasoning goes on behind it; one that asks again what was asked, or asks too often, is told so there; any other reply is the last."""
+    """At most `turns` (15) replies and `searches` (10): after a query comes a block with the condensed results, or with a notice if the
+    query is a repeat or the limit is reached, and the reasoning continues; any other reply is the last."""
     tags = DIALECTS[game.dialect or OURS]
     reasoning, queries = "", dict[str, str]()
     for _ in range(game.options["turns"]):
@@ -39,7 +38,7 @@ def play(game: Game) -> None:
 
 
 def condense(game: Game, reasoning: str, query: str, passages: list[Passage]) -> str:
-    """What the documents hold for the reasoning so far (Reason-in-Documents)."""
+    """The documents' information that matters to the reasoning so far (Reason-in-Documents)."""
     documents = "\n".join(f"{passage.title}: {passage.text}" for passage in passages)[: game.options["characters"]]
     reply = game.ask("condense", reasoning=reasoning[-game.options["characters"] :], query=query, documents=documents)
     return answer_in(reply).rpartition(FINAL)[2].strip(" :\n")[: game.options["characters"]] or NOTHING

@@ -1,7 +1,7 @@
-"""Selective-Context (Li et al., EMNLP 2023): phrases of the passages that a language model finds unsurprising are left out of the prompt.
+"""Selective-Context (Li et al., EMNLP 2023): phrases with low self-information under a language model are dropped from the prompt.
 
-The paper scores with GPT-2 and cuts noun phrases with spaCy. Here a small language model of ours scores, a bigram model of the words of
-accepted trajectories, and phrases are cut before function words and at punctuation.
+The paper scores with GPT-2 and splits noun phrases with spaCy. Here a bigram model of the search results in accepted trajectories scores,
+and phrases are split before function words and at punctuation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def play(game: Game) -> None:
 
 @dataclass(frozen=True)
 class Bigrams:
-    """Counts of words and of pairs of words, interpolated: p = (1 - b) p(word | before) + b p(word), with one added to every word."""
+    """Counts of words and of pairs of words, interpolated: p = (1 - b) p(word | before) + b p(word), with add-one smoothing of words."""
 
     words: Counter[str]
     pairs: Counter[tuple[str, str]]
@@ -55,7 +55,7 @@ class Bigrams:
 
 
 def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Bigrams:
-    """The model of what the search tool said in accepted trajectories. Raises StageError where it said nothing."""
+    """The bigram model of search results in accepted trajectories. Raises StageError if there are none."""
     model = Bigrams(Counter(), Counter(), Counter())
     for trajectory in trajectories:
         for line in (line for step in trajectory.steps for line in step.observation.splitlines()):
@@ -69,7 +69,7 @@ def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Big
 
 
 def compress(passages: Sequence[Passage], model: Bigrams, removed: float) -> list[Passage]:
-    """The passages without their least informative phrases; the threshold is one for all of them."""
+    """The passages without their least informative phrases, with one threshold for all of them."""
     cut = [phrases(passage.text) for passage in passages]
     scored = [[(phrase, _mean(model.self_information([token.casefold() for token in phrase]))) for phrase in text] for text in cut]
     values = sorted(value for text in scored for _, value in text)

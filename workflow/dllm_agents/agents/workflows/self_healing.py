@@ -1,5 +1,5 @@
-"""Self-Healing Router: calls go along the cheapest path of a weighted tool graph; a tool that fails is taken out of it and the path is
-sought anew, and only where none is left the backbone is asked again.
+"""Self-Healing Router: calls go along the cheapest path of a weighted tool graph; a failing tool is removed and
+the path computed again, and the backbone is asked again only if no path is left.
 
 Needs tools with alternatives that fail: BFCL's conversations with `benchmarks.bfcl.faults`.
 """
@@ -20,8 +20,8 @@ from dllm_agents.records import ToolMeasures
 
 
 def play(game: Game) -> None:
-    """BFCL's own protocol, but that a reply whose tool fails is sent again over the next best path, at most `retries` (3) times. A task
-    that is answered once has nothing to reroute."""
+    """BFCL's own protocol, except that a reply whose tool fails is rerouted over the next best path, at most `retries` (3) times.
+    Single-answer tasks have nothing to reroute."""
     if not isinstance(game.environment, Dialogue):
         game.outcome = tool_calling.answer(game.benchmark, game.task, game.complete(), style=game.style, seed=game.seed)
         return
@@ -55,7 +55,7 @@ def rerouted(reply: str, functions: Sequence[Mapping[str, Any]], broken: Collect
 
 
 def alternatives(name: str, functions: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Tool -> weight of its edges: the tool itself, and those of the same parameters that are named after it, each dearer than the last."""
+    """Tool -> weight of its edges: the tool itself, then those with the same parameters and a related name, each one heavier."""
     own = next(function for function in functions if function["name"] == name)
     same = [str(other["name"]) for other in functions if other.get("parameters") == own.get("parameters")]
     related = [other for other in same if other != name and (other.startswith(name) or name.startswith(other))]
@@ -63,7 +63,7 @@ def alternatives(name: str, functions: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def cheapest(layers: Sequence[Mapping[str, int]], broken: Collection[str]) -> list[str] | None:
-    """Dijkstra's path from the start through one tool of each layer to the goal; edges into a broken tool are infinitely long."""
+    """Dijkstra's path from the start through one tool of each layer to the goal; broken tools have no edges."""
     queue: list[tuple[int, int, tuple[str, ...]]] = [(0, 0, ())]
     while queue:
         cost, depth, path = heapq.heappop(queue)

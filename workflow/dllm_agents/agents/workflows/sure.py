@@ -29,13 +29,13 @@ def candidates_of(text: str, count: int) -> list[str]:
 
 
 def validity(game: Game, candidate: str, summary: str) -> float:
-    """1 where the backbone says that the summary supports the candidate."""
+    """1 if the backbone accepts that the summary supports the candidate, else 0."""
     verdict = answer_in(game.ask("validate", candidate=candidate, summary=summary)).casefold()
     return float("true" in verdict or verdict.startswith("yes"))
 
 
 def preference(game: Game, first: str, second: str) -> float:
-    """1 where the first summary is said to be more informative, 0 where the second is, 1/2 for both or neither."""
+    """1 if the backbone finds the first summary more informative, 0 for the second, 1/2 for both or neither."""
     verdict = answer_in(game.ask("rank", first=first, second=second)).casefold()
     one, other = "summary 1" in verdict or verdict == "1", "summary 2" in verdict or verdict == "2"
     return 0.5 if one == other else float(one)
