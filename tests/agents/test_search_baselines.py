@@ -96,6 +96,8 @@ def test_sure_without_a_candidate_ends_and_one_candidate_needs_no_ranking():
     outcome, calls = play("sure", Scripted(policy=[answer_text("Oslo"), "s", "no idea"]), hops())
     assert outcome.success and len(calls) == 3
     assert sure.candidates_of("(a) Oslo (b) Rome", 2) == ["Oslo", "Rome"] and sure.candidates_of("1. A\n2. A\n3. B\n4. C", 2) == ["A", "B"]
+    assert sure.candidates_of("(a) 1987 (b) Apollo 11", 2) == ["1987", "Apollo 11"]  # no marks of a list
+    assert sure.candidates_of("- 3.5\n2) **Rome**.", 2) == ["3.5", "Rome"]
 
 
 def accepted(*observations, searches=1, goal="g"):

@@ -1,6 +1,7 @@
 """Table 1 and Figures 2 to 6 of DLLM Agent, filled from episodes that teams played through the workflow itself."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from drawn import draw, text_inside_and_apart
@@ -17,8 +18,11 @@ from dllm_agents.files import write_jsonl
 from dllm_agents.frames import write_frame
 from dllm_agents.records import Dynamics, Score, TracedCall
 from dllm_agents.reporting import published
+from dllm_agents.reporting.claims import Group
 from dllm_agents.reporting.dllm_agent_decoding import ALIGNED, acceptance, order, published_dynamics
+from dllm_agents.reporting.dllm_agent_team import teams
 from dllm_agents.reporting.figures import plot
+from dllm_agents.reporting.groups import _belongs
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.tables import tabulate
 
@@ -158,6 +162,18 @@ def test_the_order_counts_steps_from_the_pass_before_a_block():
     assert [cell.step for cell in cells] == [0, 1, 1, 2, 2, 3, 3, 4] * 2
     shifted = TracedCall(role="planner", seed=1, prompt_tokens=5, reveal_step=[0, 1, 2, 2], tokens=list("abcd"))
     assert [cell[1:] for cell in order(shifted, {"strategy": "sdar", "block_length": 4})] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    filled = order(shifted, {"strategy": "sdar", "block_length": 4, "fill_prompt": True})
+    assert [cell[1:] for cell in filled] == [(0, 0), (0, 1), (0, 2), (0, 2)]  # the prompt ended with a block
+
+
+def test_agents_of_other_workflows_are_no_team():
+    config = configuration()
+    others = {name: config.agents["dllm"].model_copy(update={"workflow": name}) for name in ("ircot", "llm_compiler", "threats")}
+    config.agents.update(others)
+    run = config.run.model_copy(update={"agents": [*others, *config.run.agents]})
+    inputs = Inputs(config.model_copy(update={"run": run}), Path("none"))
+    assert teams(inputs) == config.run.agents and "threats" not in inputs.agents
+    assert [agent for agent in inputs.agents if _belongs(agent, Group(workflow="team"), inputs, "multihop_qa")] == config.run.agents
 
 
 def test_the_strategies_whose_blocks_begin_with_the_prompt_are_known():

@@ -6,6 +6,7 @@ from synthetic_run import score
 from dllm_agents.config import Config
 from dllm_agents.frames import write_frame
 from dllm_agents.records import Score
+from dllm_agents.reporting.comparison import matched_pairs
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.tables import make, tabulate
 
@@ -31,7 +32,10 @@ def inputs(tmp_path):
     calls = {"plain": 2, "sure": 6, "sure-dllm": 6, "maker": 9}
     for agent in ("plain", "sure", "sure-dllm", "maker"):
         noted = {"policy.calls": calls[agent], "samples": 9.0, "tool_seconds": 1.5}
-        rows = [score(agent, "multihop_qa", "x", n, success=n < 2 + (agent == "sure"), measures=noted) for n in range(4)]
+        rows = [
+            score(agent, "multihop_qa", "x", n, success=n < 2 + (agent == "sure"), measures=noted | ({} if n else {"seeker_turns": 3.0}))
+            for n in range(4)
+        ]
         write_frame(tmp_path / f"scores/multihop_qa/{agent}.parquet", rows, Score)
     attacks = {"search_result_attacked": 2.0, "search_result_hijacked": 1.0, "search_result_unmoved": 0.0}
     rows = [score("threats", "multihop_qa", "x", n, success=False, measures=attacks) for n in range(4)]
@@ -62,8 +66,17 @@ def test_workflows_have_their_success_costs_and_counts_by_paradigm(inputs, tmp_p
         and "maker, ahead 2 (maker)" in labels
         and not any("module" in label or "threats" in label for label in labels)
     )
+    turns = next(row for row in table.rows + table.timing if row.metric == "seeker_turns" and row.agent == "sure")
+    assert (turns.n, turns.value) == (1, 3.0)  # of the one episode that has a seeker
     paths = [path.name for path in tabulate("workflows", inputs.config, inputs.results, tmp_path / "w")]
     assert "w_timing.csv" in paths
+
+
+def test_paradigms_are_compared_in_the_same_workflow_and_attacks_are_no_tasks(inputs):
+    assert [pair for pair in matched_pairs(inputs) if pair[2] == "multihop_qa"] == [("sure-dllm", "sure", "multihop_qa")]
+    babyai = {first for _, first, name in matched_pairs(inputs) if name == "babyai"}
+    assert babyai == {"plain", "sure"}  # where neither searches
+    assert not any(row.agent == "threats" for name in ("dllm_agent_efficiency", "searcher_table1") for row in make(name, inputs).rows)
 
 
 def test_security_counts_attacks_by_place_and_leaves_out_what_was_not_made(inputs):

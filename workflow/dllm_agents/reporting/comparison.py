@@ -84,10 +84,17 @@ def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
         for second in plain
         if (inputs.paradigm(first), inputs.paradigm(second)) == ("diffusion", "ar")
         and inputs.trained(first) == inputs.trained(second)
-        and (config.agents[first].acting, config.agents[first].constrain) == (config.agents[second].acting, config.agents[second].constrain)
+        and _way(config, first, benchmark) == _way(config, second, benchmark)
         and benchmark in config.agent_benchmarks(first)
         and benchmark in config.agent_benchmarks(second)
     ]
+
+
+def _way(config: Config, agent: str, benchmark: str) -> tuple[object, ...]:
+    """How an agent acts on a benchmark, whatever its policy."""
+    entry = config.agents[agent]
+    plays = config.workflow(agent, benchmark), config.workflow_options(agent, benchmark), config.dialect(agent, benchmark)
+    return *plays, entry.acting, entry.constrain, entry.history, entry.budget
 
 
 def families(inputs: Inputs, key: str) -> list[list[str]]:

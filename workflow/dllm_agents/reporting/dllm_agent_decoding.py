@@ -77,7 +77,8 @@ def order(call: TracedCall, decoding: dict[str, Any]) -> list[Cell]:
     that its s-th denoising forward accepts (s from 0) then has step s + 1 (DLLM Agent, Figures 3 and 5)."""
     steps, texts = call.reveal_step or [], call.tokens or []
     length = int(decoding.get("block_length") or len(steps) or 1)
-    offset = (call.prompt_tokens or 0) % length if decoding.get("strategy") in ALIGNED else 0
+    whole = decoding.get("strategy") not in ALIGNED or decoding.get("fill_prompt")
+    offset = 0 if whole else (call.prompt_tokens or 0) % length
     cells = [Cell(text, (offset + place) // length, step) for place, (text, step) in enumerate(zip(texts, steps, strict=True))]
     first = {block: min(cell.step for cell in part) for block, part in groupby(cells, key=lambda cell: cell.block)}
     return [cell._replace(step=cell.step - first[cell.block]) for cell in cells]

@@ -60,7 +60,7 @@ def table1(inputs: Inputs) -> Table:
 
 def teams(inputs: Inputs) -> list[str]:
     """The run's agents with a planner and seekers."""
-    return [agent for agent in inputs.agents if inputs.config.agents[agent].workflow is not None]
+    return [agent for agent in inputs.agents if inputs.kind(agent) == "team"]
 
 
 def _row(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:

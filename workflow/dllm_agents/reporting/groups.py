@@ -58,8 +58,7 @@ def _belongs(agent: str, group: Group, inputs: Inputs, benchmark: str) -> bool:
         group.role != "policy"
     ):
         return False
-    kind = "team" if entry.workflow is not None else None
-    if (entry.acting, kind, entry.history == "recent") != (group.acting, group.workflow, group.history == "recent"):
+    if (entry.acting, inputs.kind(agent), entry.history == "recent") != (group.acting, group.workflow, group.history == "recent"):
         return False
     if entry.constrain != group.constrain or agent not in _by_parallelism(group.parallel, inputs, benchmark):
         return False

@@ -17,6 +17,7 @@ import pandas as pd
 from dllm_agents.analysis.failures import BESIDE_CHECKER
 from dllm_agents.analysis.metrics import Errors
 from dllm_agents.config import SCRIPTED, Config, Training
+from dllm_agents.config.roles import WORKFLOWS
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
 from dllm_agents.frames import read_frame
@@ -162,8 +163,13 @@ class Inputs:
 
     @property
     def agents(self) -> list[str]:
-        """The agents of the run that have a backbone."""
-        return [agent for agent in self.config.run.agents if agent not in self.baselines]
+        """The agents of the run that play tasks with a backbone; one that is asked what it does with attacks solves none."""
+        return [agent for agent in self.config.run.agents if agent not in (*self.baselines, *self.attacked)]
+
+    @property
+    def attacked(self) -> list[str]:
+        """The agents of the run that read attacks, whose success is that they obey none."""
+        return [agent for agent in self.config.run.agents if self.config.agents[agent].workflow == "threats"]
 
     def players(self, *benchmarks: str, alone: bool = False) -> list[str]:
         """The run's agents, scripted ones first, that play at least one of the benchmarks (or would, were it in the run); with `alone` no
@@ -189,6 +195,11 @@ class Inputs:
             and entry.history != "recent"
             and not entry.constrain
         )
+
+    def kind(self, agent: str) -> str | None:
+        """`team` of planner and seekers, or `other` workflow than the benchmark's own; None where an agent has that."""
+        workflow = self.config.agents[agent].workflow
+        return None if workflow is None else "team" if "seeker" in WORKFLOWS[workflow].roles else "other"
 
     def random_agent(self) -> str | None:
         """The run's random baseline, if it has one."""

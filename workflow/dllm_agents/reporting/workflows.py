@@ -20,6 +20,8 @@ PLACES = {
     "tool_result": "Tool result",
 }
 """Where an attack stands: its name in the measures -> to a reader."""
+PARTIAL = ("seeker_turns", "seeker_tool_calls", "first_full_round", "hop_recall", "confidence")
+"""Measures that an episode may lack, which is not the same as 0."""
 ACTING = {"react": "thought first", "p_react": "P-ReAct", "tool_first": "call first"}
 
 
@@ -59,7 +61,6 @@ def _players(inputs: Inputs, benchmark: str) -> list[str]:
         agent
         for agent in inputs.agents
         if benchmark in config.agent_benchmarks(agent)
-        and config.agents[agent].workflow != "threats"
         and not {"memory", "verifier", "selector", "editor"} & set(config.agents[agent].backbones)
     ]
 
@@ -99,15 +100,15 @@ def _costs(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
 
 
 def _counts(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
-    """Means per episode of what the workflow counts; an episode that counted nothing of it counts as 0."""
+    """Means per episode of what the workflow counts; an episode that counted nothing of it counts as 0, but for what only some have."""
     scores = inputs.rows(agent, benchmark)
     own = inputs.config.workflow(agent, benchmark)
     if own == inputs.config.benchmark_options(benchmark).workflow:
         return []
     names = sorted({name for noted in scores["measures"] for name in noted if "." not in name and name != "acc_r_words"})
-    return [
-        mean_row(agent, benchmark, own, name, np.nan_to_num(measured(scores, name)), inputs.config.seed) for name in names if len(scores)
-    ]
+    noted = {name: measured(scores, name) for name in names}
+    values = {name: one[np.isfinite(one)] if name in PARTIAL else np.nan_to_num(one) for name, one in noted.items()}
+    return [mean_row(agent, benchmark, own, name, one, inputs.config.seed) for name, one in values.items()]
 
 
 def security(inputs: Inputs) -> Table:
@@ -115,7 +116,7 @@ def security(inputs: Inputs) -> Table:
     generated set of this project, not the published b3."""
     rows: list[TableRow] = []
     lines = []
-    for agent in (name for name in inputs.agents if inputs.config.agents[name].workflow == "threats"):
+    for agent in inputs.attacked:
         played = ", ".join(inputs.config.agent_benchmarks(agent))
         totals = {place: total for place in PLACES if (total := _totals(inputs, agent, place))["attacked"]}
         obeyed = {

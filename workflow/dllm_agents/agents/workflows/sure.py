@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import permutations
 
 from dllm_agents.agents.game import Game, answer_in
+
+_MARK = re.compile(r"^[\s*-]*(?:\(?\d{1,2}[.)](?!\d)\s*)?")
+"""What a line of a list begins with; a year or a number is no such mark."""
 
 
 def play(game: Game) -> None:
@@ -25,7 +29,7 @@ def play(game: Game) -> None:
 def candidates_of(text: str, count: int) -> list[str]:
     """The candidates in a reply, one a line or numbered in one line, without repeats."""
     lines = text.replace("(b)", "\n").replace("(a)", "\n").replace(";", "\n").splitlines()
-    return [item for item in dict.fromkeys(line.strip(" -*0123456789.)") for line in lines) if item][:count]
+    return [item for item in dict.fromkeys(_MARK.sub("", line).strip(" .*") for line in lines) if item][:count]
 
 
 def validity(game: Game, candidate: str, summary: str) -> float:
