@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dllm_agents import benchmarks
-from dllm_agents.agents.merge import merge
+from dllm_agents.agents.merge import merge, played_in_other_parts, sign
 from dllm_agents.agents.rollout import Shard, rollout
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
@@ -44,3 +44,13 @@ def test_parts_merge_to_what_one_job_gives(config: Config, tmp_path: Path) -> No
     write_jsonl(tasks, benchmarks.load("babyai", config).tasks("test")[1:])
     with pytest.raises(StageError, match="is not in"):
         merge(tasks, parts, merged)
+
+
+def test_a_damaged_signature_signs_nothing(tmp_path: Path) -> None:
+    episodes = tmp_path / "a.jsonl"
+    episodes.write_text("")
+    sign(episodes, "f")
+    signature = tmp_path / ".a.jsonl.settings"
+    for damaged in ("", "{", "[" * 100_000, "[]"):
+        signature.write_text(damaged)
+        assert list(played_in_other_parts(tmp_path / "a.0-of-2.jsonl", "a", 2, "f")) == []

@@ -14,6 +14,7 @@ from dllm_agents.reporting.tables import make, tabulate
 @pytest.fixture
 def inputs(tmp_path):
     agents = {
+        "hot": {"policy": "ar", "decoding": {"temperature": 1.0}},
         "plain": {"policy": "ar"},
         "sure": {"policy": "ar", "workflow": "sure"},
         "sure-dllm": {"policy": "dllm", "workflow": "sure"},
@@ -29,8 +30,8 @@ def inputs(tmp_path):
             "run": {"benchmarks": ["babyai", "multihop_qa"], "agents": list(agents)},
         }
     )
-    calls = {"plain": 2, "sure": 6, "sure-dllm": 6, "maker": 9}
-    for agent in ("plain", "sure", "sure-dllm", "maker"):
+    calls = {"hot": 2, "plain": 2, "sure": 6, "sure-dllm": 6, "maker": 9}
+    for agent in ("hot", "plain", "sure", "sure-dllm", "maker"):
         noted = {"policy.calls": calls[agent], "samples": 9.0, "tool_seconds": 1.5}
         rows = [
             score(agent, "multihop_qa", "x", n, success=n < 2 + (agent == "sure"), measures=noted | ({} if n else {"seeker_turns": 3.0}))
@@ -66,6 +67,8 @@ def test_workflows_have_their_success_costs_and_counts_by_paradigm(inputs, tmp_p
         and "maker, ahead 2 (maker)" in labels
         and not any("module" in label or "threats" in label for label in labels)
     )
+    compared = {row.agent for row in table.rows if row.metric == "success_difference"}
+    assert not compared & {"hot", "plain"} and "sure" in compared  # two decodings of one workflow do not differ by workflow
     turns = next(row for row in table.rows + table.timing if row.metric == "seeker_turns" and row.agent == "sure")
     assert (turns.n, turns.value) == (1, 3.0)  # of the one episode that has a seeker
     paths = [path.name for path in tabulate("workflows", inputs.config, inputs.results, tmp_path / "w")]

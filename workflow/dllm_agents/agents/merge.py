@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dllm_agents import __version__
+from dllm_agents import __version__, foreign
 from dllm_agents.agents import journal
 from dllm_agents.commands import add_paths, say
 from dllm_agents.errors import StageError
@@ -51,8 +50,16 @@ def played_in_other_parts(output: Path, agent: str, count: int, fingerprint: str
             continue
         if match[2]:
             yield from journal.read(path, fingerprint)
-        elif _signature(path).is_file() and json.loads(_signature(path).read_bytes()) == _signed(path, fingerprint):
+        elif _is_signed(path, fingerprint):
             yield from iter_jsonl(path, TracedEpisode)
+
+
+def _is_signed(output: Path, fingerprint: str) -> bool:
+    """Whether a file has a signature of these settings; one that is damaged signs nothing."""
+    try:
+        return bool(foreign.loads(_signature(output).read_bytes()) == _signed(output, fingerprint))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _signature(output: Path) -> Path:

@@ -75,11 +75,13 @@ def _workflow(inputs: Inputs, agent: str, benchmark: str) -> str:
 
 
 def _gain(inputs: Inputs, agent: str, benchmark: str) -> TableRow | None:
-    """Points over the same policy alone in the benchmark's own workflow, paired; None where the run has no such agent."""
-    policy = inputs.config.agents[agent].policy
-    alone = [name for name in inputs.agents if inputs.alone(name) and inputs.config.agents[name].policy == policy and name != agent]
-    plain = next((name for name in alone if benchmark in inputs.config.agent_benchmarks(name)), None)
-    if plain is None:
+    """Points over the same policy alone in the benchmark's own workflow, decoded alike where there is such a one, paired; None for that
+    policy itself, and where the run has no such agent."""
+    entries, own = inputs.config.agents, inputs.config.agents[agent]
+    alone = [name for name in inputs.agents if inputs.alone(name) and entries[name].policy == own.policy]
+    played = [name for name in alone if benchmark in inputs.config.agent_benchmarks(name)]
+    plain = min(played, key=lambda name: entries[name].decoding != own.decoding, default=None)
+    if plain is None or inputs.alone(agent):
         return None
     nothing = TableRow(agent=agent, benchmark=benchmark, metric="success_difference", n=0)
     return compare(inputs, [agent], [plain], benchmark).get("success_difference", nothing)
