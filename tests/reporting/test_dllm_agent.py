@@ -19,6 +19,7 @@ from dllm_agents.frames import write_frame
 from dllm_agents.records import Dynamics, Score, TracedCall
 from dllm_agents.reporting import published
 from dllm_agents.reporting.claims import Group
+from dllm_agents.reporting.comparison import masking_pairs
 from dllm_agents.reporting.dllm_agent_decoding import ALIGNED, acceptance, order, published_dynamics
 from dllm_agents.reporting.dllm_agent_team import teams
 from dllm_agents.reporting.figures import plot
@@ -198,3 +199,11 @@ def test_acceptance_is_recomputed_from_a_trace():
     rates = acceptance(noted)
     assert sum(rate / 100 * size for rate, size in zip(rates, noted.shown, strict=True)) == sum(noted.accepted) == 14
     assert [masks for masks in noted.masks if masks == BLOCK - 1] == [7, 7] and rates[9] == 100 and rates[4] == 0
+
+
+def test_masks_are_compared_between_agents_that_act_alike():
+    config = configuration()
+    for name in ("dllm", "naive"):
+        config.agents[f"{name}-alone"] = config.agents[name].model_copy(update={"workflow": None})
+    config.run.agents[:] = list(config.agents)
+    assert masking_pairs(Inputs(config, Path("none"))) == [("dllm", "naive"), ("noisy", "both"), ("dllm-alone", "naive-alone")]

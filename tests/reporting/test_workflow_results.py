@@ -129,6 +129,10 @@ def test_calling_first_is_paired_with_the_same_weights(played):
     inputs = Inputs(configuration(), played)
     assert call_first_pairs(inputs, "tool_first") == [("first", "ar")]
     assert call_first_pairs(inputs, "p_react") == [("parallel", "block")]
+    tagged = inputs.config.agents["block"].model_copy(update={"dialect": "search_r1"})
+    inputs.config.agents["tagged"] = tagged
+    inputs.config.run.agents.insert(0, "tagged")
+    assert call_first_pairs(inputs, "p_react") == [("parallel", "block")]  # not with one that speaks in other tags
 
 
 @pytest.mark.parametrize("name", NEW_FIGURES)

@@ -114,12 +114,13 @@ def variants(inputs: Inputs) -> set[str]:
 
 
 def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:
-    """(aligned agent, naive agent) of every two agents whose policies' trainings differ in their context mask alone."""
+    """(aligned agent, naive agent) of every two agents that act alike and whose policies' trainings differ in their context mask alone."""
     trained = {}
     for agent in inputs.agents:
         training = inputs.training(agent)
         if training is not None:
-            trained[agent] = (training.context_mask, training.model_dump_json(exclude={"context_mask"}))
+            acts = inputs.config.agents[agent].model_dump_json(exclude={"policy", "benchmarks", "tasks", "concurrency"})
+            trained[agent] = (training.context_mask, training.model_dump_json(exclude={"context_mask"}) + acts)
     aligned = {rest: agent for agent, (mask, rest) in trained.items() if mask == "aligned"}
     return [(aligned[rest], agent) for agent, (mask, rest) in trained.items() if mask == "naive" and rest in aligned]
 

@@ -124,7 +124,8 @@ def call_first_pairs(inputs: Inputs, acting: str) -> list[tuple[str, str]]:
     pairs = []
     for agent in players:
         if config.agents[agent].acting == acting:
-            alike = [other for other in plain if config.agents[other].constrain == config.agents[agent].constrain]
+            own = config.agents[agent]
+            alike = [one for one in plain if (config.agents[one].constrain, config.agents[one].dialect) == (own.constrain, own.dialect)]
             same_name = [other for other in alike if config.agents[other].policy == config.agents[agent].policy]
             same_weights = [other for other in alike if weights(other) == weights(agent)]
             pairs += [(agent, other) for other in (same_name or same_weights)[:1]]
