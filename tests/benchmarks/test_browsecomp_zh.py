@@ -113,7 +113,7 @@ def test_answers_may_be_the_revised_ones(path, tmp_path):
     with pytest.raises(StageError, match=r"revised.jsonl:1: its problem is no question"):
         tasks(path, revised=str(revised))
     revised.write_text('\n{"problem": 3}', encoding="utf-8")
-    with pytest.raises(StageError, match=r"revised.jsonl:2: is no object with the texts"):
+    with pytest.raises(StageError, match=r"revised.jsonl:2: is not an object with the texts"):
         tasks(path, revised=str(revised))
 
 

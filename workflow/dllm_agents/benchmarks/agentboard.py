@@ -1,4 +1,4 @@
-"""AgentBoard's lists of tasks with their sub-goals, JSON Lines that users fetch themselves."""
+"""AgentBoard's task lists with sub-goals: JSON Lines that users download themselves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ V = TypeVar("V")
 
 
 def read(benchmark: str, path: str, parse: Callable[[Any, str], tuple[K, V]], layout: str) -> dict[K, V]:
-    """The tasks of a list: `parse` makes a key and a value of a line's object and of its place. Raises StageError for a file that cannot
-    be read, and naming the line that is not laid out so."""
+    """The tasks of a list: `parse` maps a line's object and its place to a key and a value. Raises StageError for an unreadable file, and
+    naming the line for one in another layout."""
     tasks: dict[K, V] = {}
     for number, line in enumerate(_content(benchmark, path).splitlines(), 1):
         source = f"{path}:{number}"
@@ -30,7 +30,7 @@ def read(benchmark: str, path: str, parse: Callable[[Any, str], tuple[K, V]], la
 
 
 def version(benchmark: str, path: str | None) -> str:
-    """What a list adds to the version of its tasks; nothing without one."""
+    """The list's part of its tasks' version; empty without a list."""
     return f", sub-goals sha256:{sha256(_content(benchmark, path)).hexdigest()[:12]}" if path is not None else ""
 
 

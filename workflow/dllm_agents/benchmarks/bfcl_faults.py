@@ -1,5 +1,5 @@
-"""The fault switch of BFCL's conversations: some functions fail in every call, and beside each stands a backup that does the same. The
-official simulators and checker never see either: a failing call is not run, and a backup's is run under the function's own name."""
+"""Injected faults in BFCL's conversations: some functions fail in every call, and each has an equivalent backup. The official simulators
+and checker see neither: a failing call is not run, and a backup's call is run under the function's own name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FAILED = re.compile(r"Error during execution: (\w+) is unavailable")
 
 
 def with_faults(functions: list[dict[str, Any]], share: float, seed: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The functions with a backup behind each that fails, and the names of these: `share` of all, at least one."""
+    """The functions with a backup after each failing one, and the names of the failing ones: `share` of all, at least one."""
     names = [str(function["name"]) for function in functions]
     faulty = set(Random(seed).sample(names, max(1, round(share * len(names)))))
     offered = []
@@ -25,7 +25,7 @@ def with_faults(functions: list[dict[str, Any]], share: float, seed: str) -> tup
 
 
 def failing(reply: str, faulty: Collection[str]) -> str | None:
-    """What the tools say to a reply that calls a function which fails; None where it calls none."""
+    """The tools' error for a reply that calls a failing function; None if it calls none."""
     called = next((name for name in re.findall(r"(?<![\w.])(\w+)\(", reply) if name in faulty), None)
     return None if called is None else f"[{{'role': 'tool', 'content': 'Error during execution: {called} is unavailable'}}]"
 

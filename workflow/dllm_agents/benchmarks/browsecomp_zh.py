@@ -1,7 +1,7 @@
 """BrowseComp-ZH (arXiv 2504.19314): 289 Chinese questions whose short answers are hard to find on the web and easy to check.
 
-The questions are published encrypted, so that they do not find their way into training texts. They are decrypted in memory, and stand
-nowhere but in the results of a run. DLLM Agent plays 110 of them, drawn uniformly; its draw is not published, ours is by seed.
+The questions are published encrypted, to keep them out of training texts. They are decrypted in memory and written only to
+the results of a run. DLLM Agent plays 110 of them, drawn uniformly; its draw is not published, ours depends on the seed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import random
 from functools import cached_property
 from itertools import cycle
-from pathlib import Path
 
 import httpx
 
+from dllm_agents import foreign
 from dllm_agents.benchmarks.base import Benchmark, Split
 from dllm_agents.benchmarks.multihop_qa import SearchEnvironment
 from dllm_agents.benchmarks.qa_files import local_file
@@ -34,8 +34,8 @@ FORM = "请按以下格式作答：\n解释：<得出答案的依据>\n答案：
 
 
 class BrowseCompZH(Benchmark):
-    """Same file, seed and number, same draw. An episode's own success is a rule's, whether the gold answer stands in the answer; scores are
-    by the LLM judge where one is configured, as published."""
+    """The draw depends on file, seed and number alone. An episode succeeds if its answer contains the gold one; scores come from the
+    LLM judge, as published, if one is configured."""
 
     name = "browsecomp_zh"
     options: BrowseCompOptions
@@ -57,8 +57,7 @@ class BrowseCompZH(Benchmark):
         return f"{hashlib.sha256(self._content).hexdigest()[:12]} answers {answers} seed {self.seed}; web top {self.options.top_k}"
 
     def tasks(self, split: Split) -> list[Task]:
-        """Test: `tasks` questions drawn uniformly by seed, all where there are no more; their ids are their rows in the file. There are no
-        others: no split of the benchmark is there to be trained on."""
+        """Test: `tasks` questions drawn uniformly by seed, or all if there are fewer; ids are rows of the file. Other splits are empty."""
         if split != "test":
             return []
         questions = read_questions(self._content, str(self.options.data))
@@ -132,35 +131,29 @@ def revised_answers(content: bytes, source: str) -> dict[str, tuple[int, str]]:
                 row = json.loads(line)
                 answers[_words(row["problem"])] = (number, row["answer"].strip())
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                raise StageError(f"{source}:{number}: is no object with the texts problem and answer") from None
+                raise StageError(f"{source}:{number}: is not an object with the texts problem and answer") from None
     return answers
 
 
 def _words(question: str) -> str:
-    """A question as it is compared: without its blanks, which differ between the two files."""
+    """A question without whitespace, which differs between the two files."""
     return "".join(question.split())
 
 
 def _content(address: str) -> bytes:
-    """The bytes of a file: of a path, of hf://datasets/..., or of an address on the web, which is read into memory."""
+    """The content of a file, given by path, hf://datasets/... or web address. Raises StageError if it cannot be read or is too large."""
     try:
         if address.startswith(("http://", "https://")):
             with httpx.stream("GET", address, timeout=SECONDS, follow_redirects=True) as response:
                 response.raise_for_status()
-                content = bytearray()
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > MAX_FILE_BYTES:
-                        break
-        else:
-            with open(Path(local_file(address)), "rb") as handle:
-                content = bytearray(handle.read(MAX_FILE_BYTES + 1))
+                return foreign.gather(response.iter_bytes(), MAX_FILE_BYTES, SECONDS)
+        with open(local_file(address), "rb") as handle:
+            return foreign.gather([handle.read(MAX_FILE_BYTES + 1)], MAX_FILE_BYTES, SECONDS)
+    except foreign.TooMuch as error:
+        raise StageError(f"{address}: {error}; take browsecomp-zh-encrypted.xlsx, of 88 KB") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise StageError(f"{address}: cannot be read ({reason}); check benchmarks.browsecomp_zh") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise StageError(f"{address}: more than {MAX_FILE_BYTES // 1_000_000} MB; take browsecomp-zh-encrypted.xlsx, of 88 KB")
-    return bytes(content)
 
 
 BENCHMARK = BrowseCompZH

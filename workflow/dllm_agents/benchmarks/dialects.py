@@ -1,4 +1,4 @@
-"""Replies in the tags of another dialect, read as ours: one reader of hostile replies stays enough (`search_reply.parse_reply`)."""
+"""Replies in the tags of a dialect, translated to ours so that `search_reply.parse_reply` stays the only reader of hostile replies."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ NO_RESULTS = "No results."
 
 
 def cut(dialect: Dialect, text: str) -> str | None:
-    """A reply up to where its dialect stops, a closing tag with it; None while it has not come there. What a prefix is cut to, every text
-    that begins with it is cut to."""
+    """A reply up to and including its dialect's stop; None before a stop is reached. Once a prefix is cut, longer texts are cut alike."""
     closing = (dialect.call[1], dialect.answer[1])
     opened = _first(text, (dialect.call[0], dialect.answer[0]))
     ends = []
@@ -35,8 +34,8 @@ def cut(dialect: Dialect, text: str) -> str | None:
 
 
 def read(dialect: Dialect, text: str, whole: bool = True) -> Reply | str:
-    """The call or answer of a reply, or its format failure. With `whole` the server has ended the reply by itself or at a stop, whose tag
-    it may have left out; a reply that ran into its token limit is not whole, and its open tag stays open."""
+    """The call or answer of a reply, or its format failure. A `whole` reply ended by itself or at a stop, whose tag the server may leave
+    out; a reply cut at its token limit is not whole, and its open tag stays open."""
     if len(text) > MAX_REPLY_CHARACTERS:
         return OTHER
     ended = cut(dialect, text)
@@ -58,7 +57,7 @@ def read(dialect: Dialect, text: str, whole: bool = True) -> Reply | str:
 
 
 def closed(dialect: Dialect, text: str) -> str:
-    """A reply up to its stop, whose tag is put back where the server took it out."""
+    """A reply up to its stop, with the closing tag added if the server left it out."""
     if (ended := cut(dialect, text)) is not None:
         return ended
     opened = max((dialect.call, dialect.answer), key=lambda pair: text.rfind(pair[0]))
@@ -66,7 +65,7 @@ def closed(dialect: Dialect, text: str) -> str:
 
 
 def block(dialect: Dialect, hits: Sequence[Sequence[Passage]]) -> str:
-    """The results of a call's queries as they come back to the model. Tags in a passage are taken out: it is found text, and no turn."""
+    """The results of a call's queries as they come back to the model. Tags inside a passage are removed."""
     ranked = enumerate((passage for passages in hits for passage in passages), 1)
     lines = [
         dialect.passage.format(rank=rank, title=_untagged(dialect, passage.title), text=_untagged(dialect, passage.text))
@@ -87,7 +86,7 @@ def _untagged(dialect: Dialect, text: str) -> str:
 
 
 def _first(text: str, tags: Sequence[str]) -> int:
-    """Where the first of some tags begins; -1 where there is none."""
+    """The position of the first of some tags; -1 if there is none."""
     return min((at for tag in tags if (at := text.find(tag)) >= 0), default=-1)
 
 

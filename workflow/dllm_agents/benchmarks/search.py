@@ -225,10 +225,10 @@ class WebSearch:
 
 
 def web_engine(url: str | None, where: str) -> WebSearch:
-    """The web-search API at a URL, with the key of the environment. Raises StageError naming what is missing in the section `where`."""
+    """The web-search API at a URL, with the key from the environment. Raises StageError if either is missing; `where` is the section."""
     key = os.environ.get(WEB_KEY)
     if not url or not key:
-        raise StageError(f"{where}.web_search_url: the web is searched through an API: give its URL, and the key as {WEB_KEY}")
+        raise StageError(f"{where}.web_search_url: web search needs an API: give its URL, and the key as {WEB_KEY}")
     return WebSearch(url, key)
 
 

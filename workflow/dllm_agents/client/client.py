@@ -7,15 +7,15 @@ import os
 import random
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
 from dllm_agents import foreign
-from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, calls_of, count, json_object, listed, text_of, tool_call
+from dllm_agents.client.reading import MAX_REPLY_BYTES, BadReply, BrokenStream, calls_of, count, json_object, listed, text_of, tool_call
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.constraints.turns import tool_schema
 from dllm_agents.decoding.settings import Decoding
@@ -23,6 +23,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.records import Dynamics
 from dllm_agents.tool_calls import CLOSE, OPEN
 
+T = TypeVar("T")
 REPLY_SECONDS = 3600.0  # from the first byte to the last, however steadily they come
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
@@ -161,7 +162,7 @@ class Client:
         """
         named = {"tools": list(tools), "stop": list(stop)}
         body = self.body(messages, decoding, seed, **{name: value for name, value in named.items() if value})
-        return completion_of(*self._post("chat/completions", body))
+        return completion_of(*next(self.exchange(body, self._whole)))
 
     def body(self, messages: Sequence[Mapping[str, Any]], decoding: Decoding, seed: int | None, **fields: Any) -> dict[str, Any]:
         """The request for one chat completion. A reply that ends the messages is gone on with; this project's server, which cannot, is
@@ -185,30 +186,34 @@ class Client:
         limit = "max_completion_tokens" if "max_tokens" in self._omit else "max_tokens"
         return {**plain, **self._template, limit: decoding.max_new_tokens, "seed": chosen}
 
-    def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    def exchange(self, body: dict[str, Any], read: Callable[[httpx.Response, float], Iterator[T]]) -> Iterator[T]:
+        """What `read` makes of the answer (status 200) to a request and of the time it was sent. Server faults are retried, and so is an
+        answer of which `read` raises BrokenStream. Raises as `complete` does."""
         fault, response = "no answer", None
         for attempt in range(self.attempts):
             if attempt:
-                time.sleep(self.pause(attempt, response))
+                time.sleep(self._pause(attempt, response))
             started = time.perf_counter()
             try:
-                response, content = self._exchange(path, body)
-            except (httpx.RequestError, httpx.StreamError) as error:
+                with self._http.stream("POST", "chat/completions", json=body) as response:
+                    if response.status_code == 200:
+                        yield from read(response, started)
+                        return
+                    reason = reason_of(b"".join(self.blocks(response)))
+                    fault = f"HTTP {response.status_code}: {reason.message}"
+                    if response.status_code not in RETRIED_STATUS:
+                        raise refusal(response.status_code, reason, self.endpoint)
+            except (httpx.RequestError, httpx.StreamError, BrokenStream) as error:
                 fault, response = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, None
-                continue
-            status = response.status_code
-            payload = json_object(content, "the reply") if status == 200 else {}
-            if payload and (payload.get("choices") or not payload.get("error")):
-                return payload, time.perf_counter() - started
-            reason = reason_of(content)
-            fault = f"HTTP {status}: {reason.message}"
-            if status not in RETRIED_STATUS and status != 200:
-                raise refusal(status, reason, self.endpoint)
         raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})")
 
-    def _exchange(self, path: str, body: dict[str, Any]) -> tuple[httpx.Response, bytes]:
-        with self._http.stream("POST", path, json=body) as response:
-            return response, b"".join(self.blocks(response))
+    def _whole(self, response: httpx.Response, started: float) -> Iterator[tuple[dict[str, Any], float]]:
+        """The payload of an answer, and its seconds. Raises BrokenStream for an error in its place."""
+        content = b"".join(self.blocks(response))
+        payload = json_object(content, "the reply")
+        if not payload or (payload.get("error") and not payload.get("choices")):
+            raise BrokenStream(f"HTTP 200: {reason_of(content).message}")
+        yield payload, time.perf_counter() - started
 
     def blocks(self, response: httpx.Response) -> Iterator[bytes]:
         """A reply as it comes. Raises BadReply beyond 16 MiB, and when it is not whole after an hour."""
@@ -217,8 +222,8 @@ class Client:
         except foreign.TooMuch as error:
             raise BadReply(f"{self.endpoint!r}: a reply {error}") from None
 
-    def pause(self, attempt: int, response: httpx.Response | None = None) -> float:
-        """Seconds to wait before an attempt but the first: what the answer to the one before asks for, a minute at most, else ever more."""
+    def _pause(self, attempt: int, response: httpx.Response | None = None) -> float:
+        """Seconds to wait before a retry: what the last answer asks for, at most a minute, and no less than the growing back-off."""
         after = response.headers.get("Retry-After", "") if response is not None else ""
         delay = min(float(after), LONGEST_PAUSE) if after.isdecimal() else 0.0
         return max(delay, self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))

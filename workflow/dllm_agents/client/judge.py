@@ -117,7 +117,7 @@ def judge_agreement(first: Sequence[JudgeVerdict], second: Sequence[JudgeVerdict
 
 
 def chinese_judge(options: BrowseCompOptions) -> ChineseJudge | None:
-    """The judge of BrowseComp-ZH that the configuration names. Raises StageError when a URL stands without its model."""
+    """The judge of BrowseComp-ZH that the configuration names. Raises StageError for a URL without a model."""
     if options.judge_url is None:
         return None
     if not options.judge_model:
@@ -127,7 +127,7 @@ def chinese_judge(options: BrowseCompOptions) -> ChineseJudge | None:
 
 def judges(options: MultiHopQAOptions) -> list[LLMJudge]:
     """The judges of ACC_L that the configuration names: none, one, or two whose agreement can be reported.
-    Raises StageError when a URL stands without its model."""
+    Raises StageError for a URL without a model."""
     named = {"judge": (options.judge_url, options.judge_model), "second_judge": (options.second_judge_url, options.second_judge_model)}
     panel = []
     for role, (url, model) in named.items():

@@ -30,7 +30,7 @@ class BadReply(Exception):
 
 
 class BrokenStream(Exception):
-    """A stream ended before its answer did, or carried an error."""
+    """An answer ended too early, or carried an error."""
 
 
 def text_of(content: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from dllm_agents import foreign
-from dllm_agents.client.client import RETRIED_STATUS, Client, Completion, ServerFault, completion_of, reason_of, refusal
+from dllm_agents.client.client import Client, Completion, completion_of
 from dllm_agents.client.reading import BrokenStream, Collected, events
 from dllm_agents.decoding.settings import Decoding
 
@@ -43,26 +43,15 @@ def stream(
     if tools and client.endpoint.native:
         extra |= {"tools": list(tools), "tools_in_prompt": True}
     body = client.body(messages, decoding, seed, **extra)
-    fault, response = "no answer", None
-    for attempt in range(client.attempts):
-        if attempt:
-            time.sleep(client.pause(attempt, response))
-        started, collected = time.perf_counter(), Collected()
-        try:
-            with client._http.stream("POST", "chat/completions", json=body) as response:
-                if response.status_code == 200:
-                    for event in _whole_events(client.blocks(response), collected):
-                        if collected.add(event):
-                            yield Partial(foreign.valid_text(collected.content), collected.complete_calls())
-                    yield completion_of(collected.payload(), time.perf_counter() - started)
-                    return
-                reason = reason_of(b"".join(client.blocks(response)))
-                fault = f"HTTP {response.status_code}: {reason.message}"
-                if response.status_code not in RETRIED_STATUS:
-                    raise refusal(response.status_code, reason, client.endpoint)
-        except (httpx.RequestError, httpx.StreamError, BrokenStream) as error:
-            fault, response = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, None
-    raise ServerFault(f"{client.endpoint!r} does not answer after {client.attempts} attempts ({fault})")
+
+    def read(response: httpx.Response, started: float) -> Iterator[Partial | Completion]:
+        collected = Collected()
+        for event in _whole_events(client.blocks(response), collected):
+            if collected.add(event):
+                yield Partial(foreign.valid_text(collected.content), collected.complete_calls())
+        yield completion_of(collected.payload(), time.perf_counter() - started)
+
+    yield from client.exchange(body, read)
 
 
 def _whole_events(blocks: Iterator[bytes], collected: Collected) -> Iterator[dict[str, Any]]:
