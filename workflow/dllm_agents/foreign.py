@@ -1,5 +1,5 @@
-"""What comes from outside: from servers, searches, simulators and files of others. It is read within bounds, as text that can be written
-down again and that neither a terminal nor a page takes for more than text."""
+"""Untrusted input from servers, searches, simulators and files: read within bounds, as valid Unicode, and shown without
+control characters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = dict.fromkeys([*_UNSEEN, *range(0xD800, 0xE000)], "\ufffd") | dict.from
 
 
 class TooMuch(Exception):
-    """What is read is longer, or takes longer, than it may; the message says which."""
+    """Input is too long, or takes too long; the message says which."""
 
 
 def valid_text(text: str) -> str:
@@ -27,7 +27,7 @@ def valid_text(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text on one line without what a terminal obeys or a page hides: U+FFFD for controls, separators and marks of direction."""
+    """The text on one line, with U+FFFD in place of control characters, separators and direction marks."""
     return text if text.isprintable() else text.translate(_SHOWN)
 
 
@@ -78,12 +78,12 @@ def valid(value: Any) -> Any:
 
 
 def gather(blocks: Iterable[bytes], most: int, seconds: float) -> bytes:
-    """All of a body that comes in blocks. Raises TooMuch beyond `most` bytes, and when it is not whole after `seconds`."""
+    """A whole body from its blocks. Raises TooMuch beyond `most` bytes, and if it is incomplete after `seconds`."""
     return b"".join(bounded(blocks, most, seconds))
 
 
 def bounded(blocks: Iterable[bytes], most: int, seconds: float) -> Iterable[bytes]:
-    """The blocks of a body as they come. Raises TooMuch beyond `most` bytes, and when it is not whole after `seconds`."""
+    """The blocks of a body as they arrive. Raises TooMuch as `gather` does."""
     size, deadline = 0, time.monotonic() + seconds
     for block in blocks:
         size += len(block)

@@ -1,4 +1,4 @@
-"""What the probe and the training say of themselves, for the report."""
+"""Records that the serving probe and the training write for the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thought of a reply, `<think>...</think>`, where a model writes one: the one place that tells it from the rest.
+"""The thought of a reply, `<think>...</think>`: the only place that separates it from the rest.
 
 Replies are hostile: reading takes linear time and never raises.
 """
@@ -11,7 +11,7 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 class Thought(NamedTuple):
-    """What stands before a thought, the thought, and what stands behind it; `behind` is None where it is not closed, or is nested."""
+    """The text before a thought, the thought, and the text behind it; `behind` is None if the thought is not closed or is nested."""
 
     before: str
     text: str
@@ -19,7 +19,7 @@ class Thought(NamedTuple):
 
 
 def first(text: str) -> Thought | None:
-    """The first thought of a text; None when none begins."""
+    """The first thought of a text; None without one."""
     before, begun, rest = text.partition(OPEN)
     if not begun:
         return None
@@ -28,12 +28,12 @@ def first(text: str) -> Thought | None:
 
 
 def unclosed(text: str) -> bool:
-    """Whether the last thought of a text is begun and not closed: the model was still thinking."""
+    """Whether the last thought of a text is not closed: the model was still thinking."""
     return text.rfind(OPEN) > text.rfind(CLOSE)
 
 
 def behind(text: str) -> str:
-    """What stands behind the last thought of a text: all of it where there is no thought."""
+    """The text behind the last thought; all of it without a thought."""
     return text.rpartition(CLOSE)[2]
 
 

@@ -1,5 +1,5 @@
-"""How an answer lays out its calls: read in any layout that we know, told apart where BFCL's decoder cannot read it, and written anew in
-the one that it reads, so that a table can say how much of a score is layout. Nothing is evaluated."""
+"""The layout of an answer's calls: parse every known layout, classify those that BFCL's decoder cannot read, and rewrite them in the one it
+reads, so that a table can show how much of a score is due to layout. Nothing is evaluated."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def parse_calls(text: str) -> list[Call] | None:
 
 
 def layout(text: str) -> str:
-    """How a single answer that the official decoder cannot read lays its calls out: whether the calls are there in another layout, the
-    syntax of a call is wrong, a thought stands around it, or there is no call. The official score stays the only one."""
+    """How a single answer that the official decoder cannot read lays its calls out: calls in another layout, wrong
+    call syntax, a thought around the calls, or no call. The official score is not affected."""
     return _read(text)[0]
 
 
@@ -78,7 +78,7 @@ def _read(text: str) -> tuple[str, str | None]:
 
 
 def _parts(body: str) -> list[str]:
-    """Where the calls of an answer may stand: all of it, what is fenced, and from the first bracket to the last."""
+    """Candidate parts of an answer for its calls: all of it, fenced code, and from the first bracket to the last."""
     first, last = body.find("["), body.rfind("]")
     parts = [body, *(fenced[1] for fenced in _FENCED.finditer(body)), body[first : last + 1] if 0 <= first < last else ""]
     return [stripped for part in parts if (stripped := part.strip("` \t\r\n")) and len(part) <= MAX_CALL_CHARACTERS]

@@ -1,4 +1,4 @@
-"""The first sheet of an Excel workbook as rows of text, by the standard library: a zip of XML. The file is hostile until it is read."""
+"""The first sheet of an Excel workbook as rows of text, read with the standard library. The file is untrusted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REFERENCE = re.compile(r"([A-Z]{1,3})[0-9]{1,7}")
 
 
 class WorkbookError(Exception):
-    """The bytes are no workbook that can be read; the message says why."""
+    """The bytes are not a readable workbook; the message says why."""
 
 
 def rows(content: bytes) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The tags in which search agents were trained to search and to answer, as data/dialects.yaml lists them."""
+"""Tag formats of published search agents (data/dialects.yaml)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ OURS = "ours"
 
 
 class Dialect(BaseModel):
-    """How a checkpoint searches and answers: its tags, where it stops, how results come back to it."""
+    """A checkpoint's tags for searches and answers, its stop strings, and the format of results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     call: tuple[str, str]
     """Tags around a call."""
     query: bool = False
-    """Whether a query stands between them as it is, not a JSON call of `search`."""
+    """Whether they enclose a plain query instead of a JSON call of `search`."""
     answer: tuple[str, str]
     """Tags around the answer."""
     stop: tuple[str, ...]
-    """Where decoding stops; of a closing tag the server's answer may lack it."""
+    """Where decoding stops; a server may leave a closing tag out of its answer."""
     results: str
-    """The block in which results come back, with `{results}`."""
+    """The block around results, with `{results}`."""
     passage: str = "{rank}. {title}: {text}"
     """One passage of it."""
     growing: bool = False
-    """Whether all is one growing reply, into which results are written; else each reply and each block of results is a message."""
+    """Whether the episode is one growing reply that includes the results; otherwise replies and results alternate as messages."""
     passages: int = 10
     """Results of a query."""
     source: str = ""

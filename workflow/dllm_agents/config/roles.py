@@ -1,4 +1,4 @@
-"""The table of workflows: who plays in each, on what it can be played, and the keys of an agent that mean something there."""
+"""The table of workflows: their roles, the benchmarks they can play, and the keys of an agent that they use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Workflow:
     roles: tuple[str, ...] = ("policy",)
     keys: tuple[str, ...] = ()
     plays: tuple[str, ...] = ("search",)
-    """The benchmarks' own workflows in whose place it can be played."""
+    """The benchmarks' own workflows that it can replace."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What `agents.<name>.options` may set of it, with the defaults; of the types that these have."""
+    """Options that `agents.<name>.options` may set, with their defaults, which fix the types."""
     learns: bool = False
     """Whether it learns from the benchmark's accepted trajectories."""
 
 
 TEAM = ("planner", "seeker", "writer")
-"""Roles that an agent names by a key of its own; they fall to the policy's backbone where it names no other."""
+"""Roles with a key of their own in an agent; without it the policy's backbone plays them."""
 # A line for each. Beyond the first five, the code of a workflow is agents/workflows/<name>.py and its prompts are <style>/<name>/.
 WORKFLOWS: dict[WorkflowName, Workflow] = {
     "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts", "max_steps", "constrain"), ()),

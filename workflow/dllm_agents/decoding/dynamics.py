@@ -1,4 +1,4 @@
-"""How a reply was unmasked, forward by forward (DLLM Agent, Figures 4 and 6): small sums, noted while it is decoded."""
+"""How a reply is unmasked, forward by forward (DLLM Agent, Figures 4 and 6): small sums collected during decoding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Dynamics:
     accepted: list[int] = field(default_factory=lambda: [0] * BINS)
 
     def note(self, call: Call, prediction: Prediction, canvas: Canvas, decoding: Decoding, aligned: bool) -> None:
-        """Take down one forward before its tokens are placed; `aligned` blocks are counted from position 0."""
+        """Record one forward before its tokens are placed; `aligned` blocks start at position 0."""
         positions = call.positions
         if call.rule is None or prediction.entropy is None or not len(positions) or positions[0] >= call.stop:
             return

@@ -1,4 +1,4 @@
-"""openPangu's tokenizer, whose own code is not run: converted once from its sentencepiece file into the form of `tokenizers`.
+"""openPangu's tokenizer, converted once from its sentencepiece file to the format of `tokenizers`; the checkpoint's own code is not run.
 
 Text is cut by byte-pair merges in the order of the pieces' scores, unknown letters into bytes; `<s>` goes in front; control and
 user-defined pieces, and what tokenizer_config.json adds, are one token each, and the text between two of them is read as if it began

@@ -1,5 +1,5 @@
-"""The same weights on the same tasks, free and held to replies that can be read (`constrain`): what is left of a gap when no reply can be
-malformed is one of choice."""
+"""The same weights on the same tasks, unconstrained and with `constrain`, which allows only readable replies: the gap that remains when no
+reply can be malformed is one of choice."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Side(NamedTuple):
 
 
 def constraints(inputs: Inputs) -> Table:
-    """Every agent beside its constrained twin: success, failures by class, forward evaluations, the share of tokens that the constraint put
-    there, how often a valid free answer lies outside the language, and the exact paired test."""
+    """Every agent beside its constrained twin: success, failures by class, forward evaluations, the share of tokens that the
+    constraint replaced, the share of valid free answers outside the language, and the exact paired test."""
     rows: list[TableRow] = []
     timing: list[TableRow] = []
     blocks: dict[str, list[Line]] = {}
@@ -71,8 +71,8 @@ def constraints(inputs: Inputs) -> Table:
         rows.append(TableRow(agent="constrained", benchmark="", metric="success_rate", n=0))
         shown_blocks.append(own_block([], len(heads), "no agent beside a constrained one"))
     notes = (
-        "Of each pair the first agent writes freely, the second only what can be read. Malformed: a reply could not be read. Choice: every "
-        "reply could, and the task failed. Repaired tokens: the share that the constraint put in place of the model's own. Valid outside: "
+        "In each pair the first agent is unconstrained, the second can only write readable replies. Malformed: a reply could not be read. "
+        "Choice: every reply could, and the task failed. Repaired tokens: the share that the constraint replaced. Valid outside: "
         "valid free answers that the constrained agent could not have written. p: exact McNemar test of success. BFCL: the entries of "
         "DiffuAgent's Figure 4."
     )
@@ -137,7 +137,7 @@ def _side(inputs: Inputs, agent: str, benchmark: str, scores: pd.DataFrame) -> S
 
 
 def _rows(side: Side, seed: int) -> list[TableRow | None]:
-    """What an agent did and what it cost; the classes of Figure 4 are BFCL's."""
+    """Outcomes and costs of an agent; the classes of Figure 4 apply to BFCL only."""
     scores = side.scores
     success = side.rate("success_rate", scores["success"].astype(bool))
     named = [side.rate(kind, side.kinds.map(lambda own, kind=kind: kind in own)) if side.benchmark == "bfcl" else None for kind in CHOICES]
@@ -162,8 +162,8 @@ def _paired(free: Side, constrained: Side, seed: int) -> list[TableRow]:
 
 
 def _outside(inputs: Inputs, free: Side) -> TableRow | None:
-    """How many valid answers of a free agent are not in the constrained one's language; None where the language is not kept, since the
-    lists of valid actions of embodied tasks are not."""
+    """How many valid answers of a free agent are outside the constrained one's language; None for embodied tasks, whose lists of valid
+    actions are not stored."""
     workflow = inputs.config.workflow(free.agent, free.benchmark)
     if workflow not in ("tool_calling", "search"):
         return None

@@ -1,5 +1,5 @@
 """The coverage command: for every table and figure of the three papers whether a configuration produces it, by which agents and on what, or
-why it does not. It is read off the functions that make them, which are given a run that has no results yet."""
+why not. It is derived by calling the functions that make them on a run without results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class _NoResults(Inputs):
-    """A run without results that notes whose a table or figure asks for."""
+    """A run without results that records which results a table or figure reads."""
 
     needs: set[tuple[str, str]] = field(default_factory=set)
 
@@ -114,7 +114,7 @@ def _players(entry: Entry, config: Config, read: list[str]) -> set[tuple[str, st
 def _unrepeated(entry: Entry, config: Config, agents: tuple[str, ...]) -> dict[str, list[str]]:
     """Why no agent repeats a published row -> the rows."""
     if "tasks" in entry.needs or not (PUBLISHED / f"{entry.name}.csv").is_file():
-        return {}  # what a benchmark holds is no agent's
+        return {}  # the contents of a benchmark are not results of agents
     repeated = {label for agent in agents for label in _labels(config, agent)}
     reasons = published.absent(entry.name)
     rows: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Settings in which a configuration differs from the published ones, of paper/published/settings.csv: what captions say of them."""
+"""Settings that differ from the published ones in paper/published/settings.csv, as sentences for captions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def published_settings() -> tuple[dict[str, str], ...]:
 
 
 def deviations(paper: str, config: Config, benchmarks: Collection[str]) -> Iterator[str]:
-    """One sentence for each published setting of a paper that is another in this run, of its backbones and agents, and of others,
-    these benchmarks' among them, those that the recipe changes by choice."""
+    """One sentence for each setting of a paper that differs in this run: all those of its backbones and agents, and of the rest,
+    as of these benchmarks, those that the recipe changes on purpose."""
     for row in published_settings():
         section, _, rest = row["key"].partition(".")
         name = rest.partition(".")[0]

@@ -1,5 +1,5 @@
-"""How replies of a diffusion team come about: DLLM Agent's Figures 3 and 5 (order of decoding) and 4 and 6 (confidence, entropy, masks), of
-one reply of a planner and one of a seeker, as the paper shows them."""
+"""How replies of a diffusion team are decoded: DLLM Agent's Figures 3 and 5 (order of decoding) and 4 and 6 (confidence, entropy, masks),
+for one reply of a planner and one of a seeker, as in the paper."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ALIGNED = ("sdar", "fast_dllm_v2")
-"""Strategies whose blocks are counted from the beginning of the prompt."""
+"""Strategies whose blocks start at the beginning of the prompt."""
 CELLS, MOST_LINES = 16, 24
 LETTERS = 7
 DARK = 0.55
 
 
 class Shown(NamedTuple):
-    """A reply that is drawn: whose, of which task, and how it was decoded."""
+    """A reply to draw: its agent and task, and its decoding settings."""
 
     agent: str
     task: str
@@ -39,7 +39,7 @@ class Shown(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A token of a reply, the block it stands in, and the step in its block that decided it: 0 for what was there first."""
+    """A token of a reply, its block, and the step in the block that decided it, from 0."""
 
     text: str
     block: int
@@ -68,7 +68,7 @@ def _longest(episode: TracedEpisode, role: str, usable: Callable[[TracedCall], b
 
 
 def is_traced(call: TracedCall) -> bool:
-    """Whether a call tells when every token was decided."""
+    """Whether a call records the step of every token."""
     return bool(call.reveal_step) and len(call.reveal_step or ()) == len(call.tokens or ())
 
 
@@ -120,13 +120,13 @@ def _draw_order(inputs: Inputs, figure: Figure, role: str) -> None:
 
 
 def _printable(token: str) -> str:
-    """A token's text as a cell can hold it: the letters of the font, spaces seen, cut."""
+    """A token's text for a cell: ASCII, with visible spaces, cut."""
     text = token.replace("\n", "\\n").replace(" ", "\u00b7")
     return "".join(letter if letter.isascii() or letter == "\u00b7" else "?" for letter in text)[:LETTERS]
 
 
 def published_dynamics(figure: str) -> tuple[Dynamics, list[float]]:
-    """What a figure of the paper shows: blocks, masks and entropies of a reply's forwards, and the share accepted in each bin."""
+    """The values of a figure of the paper: blocks, masks and entropies of a reply's forwards, and the share accepted in each bin."""
     values = [item for item in published.values("dllm_agent_figures4_6") if item.table == figure]
     masks, entropies, rates = (
         [item for item in values if item.metric == name] for name in ("masks_remaining", "mean_entropy_nats", "acceptance_rate")

@@ -1,4 +1,4 @@
-"""What DLLM Agent counts of planners and seekers: Table 1 and Figure 2."""
+"""Planners and seekers of DLLM Agent: Table 1 and Figure 2."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _row(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
 
 
 def _calibration(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
-    """How far the confidences that answers state are from the share that is right (BrowseComp-ZH); none without its judge."""
+    """Calibration error of the confidences stated in answers (BrowseComp-ZH); no value without its judge."""
     scores = inputs.rows(agent, benchmark)
     sure = measured(scores, "confidence")
     stated = np.isfinite(sure)
@@ -101,7 +101,7 @@ def _calibration(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
 
 
 def _context(inputs: Inputs, agent: str) -> str:
-    """How the training of an agent's policy treats the context: which noise, which attention; empty where nothing is noised."""
+    """Noise and attention mask of context in the training of an agent's policy; empty for untrained and AR policies."""
     training = inputs.training(agent)
     if training is None or inputs.paradigm(agent) != "diffusion":
         return ""
@@ -109,7 +109,7 @@ def _context(inputs: Inputs, agent: str) -> str:
 
 
 def figure2(inputs: Inputs, figure: Figure) -> None:
-    """DLLM Agent Figure 2: how many seekers an episode has, the paper's counts above, and of the run's first team of each paradigm."""
+    """DLLM Agent Figure 2: seekers per episode, the paper's counts above, and below those of the run's first team of each paradigm."""
     axes = figure.subplots(2, 2, sharex=True)
     for column, (paradigm, name) in enumerate({"diffusion": "DLLM Agent", "ar": "AR Agent"}.items()):
         items = [item for item in published.values("dllm_agent_figure2") if item.agent == name and item.category]

@@ -85,7 +85,7 @@ def _models() -> tuple[Model, ...]:
 
 @cache
 def oddities() -> tuple[dict[str, str], ...]:
-    """What in the papers does not agree with itself: source, where, statement, finding."""
+    """Inconsistencies within the papers: source, where, statement, finding."""
     return tuple(table("oddities"))
 
 
@@ -134,7 +134,7 @@ SYSTEMS = {
 
 @cache
 def absent(result: str) -> dict[str, str]:
-    """Row of a published table or figure that no configuration can produce, empty for the whole of it -> why."""
+    """Row of a published table or figure that no configuration can produce -> the reason; the empty row is the whole result."""
     return {row["row"]: row["why"] for row in table("absent") if row["result"] == result}
 
 
