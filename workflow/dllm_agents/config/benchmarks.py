@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dllm_agents.config.roles import WorkflowName
 from dllm_agents.config.section import CHECKPOINTS, EVALUATION, JUDGING, NOTHING, TRAINING, Mistake, Section
 
 BFCL_SINGLE_TURN = [
@@ -67,7 +66,7 @@ class TrainingBudget(Section):
 class BenchmarkOptions(Section):
     """Options that every benchmark has."""
 
-    workflow: ClassVar[WorkflowName]
+    workflow: ClassVar[str]
 
     tasks: int | None = Field(
         default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set", json_schema_extra=EVALUATION
@@ -112,7 +111,7 @@ class BenchmarkOptions(Section):
 class BabyAIOptions(BenchmarkOptions):
     FORMER: ClassVar = {"train_seed_start": "is gone: training seeds count up from 100000"}
 
-    workflow: ClassVar[WorkflowName] = "react"
+    workflow: ClassVar[str] = "react"
 
     levels: list[str] | None = Field(default=None, description="BabyAI levels without prefix and version; null for AgentBoard's 28")
     seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
@@ -127,7 +126,7 @@ class BabyAIOptions(BenchmarkOptions):
 class ScienceWorldOptions(BenchmarkOptions):
     FORMER: ClassVar = {"simplifications": "is gone: those of AgentBoard are always played"}
 
-    workflow: ClassVar[WorkflowName] = "react"
+    workflow: ClassVar[str] = "react"
 
     task_types: list[str] | None = Field(default=None, description="ScienceWorld task names; null for all 30")
     task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
@@ -146,7 +145,7 @@ class ScienceWorldOptions(BenchmarkOptions):
 
 
 class ALFWorldOptions(BenchmarkOptions):
-    workflow: ClassVar[WorkflowName] = "react"
+    workflow: ClassVar[str] = "react"
 
     data: str | None = Field(default=None, description="folder made by alfworld-download; null generates games")
     task_list: str | None = Field(default=None, description="path of AgentBoard's alfworld test.jsonl, for its sub-goals")
@@ -159,7 +158,7 @@ class ALFWorldOptions(BenchmarkOptions):
 
 
 class BFCLOptions(BenchmarkOptions):
-    workflow: ClassVar[WorkflowName] = "tool_calling"
+    workflow: ClassVar[str] = "tool_calling"
 
     categories: list[str] = Field(default=BFCL_SINGLE_TURN + BFCL_MULTI_TURN)
     per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
@@ -190,7 +189,7 @@ class BFCLOptions(BenchmarkOptions):
 
 
 class MultiHopQAOptions(BenchmarkOptions):
-    workflow: ClassVar[WorkflowName] = "search"
+    workflow: ClassVar[str] = "search"
 
     sets: dict[str, str | None] = Field(
         default={"generated": None},
@@ -265,7 +264,7 @@ class MultiHopQAOptions(BenchmarkOptions):
 
 
 class BrowseCompOptions(BenchmarkOptions):
-    workflow: ClassVar[WorkflowName] = "search"
+    workflow: ClassVar[str] = "search"
 
     data: str | None = Field(
         default=None, description="browsecomp-zh-encrypted.xlsx: path, hf://datasets/OWNER/NAME/FILE, or address on the web"

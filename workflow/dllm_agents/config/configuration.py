@@ -13,7 +13,7 @@ from dllm_agents.config.backbones import Backbone, Weights
 from dllm_agents.config.benchmarks import BenchmarkOptions, Benchmarks
 from dllm_agents.config.dialects import DIALECTS, OURS
 from dllm_agents.config.merging import merged
-from dllm_agents.config.roles import REPLY_TOKENS, WORKFLOWS, WorkflowName
+from dllm_agents.config.roles import REPLY_TOKENS, WORKFLOWS
 from dllm_agents.config.run import STAGES, Reporting, Resources, Run
 from dllm_agents.config.section import NOTHING, Section
 from dllm_agents.config.training import PREFERENCE
@@ -123,7 +123,7 @@ class Config(Section):
             and (backbone is None or benchmark in (backbone.benchmarks or self.run.benchmarks))
         ]
 
-    def team_workflows(self, benchmark: str) -> list[WorkflowName]:
+    def team_workflows(self, benchmark: str) -> list[str]:
         """The workflows with several roles in which agents of the run play a benchmark: trained backbones are taught all of their roles."""
         played = {self.workflow(name, benchmark) for name in self.run.agents if benchmark in self.agent_benchmarks(name)}
         return sorted(played & {"planner", "deepdiver"})
@@ -133,7 +133,7 @@ class Config(Section):
         policies = [self.agents[name] for name in self.run.agents if benchmark in self.agent_benchmarks(name)]
         return sorted({agent.acting == "tool_first" for agent in policies if agent.policy == backbone}) or [False]
 
-    def workflow(self, agent: str, benchmark: str) -> WorkflowName:
+    def workflow(self, agent: str, benchmark: str) -> str:
         """How an agent acts on a benchmark."""
         own, chosen = self.benchmark_options(benchmark).workflow, self.agents[agent].workflow
         return chosen if chosen is not None and own in WORKFLOWS[chosen].plays else own

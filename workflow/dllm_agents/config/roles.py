@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-WorkflowName = str
-
 
 @dataclass(frozen=True)
 class Workflow:
@@ -25,7 +23,7 @@ class Workflow:
 TEAM = ("planner", "seeker", "writer")
 """Roles with a key of their own in an agent; without it the policy's backbone plays them."""
 # A line for each. Beyond the first five, the code of a workflow is agents/workflows/<name>.py and its prompts are <style>/<name>/.
-WORKFLOWS: dict[WorkflowName, Workflow] = {
+WORKFLOWS: dict[str, Workflow] = {
     "react": Workflow(("policy", "memory", "verifier"), ("history", "attempts", "max_steps", "constrain"), ()),
     "tool_calling": Workflow(("policy", "selector", "editor"), ("constrain",), ()),
     "search": Workflow(keys=("acting", "dialect", "constrain"), plays=()),

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from dllm_agents.agents.game import Game, answer_in
@@ -71,7 +72,7 @@ def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Big
 def compress(passages: Sequence[Passage], model: Bigrams, removed: float) -> list[Passage]:
     """The passages without their least informative phrases, with one threshold for all of them."""
     cut = [phrases(passage.text) for passage in passages]
-    scored = [[(phrase, _mean(model.self_information([token.casefold() for token in phrase]))) for phrase in text] for text in cut]
+    scored = [[(phrase, fmean(model.self_information([token.casefold() for token in phrase]))) for phrase in text] for text in cut]
     values = sorted(value for text in scored for _, value in text)
     threshold = values[min(len(values) - 1, int(removed * len(values)))] if values else 0.0
     return [
@@ -89,7 +90,3 @@ def phrases(text: str) -> list[list[str]]:
             cut.append([])
         cut[-1].append(token)
     return [phrase for phrase in cut if phrase]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))
