@@ -73,3 +73,22 @@ def test_show_opens_on_the_scoreboard_and_names_the_other_tables(finished, tmp_p
     assert "claims cannot be told from this run" in text and "premature exit" not in text
     show(config, every=True)
     assert "premature exit" in capsys.readouterr().out
+
+
+def test_the_reference_run_is_kept_and_shown_beside_a_run(inputs, tmp_path, monkeypatch):
+    from dllm_agents.reporting import reference
+
+    monkeypatch.setattr(reference, "REFERENCE", tmp_path)
+    with pytest.raises(StageError, match="has no tables"):
+        reference.keep(tmp_path / "nothing", "mine.yaml", tmp_path / "x")
+    tabulate("scoreboard", inputs.config, inputs.results, tmp_path / "run/tables/scoreboard")
+    tabulate("serving", inputs.config, inputs.results, tmp_path / "run/tables/serving")
+    kept = reference.keep(tmp_path / "run", "mine.yaml", tmp_path / inputs.config.scale)
+    assert [path.name for path in kept] == ["scoreboard.csv", "README.md"] and "hardware" in kept[-1].read_text()
+    table = make("scoreboard", inputs)
+    block = table.layout.blocks[-1]
+    assert block.title.startswith("Reference") and [line.label for line in block.lines] == inputs.agents
+    rows = {(row.agent, row.benchmark): row for row in table.rows if row.category == "reference"}
+    ours = {(row.agent, row.benchmark): row for row in table.rows if row.metric == "success_rate" and not row.category}
+    assert rows.keys() == ours.keys() and all(rows[key].n == ours[key].n for key in rows)
+    assert [rows[key].value for key in rows] == pytest.approx([ours[key].value for key in rows])

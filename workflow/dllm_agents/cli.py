@@ -69,6 +69,7 @@ COMMANDS = {
         "reporting.crate:verify", "recompute the checksums of a run's inputs and outputs, and name what changed", configured=False
     ),
     "export": Command("reporting.export", "write the episodes for inspect_ai's viewer, or as a folder that Hugging Face datasets loads"),
+    "reference": Command("reporting.reference", "keep a finished run's tables in the package, as the reference beside other runs"),
     "show": Command("reporting.show", "print what a run says at first sight, and where its tables and its report lie"),
     "schema": Command("schemas", "write the JSON Schemas and the table of configuration defaults", configured=False),
 }

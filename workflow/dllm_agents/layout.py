@@ -14,6 +14,7 @@ DIALECTS = DATA / "dialects.yaml"
 CLAIMS = DATA / "claims.yaml"
 MANUSCRIPT = DATA / "paper" / "paper.typ"
 PUBLISHED = DATA / "paper" / "published"
+REFERENCE = DATA / "paper" / "reference"
 # The workflow: that of this checkout, or the copy that an installed package brings.
 CHECKOUT = Path(__file__).resolve().parents[2]
 WORKFLOW = CHECKOUT if (CHECKOUT / "Snakefile").is_file() else DATA / "workflow"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dllm_agents.records import TableRow
-from dllm_agents.reporting import drawing, style
+from dllm_agents.reporting import drawing, reference, style
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import cell, number
 from dllm_agents.reporting.comparison import compare, matched_pairs
@@ -38,9 +38,20 @@ def scoreboard(inputs: Inputs) -> Table:
     rows = [row.model_copy(update={"low": None, "high": None}) if row.metric == "not_better_than" else row for row in rows]
     heads = plain_heads(*map(display_name, inputs.config.run.benchmarks))
     blocks = [Block(title, own) for title, own in lines.items() if own]
+    earlier = [row for row in reference.scoreboard(inputs.config.scale) if row.benchmark in inputs.config.run.benchmarks]
+    if earlier:
+        blocks.append(_reference_block(inputs, earlier))
     legend = "≤: not better than this scripted agent, which needs no model (95 % interval of the paired difference)."
     notes = " ".join([legend, *sentences(inputs)])
-    return Table(rows, Layout("Agent", heads, blocks), notes=notes)
+    return Table([*rows, *earlier], Layout("Agent", heads, blocks), notes=notes)
+
+
+def _reference_block(inputs: Inputs, rows: list[TableRow]) -> Block:
+    """The agents of the reference run of this scale, where it is kept in the package."""
+    cells = {(row.agent, row.benchmark): Text(f"{cell(row)} (n {row.n})") for row in rows if row.value is not None}
+    agents = dict.fromkeys(row.agent for row in rows if row.agent not in inputs.baselines)
+    lines = [Line(agent, [cells.get((agent, name), "") for name in inputs.config.run.benchmarks]) for agent in agents]
+    return Block("Reference run (paper/reference)", lines)
 
 
 def unbeaten(inputs: Inputs, agent: str, benchmark: str) -> list[str]:
