@@ -92,3 +92,12 @@ def test_the_reference_run_is_kept_and_shown_beside_a_run(inputs, tmp_path, monk
     ours = {(row.agent, row.benchmark): row for row in table.rows if row.metric == "success_rate" and not row.category}
     assert rows.keys() == ours.keys() and all(rows[key].n == ours[key].n for key in rows)
     assert [rows[key].value for key in rows] == pytest.approx([ours[key].value for key in rows])
+
+
+def test_a_tuned_twin_is_compared_with_the_tuned_model(tmp_path):
+    """The demo's pretrained pair: the model as it is has not had the twin's training."""
+    from dllm_agents.config import load
+    from dllm_agents.reporting.comparison import matched_pairs
+
+    pairs = {pair[:2] for pair in matched_pairs(Inputs(load(["config/demo.yaml"]), tmp_path)) if pair[2] == "bfcl"}
+    assert {other for first, other in pairs if first == "smollm2-twin"} == {"smollm2-ar"}

@@ -73,8 +73,12 @@ def compare(inputs: Inputs, first: Sequence[str], second: Sequence[str], benchma
 
 def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
     """(diffusion agent, AR agent, benchmark) of agents that differ in their policy's paradigm alone: no modules, the same way of acting,
-    both trained in this run or both ready-made, both on the benchmark."""
+    both trained in this run, or ready-made and both tuned by adapters or neither, both on the benchmark."""
     config = inputs.config
+
+    def origin(agent: str) -> tuple[bool, bool]:
+        return inputs.trained(agent), config.backbones[config.agents[agent].policy].adapter is not None
+
     others = variants(inputs)
     plain = [agent for agent in inputs.agents if set(config.agents[agent].backbones) == {"policy"} and agent not in others]
     return [
@@ -83,7 +87,7 @@ def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
         for first in plain
         for second in plain
         if (inputs.paradigm(first), inputs.paradigm(second)) == ("diffusion", "ar")
-        and inputs.trained(first) == inputs.trained(second)
+        and origin(first) == origin(second)
         and _way(config, first, benchmark) == _way(config, second, benchmark)
         and benchmark in config.agent_benchmarks(first)
         and benchmark in config.agent_benchmarks(second)
