@@ -390,7 +390,7 @@ def _step(model: Any, runner: Runner, batch: list[Segment]) -> None:
     from dllm_agents.decoding.canvas import Call
 
     logits = runner.logits(batch)
-    state = SimpleNamespace(decoding=SimpleNamespace(mask_id=model.mask_id), constraint=None)
+    state = SimpleNamespace(decoding=SimpleNamespace(mask_id=model.mask_id, dynamics=False), constraint=None)
     calls = [Call(s.start, s.limit, s.limit, s.rows.numpy(), s.rows.numpy(), s.attention, rule=above(0.9), precise=True) for s in batch]
     predictions([(state, call) for call in calls], logits)  # type: ignore[misc]
 

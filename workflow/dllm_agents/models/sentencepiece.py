@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllm_agents.errors import StageError
-from dllm_agents.files import write_aside
 from dllm_agents.layout import cache_folder
 from dllm_agents.models.families import read_json
 
@@ -37,6 +36,8 @@ def converted(directory: Path, mask_id: int | None, end_id: int | None) -> Any:
     file is no sentencepiece BPE model, or the one of another model: its pieces at the checkpoint's mask and end ids have other names."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    from dllm_agents.files import write_aside  # needs pydantic, which a machine that only decodes may lack
 
     file, settings = directory / FILE, directory / "tokenizer_config.json"
     config = read_json(settings) if settings.is_file() else {}
