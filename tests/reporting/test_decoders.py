@@ -65,3 +65,14 @@ def test_the_figure_is_drawn_with_and_without_agents(inputs, tmp_path):
     nothing = Inputs(configuration(), tmp_path / "nothing")
     assert plot("decoder_or_paradigm", nothing.config, nothing.results, tmp_path / "empty")
     assert "no two agents that differ in their decoding alone" in str(make("decoder_or_paradigm", nothing).layout)
+
+
+def test_the_first_of_the_agents_may_play_elsewhere(inputs):
+    inputs.config.agents["plain"].benchmarks = ["bfcl"]
+    inputs.config.agents["second"] = inputs.config.agents["plain"].model_copy(update={"benchmarks": ["babyai"], "decoding": {"steps": 2}})
+    inputs.config.run.agents.append("second")
+    rows = [score("second", "babyai", "", index, success=True, nfe=1, completion_tokens=20) for index in range(10)]
+    write_frame(inputs.files.scores("babyai", "second"), rows, Score)
+    write_frame(inputs.files.failures("babyai", "second"), [], Failure)
+    inputs.files.scores("babyai", "plain").unlink()
+    assert {row.agent for row in make("decoder_or_paradigm", inputs).rows} == {"parallel", "second", "ar"}

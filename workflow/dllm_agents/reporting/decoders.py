@@ -84,7 +84,7 @@ def compared(inputs: Inputs) -> list[tuple[str, list[str]]]:
     for family in families(inputs, "decoding"):
         if not all(inputs.alone(agent) and inputs.paradigm(agent) == "diffusion" for agent in family):
             continue
-        for benchmark in inputs.config.agent_benchmarks(family[0]):
+        for benchmark in inputs.config.run.benchmarks:
             autoregressive = [agent for agent in inputs.players(benchmark, alone=True) if inputs.paradigm(agent) == "ar"]
             agents = [agent for agent in (*family, *autoregressive) if len(inputs.rows(agent, benchmark))]
             if sum(agent in family for agent in agents) > 1 and all(inputs.classified(agent, benchmark) for agent in agents):

@@ -25,6 +25,7 @@ LABEL_PLACES = (
     (-6, 9),
     (-6, -9),
     *((dx, dy) for dy in (17, 25, 33, 41) for dx in (6, 0, -6)),
+    *((dx, dy) for dy in (-24, -40, -56, -72, -88, -104) for dx in (8, 0, -8)),
 )
 
 
@@ -163,7 +164,7 @@ def label_points(axis: Axes, points: Sequence[Point]) -> None:
     height = (style.FONT - 1) * scale
     for point, (x, y) in sorted(zip(points, taken, strict=True), key=lambda pair: -pair[0].value):
         width = 0.6 * height * len(point.label)
-        for dx, dy in LABEL_PLACES:
+        for dx, dy in (*LABEL_PLACES, LABEL_PLACES[0]):  # where none is free, the first
             left = x + dx * scale - (width if dx < 0 else width / 2 if dx == 0 else 0)
             middle = y + dy * scale
             box = (left, middle - height / 2, left + width, middle + height / 2)

@@ -95,7 +95,10 @@ def _finding(inputs: Inputs, benchmark: str) -> str:
 def success_over_nfe(inputs: Inputs, figure: Figure) -> None:
     """Success against forward evaluations per episode, a panel per benchmark that a model plays, agents without modules."""
     played = [name for name in inputs.config.run.benchmarks if any(len(inputs.rows(agent, name)) for agent in inputs.agents)]
-    axes = figure.subplots(1, max(1, len(played)), squeeze=False)[0]
+    columns = min(3, max(1, len(played)))
+    axes = figure.subplots(-(-max(1, len(played)) // columns), columns, squeeze=False).flatten()
+    for axis in axes[max(1, len(played)) :]:
+        axis.remove()
     looks = style.looks(inputs.config)
     if not played:
         drawing.say_not_run(axes[0])
@@ -115,7 +118,8 @@ def success_over_nfe(inputs: Inputs, figure: Figure) -> None:
                 axis.axhline(chance, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
         else:
             drawing.say_not_run(axis)
-    axes[0].set_ylabel("Success rate (%)")
+    for axis in axes[::columns]:
+        axis.set_ylabel("Success rate (%)")
     drawing.legend(figure, [(style.PARADIGM[paradigm], paradigm, False) for paradigm in ("ar", "diffusion")], markers=True)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
