@@ -98,11 +98,7 @@ def draw(inputs: Inputs, figure: Figure) -> None:
             drawing.scatter(axis, points, looks)
             _join(axis, inputs, points, looks)
             drawn.append((axis, points))
-    drawing.legend(figure, [(style.PARADIGM[paradigm], paradigm, False) for paradigm in ("ar", "diffusion")], markers=True)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axis, points in drawn:
-        drawing.label_points(axis, points)
+    drawing.finish(figure, drawn)
 
 
 def pairs(inputs: Inputs) -> list[tuple[Side, Side]]:

@@ -71,11 +71,7 @@ def draw(inputs: Inputs, figure: Figure) -> None:
             line = sorted((point.speed, point.value) for point in points if inputs.paradigm(point.label) != "ar")
             axis.plot(*zip(*line, strict=True), color="#888888", linewidth=0.6, zorder=0)
             drawn.append((axis, points))
-    drawing.legend(figure, [(style.PARADIGM[paradigm], paradigm, False) for paradigm in ("ar", "diffusion")], markers=True)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axis, points in drawn:
-        drawing.label_points(axis, points)
+    drawing.finish(figure, drawn)
 
 
 def compared(inputs: Inputs) -> list[tuple[str, list[str]]]:

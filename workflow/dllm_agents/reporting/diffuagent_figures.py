@@ -74,12 +74,7 @@ def figure1(inputs: Inputs, figure: Figure) -> None:
             axis.text(0.02, 0.98, text, transform=axis.transAxes, va="top", fontsize=style.FONT - 2, color="#666666", style="italic")
         drawn.append((axis, points))
     sets = ((f"{whose}, {style.PARADIGM[paradigm]}", paradigm, pale) for whose, pale in SETS for paradigm in ("ar", "diffusion"))
-    drawing.legend(figure, list(sets), markers=True)
-    # Where names go depends on the final places of the points.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axis, points in drawn:
-        drawing.label_points(axis, points)
+    drawing.finish(figure, drawn, list(sets))
 
 
 def _absence(absent: Mapping[str, TableRow | None]) -> str:

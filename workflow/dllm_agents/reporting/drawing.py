@@ -121,6 +121,19 @@ def legend(figure: Figure, entries: Sequence[tuple[str, str, bool]], *, markers:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, handletextpad=0.5)
 
 
+PARADIGMS = [(style.PARADIGM[paradigm], paradigm, False) for paradigm in ("ar", "diffusion")]
+"""Legend entries of a figure that shows both paradigms of this run alone."""
+
+
+def finish(figure: Figure, drawn: Sequence[tuple[Axes, Sequence[Point]]], entries: Sequence[tuple[str, str, bool]] = PARADIGMS) -> None:
+    """The legend of a figure of points, and the points' names, whose places depend on the final layout."""
+    legend(figure, entries, markers=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis, points in drawn:
+        label_points(axis, points)
+
+
 def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from dllm_agents.records import TableRow
@@ -95,9 +96,10 @@ def _finding(inputs: Inputs, benchmark: str) -> str:
 def success_over_nfe(inputs: Inputs, figure: Figure) -> None:
     """Success against forward evaluations per episode, a panel per benchmark that a model plays, agents without modules."""
     played = [name for name in inputs.config.run.benchmarks if any(len(inputs.rows(agent, name)) for agent in inputs.agents)]
-    columns = min(3, max(1, len(played)))
-    axes = figure.subplots(-(-max(1, len(played)) // columns), columns, squeeze=False).flatten()
-    for axis in axes[max(1, len(played)) :]:
+    panels = max(1, len(played))
+    columns = min(3, panels)
+    axes = figure.subplots(math.ceil(panels / columns), columns, squeeze=False).flatten()
+    for axis in axes[panels:]:
         axis.remove()
     looks = style.looks(inputs.config)
     if not played:
@@ -120,8 +122,4 @@ def success_over_nfe(inputs: Inputs, figure: Figure) -> None:
             drawing.say_not_run(axis)
     for axis in axes[::columns]:
         axis.set_ylabel("Success rate (%)")
-    drawing.legend(figure, [(style.PARADIGM[paradigm], paradigm, False) for paradigm in ("ar", "diffusion")], markers=True)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axis, points in drawn:
-        drawing.label_points(axis, points)
+    drawing.finish(figure, drawn)
