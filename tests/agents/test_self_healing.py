@@ -44,6 +44,8 @@ def test_a_reply_goes_along_the_new_path_and_there_is_none_without_an_alternativ
     assert self_healing.rerouted("[cd(x='a'), ls(x='c'), cd(x='b')]", offered, {"cd"}) == mended
     assert self_healing.rerouted("[cd(x='a')]", offered, {"cd", "cd_backup"}) == "[cd_other(x='a')]"
     assert self_healing.rerouted("[ls(x='a')]", offered, {"ls"}) is None
+    quoted = r"""[{}(x='say cd(x) and \'cd(y)\''), ls(x="cd(z)")]"""
+    assert self_healing.rerouted(quoted.format("cd"), offered, {"cd"}) == quoted.format("cd_backup")
 
 
 def test_the_fault_switch_offers_a_backup_for_every_function_that_fails():
@@ -54,6 +56,9 @@ def test_the_fault_switch_offers_a_backup_for_every_function_that_fails():
     assert bfcl_faults.failed_tool(problem) == faulty[0] and bfcl_faults.failing(f"[{faulty[0]}_backup(x='1')]", faulty) is None
     assert bfcl_faults.without_backups(f"[{faulty[0]}_backup(x='1')]", faulty) == f"[{faulty[0]}(x='1')]"
     assert bfcl_faults.failed_tool("all is well") is None
+    said = f"<think>{faulty[0]}(x='1') fails</think>[{faulty[0]}_backup(x='{faulty[0]}_backup(x=2) and {faulty[0]}(x=1)')]"
+    assert bfcl_faults.failing(said, faulty) is None
+    assert bfcl_faults.without_backups(said, faulty) == said.replace(f"[{faulty[0]}_backup(", f"[{faulty[0]}(")
 
 
 @pytest.fixture(scope="module")

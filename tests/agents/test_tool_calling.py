@@ -4,10 +4,11 @@ import pytest
 
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.selector import Seen, Selector
-from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph, called_names
+from dllm_agents.agents.modules.tool_graph import GraphSelector, ToolGraph
 from dllm_agents.agents.policy import EpisodeLimit
 from dllm_agents.agents.tool_calling import converse
 from dllm_agents.benchmarks.bfcl import BFCL
+from dllm_agents.benchmarks.bfcl_language import called_names
 from dllm_agents.config import BFCLOptions
 from dllm_agents.records import Call, EpisodeStep, Task, Trajectory
 
@@ -131,4 +132,5 @@ def test_three_tools_or_fewer_are_all_kept(graph):
 
 def test_called_names_are_those_offered():
     assert called_names("[a.b(x=f(1)), c(y=2)] and d", {"a.b", "c", "d"}) == ["a.b", "c"]
-    assert called_names("((" * 10_000 + "a" * 100_000, {"a"}) == []
+    assert called_names("<think>c(y=2)</think>[a.b(x='c(y=2)')] and I'll call \"c(\"", {"a.b", "c"}) == ["a.b"]
+    assert called_names("((" * 10_000 + "a" * 100_000 + "'\\'" * 20_000, {"a"}) == []

@@ -55,12 +55,14 @@ def test_right_calls_in_a_layout_that_is_not_read_are_told_beside_the_official_s
     said = [
         (simple, right, True, 1),
         (simple, f"```python\n{right}\n```", False, 1),
-        (simple, f"<think>x</think>{right}", False, 1),
+        (simple, f"<think>x</think>{right}", True, 1),
+        (simple, f"<think>x</think>[\n  {right[1:-1]}\n]", False, 1),
+        (simple, f"{right}<think>x</think>", False, 0),
         (simple, f"[\n  {right[1:-1]}\n]", False, 1),
         (simple, f"<think>x {right}", False, 0),
         (simple, "```python\n[f(a=1)]\n```", False, 0),
         (nothing, "No.", True, 1),
-        (nothing, thought, True, 0),
+        (nothing, thought, False, 0),
         (nothing, "[f(a=1)]", False, 0),
     ]
     write_jsonl(tmp_path / "t.jsonl", [simple, nothing])

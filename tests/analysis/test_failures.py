@@ -230,7 +230,11 @@ LAYOUTS = {
     '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>': "calls as JSON",
     '```json\n{"name": "f", "arguments": {"a": 1}}\n```': "calls as JSON",
     '[TOOL_CALLS]f({"a": 1})': "calls as JSON",
-    "<think>x</think>[f(a=1)]": "calls behind a thought",
+    "<think>[f(a=1)]</think>": "calls in or before a thought",
+    "[f(a=1)]<think>x</think>": "calls in or before a thought",
+    '<think>{"name": "f", "arguments": {}}</think>I am done.': "calls in or before a thought",
+    "<think>x</think>[\n    f(a=1),\n    g(b=2)\n]": "calls in a layout that is not read",
+    "<think>f(</think>I cannot help with f(.": "wrong call syntax",
     "<think>x [f(a=1)]": "thinking not closed",
     "Here you are: [f(a=1)] Done.": "calls with text around them",
     'Sure: {"name": "f", "arguments": {"a": 1}}.': "calls as JSON",
@@ -285,7 +289,7 @@ def test_calls_in_any_layout_are_written_as_the_official_decoder_reads_them(writ
     text = WRITTEN[written](calls)
     plain = plain_layout(text)
     assert plain is not None and plain.startswith("[") and parse_calls(plain) == calls, (text, plain)
-    assert layout(text) not in ("wrong call syntax", "no call", "thinking not closed")
+    assert layout(text) not in ("wrong call syntax", "no call", "thinking not closed", "calls in or before a thought")
 
 
 def test_what_holds_no_call_is_not_rewritten_and_other_languages_are_only_laid_bare():

@@ -197,11 +197,18 @@ def test_the_official_rules_on_known_answers(everything, completion, verdict):
     assert everything.judge(task, completion.replace("{name}", "calculate_triangle_area")) == verdict
 
 
-def test_a_thought_around_the_answer_is_judged_as_it_was_written(bfcl):
+def test_what_stands_behind_a_thought_is_judged_as_bfcl_s_handlers_of_reasoning_models_pass_it_on(bfcl):
     task = next(task for task in bfcl.tasks("test") if task.category == "simple")
     answer = bfcl.reference_answer(task)
-    said = [answer, f"<think>[f(x=1)]</think>\n\n{answer}", f"<think>x {answer}", f"{answer}<think>x</think>"]
-    assert [verdict.valid for verdict in bfcl.judge_many([(task, text) for text in said])] == [True, False, False, False]
+    verdicts = {
+        answer: True,
+        f"<think>[f(x=1)]</think>\n\n{answer}": True,
+        f"as the template began\n</think>\n{answer}": True,
+        f"<think>x</think> so: {answer}": False,
+        f"<think>x {answer}": False,
+        f"{answer}<think>x</think>": False,
+    }
+    assert {text: bfcl.judge(task, text).valid for text in verdicts} == verdicts
 
 
 def test_a_task_of_another_version_is_refused(bfcl):

@@ -165,7 +165,8 @@ class Script:
 
 def test_a_policy_converses_in_the_official_protocol(bfcl, tasks):
     task = tasks["multi_turn_base_0"]
-    script = Script(text for turn in bfcl.checker.reference_turns("multi_turn_base_0") for text in (f"[{', '.join(turn)}]", "Done."))
+    turns = bfcl.checker.reference_turns("multi_turn_base_0")
+    script = Script(text for turn in turns for text in (f"<think>[cd(x=1)]</think>\n[{', '.join(turn)}]", "Done."))
     with bfcl.environment(task) as environment:
         played = converse(environment, task, script, seed=1)
     assert (played.success, played.ended, len(played.steps)) == (True, "success", 8)

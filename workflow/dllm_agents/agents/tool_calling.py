@@ -9,11 +9,10 @@ from typing import Any
 from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.selector import Seen, Selecting
-from dllm_agents.agents.modules.tool_graph import called_names
 from dllm_agents.agents.policy import Complete, EpisodeLimit, ending_of
 from dllm_agents.agents.react import call_seed, close
 from dllm_agents.benchmarks.base import Benchmark, Dialogue
-from dllm_agents.benchmarks.bfcl_language import call_pattern
+from dllm_agents.benchmarks.bfcl_language import call_pattern, called_names
 from dllm_agents.client.client import PromptTooLong
 from dllm_agents.records import Ending, EpisodeStep, Outcome, Task, ToolMeasures
 

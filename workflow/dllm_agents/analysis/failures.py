@@ -170,7 +170,7 @@ def _call_failures(episode: Episode, tools: Sequence[Mapping[str, Any]] | None) 
     single = episode.answer is not None
     steps_of: dict[tuple[str, str], list[EpisodeStep]] = {}
     for step in episode.steps:
-        text = (step.action or "").strip()
+        text = thoughts.behind(step.action or "").strip()
         calls = parse_calls(text) if text else None
         problems = argument_failures(calls, tools) if calls is not None else [("schema", "not a call")] * single
         for problem in dict.fromkeys(problems):

@@ -43,7 +43,7 @@ def parse_calls(text: str) -> list[Call] | None:
 
 def layout(text: str) -> str:
     """How a single answer that the official decoder cannot read lays its calls out: calls in another layout, wrong
-    call syntax, a thought around the calls, or no call. The official score is not affected."""
+    call syntax, calls that a thought swallows, or no call. The official score is not affected."""
     return _read(text)[0]
 
 
@@ -62,8 +62,8 @@ def _read(text: str) -> tuple[str, str | None]:
     if thoughts.unclosed(text):
         return "thinking not closed", None
     body = thoughts.behind(text)
-    if body != text and (plain := _python_text(body)):
-        return "calls behind a thought", plain
+    if not _CALL_LIKE.search(body) and _CALL_LIKE.search(text):
+        return "calls in or before a thought", None
     parts = _parts(body)
     for part in parts:
         if plain := _json_text(part):

@@ -8,6 +8,8 @@ from collections.abc import Collection
 from random import Random
 from typing import Any
 
+from dllm_agents.benchmarks.bfcl_language import called_names, renamed
+
 BACKUP = "_backup"
 _FAILED = re.compile(r"Error during execution: (\w+) is unavailable")
 
@@ -26,15 +28,13 @@ def with_faults(functions: list[dict[str, Any]], share: float, seed: str) -> tup
 
 def failing(reply: str, faulty: Collection[str]) -> str | None:
     """The tools' error for a reply that calls a failing function; None if it calls none."""
-    called = next((name for name in re.findall(r"(?<![\w.])(\w+)\(", reply) if name in faulty), None)
-    return None if called is None else f"[{{'role': 'tool', 'content': 'Error during execution: {called} is unavailable'}}]"
+    called = called_names(reply, faulty)
+    return f"[{{'role': 'tool', 'content': 'Error during execution: {called[0]} is unavailable'}}]" if called else None
 
 
 def without_backups(reply: str, faulty: Collection[str]) -> str:
     """A reply with the functions' own names in place of their backups'."""
-    for name in faulty:
-        reply = re.sub(rf"(?<![\w.]){re.escape(name)}{BACKUP}\(", f"{name}(", reply)
-    return reply
+    return renamed(reply, {f"{name}{BACKUP}": name for name in faulty})
 
 
 def failed_tool(observation: str) -> str | None:

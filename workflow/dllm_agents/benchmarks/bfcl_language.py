@@ -8,9 +8,11 @@ quotes, numbers as written, lists and dictionaries two deep. Up to three keyword
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import permutations
 from typing import Any
+
+from dllm_agents import thoughts
 
 FREE_KEYS = 3
 DEPTH = 2
@@ -27,6 +29,21 @@ KINDS = {
     **dict.fromkeys(("boolean", "bool"), BOOLEAN),
     **dict.fromkeys(("string", "char"), STRING),
 }
+
+# A string, which is passed over whole, or the name of a call. An apostrophe within a word opens no string.
+_STRING_OR_CALL = re.compile(
+    r"(?<!\w)(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\")|\\.|(?<![\w.$])([A-Za-z_$][\w.$]{0,200}) {0,3}\(", re.DOTALL
+)
+
+
+def called_names(reply: str, names: Container[str]) -> list[str]:
+    """The functions among `names` that a reply calls, in order: behind its thought, and not in a string."""
+    return [name for name in _STRING_OR_CALL.findall(thoughts.behind(reply)) if name in names]
+
+
+def renamed(reply: str, names: Mapping[str, str]) -> str:
+    """A reply with these functions called by other names; its strings stay as they are."""
+    return _STRING_OR_CALL.sub(lambda match: f"{names[match[1]]}(" if match[1] in names else match[0], reply)
 
 
 def call_pattern(functions: Sequence[Mapping[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dllm_agents import thoughts
 from dllm_agents.benchmarks import bfcl_data, isolation
 from dllm_agents.benchmarks.bfcl_parser import Evaluator, Refused
 
@@ -85,6 +86,7 @@ def judge(category: str, identifier: str, completion: str) -> str | None:
 
 def judge_generated(category: str, functions: list[Any], truth: list[Any], completion: str) -> str | None:
     """The official verdict on an answer to a task that is in none of BFCL's files, given its functions and right calls."""
+    completion = read_reply(completion)
     try:
         if len(completion) > LONGEST_COMPLETION:
             raise Refused("too long")
@@ -107,6 +109,12 @@ def judge_generated(category: str, functions: list[Any], truth: list[Any], compl
     except Exception as failure:  # the official runner would stop here; the answer is at fault, the run goes on
         return f"checker_exception:{type(failure).__name__}"
     return None if result["valid"] else str(result["error_type"])
+
+
+def read_reply(completion: str) -> str:
+    """What BFCL decodes of a reply: its handlers of reasoning models (`qwen`, `deepseek_reasoning`) pass on what stands behind the last
+    `</think>`. Nobody wrote a handler for LLaDA or Dream, so every backbone is read by this rule."""
+    return thoughts.behind(completion).lstrip("\n")
 
 
 def decode(completion: str, language: str) -> Any:
@@ -138,7 +146,7 @@ def play(episode: str, identifier: str, history: list[list[str]], completion: st
     try:
         if len(completion) > LONGEST_COMPLETION:
             raise Refused("too long")
-        calls = decoding.default_decode_execute_prompting(completion)
+        calls = decoding.default_decode_execute_prompting(read_reply(completion))
     except Refused as refusal:
         return {"refused": str(refusal)}
     except Exception:  # the official handler's own rule: any exception ends the turn

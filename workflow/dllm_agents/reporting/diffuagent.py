@@ -84,7 +84,11 @@ def table2(inputs: Inputs) -> Table:
     timing = [row for agent in agents for row in timing_rows(inputs, agent, "bfcl")]
     columns = [(("bfcl", category, "success_rate"), label) for category, label in BFCL_COLUMNS.items()]
     columns += [(("bfcl", "single_turn", metric), label) for metric, label in LAYOUT_COLUMNS.items()]
-    notes = "Single-turn: the entries right by the official decoder, the only score, and with their calls read in any layout."
+    notes = (
+        "Single-turn: the entries right by the official decoder, the only score, and with their calls read in any layout. A closed thought "
+        "is cut before decoding, as BFCL's handlers of reasoning models do. Conversations have no such column: after a reply that was not "
+        "read they went on without its results."
+    )
     arranged = arrange(rows, agent_blocks(inputs, "diffuagent_table2", agents), columns, "Tool-calling agent", inputs.errors)
     return Table(rows, arranged, timing, notes=notes)
 

@@ -6,17 +6,17 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dllm_agents.agents.modules.selector import SKIP_AT, Seen, Selecting
+from dllm_agents.benchmarks.bfcl_language import called_names
 from dllm_agents.records import Trajectory
 
 START = ""
 ALWAYS = "*"
 _WORD = re.compile(r"[a-z]{3,}")
-_CALL = re.compile(r"([A-Za-z_$][\w.$]{0,200})\(")
 
 
 @dataclass
@@ -81,11 +81,6 @@ class GraphSelector:
             return self.fallback.select(seen, functions, seed)
         self.saved_calls += 1
         return kept
-
-
-def called_names(text: str, names: Container[str]) -> list[str]:
-    """The tools among `names` that a reply calls, in order."""
-    return [name for name in _CALL.findall(text) if name in names]
 
 
 def _words(text: str) -> set[str]:

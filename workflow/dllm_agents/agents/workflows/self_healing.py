@@ -7,15 +7,14 @@ Needs tools with alternatives that fail: BFCL's conversations with `benchmarks.b
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dllm_agents.agents import tool_calling
 from dllm_agents.agents.game import Game
-from dllm_agents.agents.modules.tool_graph import called_names
 from dllm_agents.benchmarks.base import Dialogue
 from dllm_agents.benchmarks.bfcl_faults import failed_tool
+from dllm_agents.benchmarks.bfcl_language import called_names, renamed
 from dllm_agents.records import ToolMeasures
 
 
@@ -50,8 +49,7 @@ def rerouted(reply: str, functions: Sequence[Mapping[str, Any]], broken: Collect
     path = cheapest([alternatives(name, functions) for name in calls], broken)
     if path is None:
         return None
-    chosen = dict(zip(calls, path, strict=True))
-    return re.sub(r"(?<![\w.])(\w+)\(", lambda match: f"{chosen.get(match[1], match[1])}(", reply)
+    return renamed(reply, dict(zip(calls, path, strict=True)))
 
 
 def alternatives(name: str, functions: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -12,8 +12,8 @@ import yaml
 
 from dllm_agents import prompts
 from dllm_agents.agents.game import Game
-from dllm_agents.agents.modules.tool_graph import called_names
 from dllm_agents.agents.policy import Message
+from dllm_agents.benchmarks.bfcl_language import called_names
 from dllm_agents.benchmarks.multihop_corpus import PEOPLE
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
 from dllm_agents.client.streaming import Partial
