@@ -25,7 +25,8 @@ from dllm_agents.reporting.dllm_agent_team import teams
 from dllm_agents.reporting.figures import plot
 from dllm_agents.reporting.groups import _belongs
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.tables import tabulate
+from dllm_agents.reporting.layout import shown
+from dllm_agents.reporting.tables import make, tabulate
 
 BLOCK = 8
 FIGURES = [f"dllm_agent_figure{number}" for number in (2, 3, 4, 5, 6)]
@@ -207,3 +208,22 @@ def test_masks_are_compared_between_agents_that_act_alike():
         config.agents[f"{name}-alone"] = config.agents[name].model_copy(update={"workflow": None})
     config.run.agents[:] = list(config.agents)
     assert masking_pairs(Inputs(config, Path("none"))) == [("dllm", "naive"), ("noisy", "both"), ("dllm-alone", "naive-alone")]
+
+
+def test_an_answer_whose_verdict_cannot_be_read_is_not_judged_and_no_wrong_one(tmp_path):
+    agents = {"team": {"policy": "m", "workflow": "deepdiver"}, "unread": {"policy": "m", "workflow": "deepdiver"}}
+    section = {"backbones": {"m": {"url": "http://127.0.0.1:9/v1"}}, "benchmarks": {"browsecomp_zh": {"data": "x.xlsx"}}}
+    run = {"benchmarks": ["browsecomp_zh"], "agents": list(agents)}
+    config = Config.model_validate({"scale": "test", "agents": agents, "run": run, **section})
+    for agent, verdicts in {"team": ["correct", "incorrect", "unparsable", "correct"], "unread": ["unparsable"] * 4}.items():
+        fields = {"benchmark": "browsecomp_zh", "category": "zh", "agent": agent, "seed": 42, "ended": "answered", "steps": 1}
+        fields |= {"invalid_steps": 0, "prompt_tokens": 1, "completion_tokens": 1, "nfe": 1}
+        graded = [(f"q{n}", verdict, verdict == "correct") for n, verdict in enumerate(verdicts)]
+        rows = [Score(task_id=name, judge=word, success=right, progress=float(right), **fields) for name, word, right in graded]
+        write_frame(tmp_path / f"scores/browsecomp_zh/{agent}.parquet", rows, Score)
+    table = make("dllm_agent_table1", Inputs(config, tmp_path))
+    (accuracy,) = [row for row in table.rows if (row.agent, row.metric) == ("team", "accuracy")]
+    assert (accuracy.n, accuracy.value) == (3, pytest.approx(200 / 3))
+    assert [(row.agent, row.n, row.value) for row in table.rows if row.metric == "not_judged"] == [("team", 4, 1), ("unread", 4, 4)]
+    cells = {line.label: [shown(cell) for cell in line.cells] for block in table.layout.blocks for line in block.lines}
+    assert "3 (+ 1 not judged)" in cells["team"] and "4 of 4 not judged" in cells["unread"]

@@ -18,12 +18,14 @@ what is left need no longer be like the whole, and the cell says how many there 
 
 
 class Errors(NamedTuple):
-    """How many of some episodes ended in an error of server, client or environment, which says nothing of the agent; and whether it was
-    played by a model whose training says that it has `unlearnt` things, whose numbers say nothing of its paradigm."""
+    """How many of some episodes ended in an error of server, client or environment, which says nothing of the agent; whether it was
+    played by a model whose training says that it has `unlearnt` things, whose numbers say nothing of its paradigm; and how many answers
+    are not judged, for their judge gave no verdict that can be read."""
 
     number: int = 0
     episodes: int = 0
     unlearnt: bool = False
+    unjudged: int = 0
 
     @property
     def too_many(self) -> bool:
@@ -31,7 +33,9 @@ class Errors(NamedTuple):
         return self.unlearnt or self.number > ERROR_SHARE * self.episodes
 
     def __str__(self) -> str:
-        return "not learnt" if self.unlearnt else f"{self.number} of {self.episodes} errors"
+        counts = {"errors": self.number, "not judged": self.unjudged}
+        stated = [f"{count} of {self.episodes} {what}" for what, count in counts.items() if count]
+        return "not learnt" if self.unlearnt else ", ".join(stated) or f"0 of {self.episodes} errors"
 
 
 def score(

@@ -35,7 +35,7 @@ def rate_row(
 
 def without_value(row: TableRow, errors: Errors) -> TableRow:
     """A row that has no number, with the errors that are why, if they are."""
-    return row.model_copy(update={"missing": str(errors)}) if errors.number or errors.unlearnt else row
+    return row.model_copy(update={"missing": str(errors)}) if errors.number or errors.unlearnt or errors.unjudged else row
 
 
 def mean_row(
@@ -97,5 +97,7 @@ def bare(row: TableRow | None) -> str:
 
 
 def counted(n: int | None, errors: Errors) -> str:
-    """A number of episodes, and beside it how many more ended in an error."""
-    return str(n or 0) + (f" (+ {errors.number} error{'s' * (errors.number > 1)})" if errors.number else "")
+    """A number of episodes, and beside it how many more ended in an error or are not judged."""
+    more = [f"{errors.number} error{'s' * (errors.number > 1)}"] * (errors.number > 0)
+    more += [f"{errors.unjudged} not judged"] * (errors.unjudged > 0)
+    return str(n or 0) + (f" (+ {', '.join(more)})" if more else "")

@@ -94,7 +94,9 @@ def _accuracies(inputs: Inputs, agent: str, name: str, sets: Collection[str], tw
     part = scores[scores["category"].isin(sets)]
     parsed, words = _judged(part), measured(part, "acc_r_words")
     words = words[np.isfinite(words)]
-    judged = errors if len(parsed) or not len(part) else NO_ERRORS  # without a judge it is not for errors that there is no verdict
+    unread = int((part["judge"] == "unparsable").sum())
+    # Without a judge it is not for errors that there is no verdict.
+    judged = errors._replace(unjudged=unread) if len(parsed) or unread or not len(part) else NO_ERRORS
     counts = {
         "acc_r": (int(part["success"].sum()), len(part), errors),
         "acc_l": (int(parsed.sum()), len(parsed), judged),

@@ -225,10 +225,11 @@ class Inputs:
         return None if training is None else self.config.seed if training.seed is None else training.seed
 
     def rows(self, agent: str, benchmark: str) -> pd.DataFrame:
-        """An agent's scores on a benchmark, without the episodes that ended in an error; empty when it has none, and when too many did."""
+        """An agent's scores on a benchmark, without the episodes that ended in an error and those whose outcome is not judged; empty when
+        it has none, and when too many ended so."""
         if (agent, benchmark) not in self._rows:
             frame = self.scores(benchmark)
-            played = frame[(frame["agent"] == agent) & (frame["ended"] != "error")]
+            played = frame[(frame["agent"] == agent) & (frame["ended"] != "error") & ~unjudged(frame)]
             self._rows[agent, benchmark] = played.iloc[:0] if self.errors(agent, benchmark).too_many else played
         return self._rows[agent, benchmark]
 
@@ -253,16 +254,19 @@ class Inputs:
 
     def errors(self, agent: str, benchmark: str, categories: Collection[str] | None = None) -> Errors:
         """How many of an agent's episodes on a benchmark, or on some of its categories, ended in an error of server, client or
-        environment; and whether one of its models has not learnt the benchmark."""
+        environment, or have an outcome that is not judged; and whether one of its models has not learnt the benchmark."""
         if (agent, benchmark) not in self._errors:
             frame = self.scores(benchmark)
-            ended = frame[frame["agent"] == agent].groupby("category")["ended"]
-            self._errors[agent, benchmark] = {str(name): Errors(int((part == "error").sum()), len(part)) for name, part in ended}
+            self._errors[agent, benchmark] = {
+                str(name): Errors(int((part["ended"] == "error").sum()), len(part), unjudged=int(unjudged(part).sum()))
+                for name, part in frame[frame["agent"] == agent].groupby("category")
+            }
         counts = [errors for name, errors in self._errors[agent, benchmark].items() if categories is None or name in categories]
         backbones = self.config.agent_backbones(agent, benchmark).values() if counts else ()
         reports = [report for backbone in backbones if (report := self.trainings.get((backbone, benchmark))) is not None]
         unlearnt = any(report.learnt is False for report in reports)
-        return Errors(sum(errors.number for errors in counts), sum(errors.episodes for errors in counts), unlearnt)
+        number, episodes, left_out = (sum(getattr(errors, name) for errors in counts) for name in ("number", "episodes", "unjudged"))
+        return Errors(number, episodes, unlearnt, left_out)
 
     def missing(self, agents: Iterable[str], benchmarks: Iterable[str], categories: Collection[str] | None = None) -> str:
         """Why there is no number for agents together: the first whose episodes ended in too many errors, or that they were not run."""
@@ -284,6 +288,11 @@ class Inputs:
                 frames.append(frame)
         filled = [frame for frame in frames if len(frame)]
         return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(record.model_fields))
+
+
+def unjudged(scores: pd.DataFrame) -> pd.Series[bool]:
+    """Which outcomes are not known: only a judge decides over answers of BrowseComp-ZH, and its verdict cannot be read."""
+    return (scores["benchmark"] == "browsecomp_zh") & (scores["judge"] == "unparsable")
 
 
 def check_scores(scores: pd.DataFrame, *, allow_mixed: bool = False) -> None:

@@ -103,8 +103,9 @@ def success_row(inputs: Inputs, agent: str, benchmark: str, category: str = "", 
 def error_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     """How many of an agent's episodes are left out of its numbers; none where all count."""
     errors = inputs.errors(agent, benchmark)
-    row = TableRow(agent=agent, benchmark=benchmark, metric="errors", n=errors.episodes, value=errors.number)
-    return [row] if errors.number else []
+    counts = {"errors": errors.number, "not_judged": errors.unjudged}
+    rows = [TableRow(agent=agent, benchmark=benchmark, metric=name, n=errors.episodes, value=count) for name, count in counts.items()]
+    return [row for row in rows if row.value]
 
 
 def measured(scores: pd.DataFrame, name: str) -> statistics.Floats:
