@@ -1,6 +1,8 @@
 """Pages that a model asks for: public addresses alone, within bounds, as plain text."""
 
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -19,6 +21,10 @@ def site():
             body = PAGE.encode()
             if self.path == "/moved":
                 status, headers = 302, {"Location": "/page"}
+            elif self.path == "/inside":
+                status, headers = 302, {"Location": f"http://inside.test:{self.server.server_port}/page"}
+            elif self.path == "/host":
+                kind, body = "text/plain", self.headers["Host"].encode()
             elif self.path == "/loop":
                 status, headers = 302, {"Location": "/loop"}
             elif self.path == "/plain":
@@ -72,11 +78,124 @@ def test_what_is_read_of_a_page(site, monkeypatch):
         "http://",
         "x" * 9,
         "http://[bad",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[2002:7f00:1::]/",
+        "http://[fe80::1%25lo]/",
+        "http://224.0.0.1/",
+        "http://0.0.0.0/",
+        "http://x@127.0.0.1/",
+        "http://127.0.0.1\\@example.com/",
+        "http://example.com:99999999/",
+        "http://a\x00b/",
+        "http://\ud800/",
+        "http://" + "a" * 70 + ".test/",
     ],
 )
-def test_no_address_inside_is_asked(url):
+def test_no_address_inside_is_asked(url, monkeypatch):
+    monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("connected"))
     assert page_text(url) is None
 
 
 def test_this_machine_is_not_asked(site):
     assert page_text(f"{site}/page") is None
+
+
+PUBLIC, INSIDE = "93.184.215.14", "127.0.0.1"
+
+
+@pytest.fixture
+def resolver(monkeypatch):
+    """Names whose answers change from question to question, and who is connected to; every connection ends up at this machine."""
+    answers, asked, connected = {}, socket.getaddrinfo, []
+
+    def getaddrinfo(host, port, *rest, **options):
+        addresses = answers[host].pop(0) if host in answers else [host]
+        return [item for address in addresses for item in asked(address, port, type=socket.SOCK_STREAM)]
+
+    def connect(address, timeout, **_):
+        connected.append(address[0])
+        connection = socket.socket()
+        connection.settimeout(timeout)
+        connection.connect((INSIDE, address[1]))
+        return connection
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    return answers, connected
+
+
+def test_a_name_is_resolved_once_and_what_was_checked_is_asked(site, resolver):
+    answers, connected = resolver
+    answers["rebind.test"] = [[PUBLIC], [INSIDE], [INSIDE]]
+    assert page_text(site.replace(INSIDE, "rebind.test") + "/host") == site.replace("http://" + INSIDE, "rebind.test")
+    assert connected == [PUBLIC]
+
+
+@pytest.mark.parametrize("addresses", [[INSIDE], [PUBLIC, INSIDE], [PUBLIC, "::ffff:10.0.0.1"], []])
+def test_one_address_inside_is_enough_to_ask_none(site, resolver, addresses):
+    answers, connected = resolver
+    answers["mixed.test"] = [addresses] * 9
+    assert page_text(site.replace(INSIDE, "mixed.test") + "/page") is None and connected == []
+
+
+def test_the_target_of_a_redirect_is_checked_too(site, resolver):
+    answers, connected = resolver
+    answers |= {"a.test": [[PUBLIC]], "inside.test": [[INSIDE]] * 9}
+    assert page_text(site.replace(INSIDE, "a.test") + "/inside") is None and connected == [PUBLIC]
+    answers |= {"a.test": [[PUBLIC]], "inside.test": [[PUBLIC], [INSIDE]]}
+    assert page_text(site.replace(INSIDE, "a.test") + "/inside") == "Head\nOne two three\nfour"
+
+
+def test_the_next_address_is_tried_where_one_is_silent(site, resolver, monkeypatch):
+    answers, connected = resolver
+    answers["two.test"] = [["93.184.215.15", PUBLIC]]
+    connect = socket.create_connection
+
+    def refuse_one(address, *rest, **options):
+        if address[0] == "93.184.215.15":
+            raise ConnectionRefusedError
+        return connect(address, *rest, **options)
+
+    monkeypatch.setattr(socket, "create_connection", refuse_one)
+    assert page_text(site.replace(INSIDE, "two.test") + "/plain") == "a\nb"
+
+
+def test_a_secure_server_is_asked_by_its_name(resolver):
+    answers, _ = resolver
+    answers["named.test"] = [[PUBLIC]]
+    hellos = []
+    with socket.create_server((INSIDE, 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            hellos.append(connection.recv(4096))
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert page_text(f"https://named.test:{server.getsockname()[1]}/") is None
+        thread.join()
+    assert b"named.test" in hellos[0]
+
+
+def test_headers_a_byte_at_a_time_end_with_the_pages_time(monkeypatch):
+    monkeypatch.setattr(web_pages, "SECONDS", 0.5)
+    with socket.create_server((INSIDE, 0)) as server:
+
+        def trickle():
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+            try:
+                for _ in range(400):
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+            except OSError:
+                pass
+
+        threading.Thread(target=trickle, daemon=True).start()
+        begun = time.monotonic()
+        assert page_text(f"http://{INSIDE}:{server.getsockname()[1]}/", allow_private=True) is None
+    assert time.monotonic() - begun < 10

@@ -7,9 +7,10 @@ that this server does not carry out is accepted at the value that asks for nothi
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from dllm_agents.decoding.settings import Decoding, ToolPrefill
 
@@ -18,16 +19,30 @@ MAX_STOP_STRINGS, MAX_STOP_LENGTH = 8, 256
 MAX_CHOICES = 64
 MAX_MESSAGES, MAX_TOOLS = 4096, 512
 MAX_TOP_LOGPROBS = 20
+MAX_KEYS = 256
+
+T = TypeVar("T")
+# A list is left at its first bad item, and an object of too many keys unread: a million faults would take half a minute to list.
+Items = Annotated[list[T], Field(fail_fast=True)]
 
 
-class _Open(BaseModel):
+class _Bounded(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_KEYS:
+            raise PydanticCustomError("too_many_keys", "over {most} keys", {"most": MAX_KEYS})
+        return value
+
+
+class _Open(_Bounded):
     """Unknown fields are accepted when they are null, and refused otherwise."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, None] = Field(init=False)
 
 
-class StrictToolPrefill(ToolPrefill):
+class StrictToolPrefill(_Bounded, ToolPrefill):
     model_config = STRICT
 
 
@@ -40,7 +55,7 @@ def _decoding_fields() -> dict[str, Any]:
             text = "seed of this request's sampling; without one, a sampled answer differs from time to time"
             fields[name] = (wide | None, Field(default=None, description=text))
             continue
-        annotation: Any = StrictToolPrefill if name == "tool_prefill" else field.annotation
+        annotation: Any = {"tool_prefill": StrictToolPrefill, "stop_ids": Items[int]}.get(name, field.annotation)
         kept: Any = Annotated[annotation, *field.metadata] if field.metadata else annotation
         fields[name] = (kept | None, Field(default=None, description=field.description))
     return fields
@@ -113,9 +128,9 @@ class ToolCall(_Open):
 
 class ChatMessage(_Open):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | RefusalPart] | None = None
+    content: str | Items[TextPart | RefusalPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
@@ -202,7 +217,7 @@ class StructuredOutputs(_Open):
 
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Items[str] | None = None
     json_object: bool | None = None
 
 
@@ -229,8 +244,8 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
     structured_outputs: StructuredOutputs | None = Field(default=None, description="vLLM's spelling: json, regex, choice or json_object")
     guided_json: dict[str, Any] | str | None = Field(default=None, description="same as structured_outputs.json")
     guided_regex: str | None = Field(default=None, description="same as structured_outputs.regex")
-    guided_choice: list[str] | None = Field(default=None, description="same as structured_outputs.choice")
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    guided_choice: Items[str] | None = Field(default=None, description="same as structured_outputs.choice")
+    stop: StopString | Annotated[Items[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
         default=None, description="answers to each prompt, with seeds that follow each other"
     )
@@ -267,14 +282,14 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
 
 
 class ChatRequest(_Request):
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Items[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
     max_tokens: Annotated[int, Field(ge=1, le=131072)] | None = Field(default=None, description="same as max_new_tokens")
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[Items[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = Field(default=None, description="false: the answer ends behind its first call")
     tools_in_prompt: bool | None = Field(default=None, description="the messages describe the tools already; calls are read all the same")
-    modalities: list[Literal["text"]] | None = None
+    modalities: Items[Literal["text"]] | None = None
     verbosity: Literal["medium"] | None = None
     reasoning_effort: str | None = Field(
         default=None, description="a variable of the chat template; none also sets enable_thinking to false"
@@ -308,11 +323,11 @@ class ChatRequest(_Request):
 
 
 TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[Items[TokenId], Field(min_length=1)]
 
 
 class CompletionRequest(_Request):
-    prompt: str | TokenIds | Annotated[list[str] | list[TokenIds], Field(min_length=1, max_length=2048)]
+    prompt: str | TokenIds | Annotated[Items[str] | Items[TokenIds], Field(min_length=1, max_length=2048)]
     echo: bool | None = Field(
         default=None, description="gives the prompt back before the answer, with its likelihoods where logprobs are asked for"
     )
