@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-GENERATOR_VERSION = "generated-1"
+GENERATOR_VERSION = "generated-2"
 HOPS = (2, 3, 4)
 TEST_WORLD = 0
 
@@ -97,15 +98,18 @@ class Question(NamedTuple):
 
 @cache
 def facts(seed: int, world: int, names: int | None = None) -> dict[tuple[str, str], Fact]:
-    """All facts of a world by (subject, relation), over the first `names` names of each kind (None: all). Same seed and
-    world, same facts; no fact of a world > 0 is in world 0."""
+    """All facts of a world by (subject, relation), over the first `names` names of each kind (None: all); a relation leads to its objects
+    about equally often. Same seed and world, same facts; no fact of a world > 0 is in world 0."""
     generator = random.Random(f"{GENERATOR_VERSION}/{seed}/{world}")
     evaluated = facts(seed, TEST_WORLD, names) if world != TEST_WORLD else {}
     by_key: dict[tuple[str, str], Fact] = {}
     for relation, (subject_type, object_type) in RELATIONS.items():
+        used: Counter[str] = Counter()
         for subject in ENTITIES[subject_type][:names]:
             barred = {subject, evaluated[subject, relation].object} if evaluated else {subject}
-            chosen = generator.choice([name for name in ENTITIES[object_type][:names] if name not in barred])
+            open_names = [name for name in ENTITIES[object_type][:names] if name not in barred]
+            chosen = min(open_names, key=lambda name: (used[name], generator.random()))
+            used[chosen] += 1
             by_key[subject, relation] = Fact(subject, relation, chosen)
     return by_key
 
@@ -118,24 +122,42 @@ def paragraphs(seed: int, world: int, names: int | None = None) -> list[tuple[st
 
 
 def questions(
-    seed: int, world: int, count: int, search: Callable[[str], list[str]], names: int | None = None, hops: Sequence[int] = HOPS
+    seed: int,
+    world: int,
+    count: int,
+    search: Callable[[str], list[str]],
+    names: int | None = None,
+    hops: Sequence[int] = HOPS,
+    answers: Counter[str] | None = None,
 ) -> list[Question]:
-    """`count` distinct questions of a world, each number of `hops` in turn.
+    """`count` distinct questions of a world, each number of `hops` in turn. The name that was least often the answer is the next one, so
+    that none is rare; `answers` counts them over several worlds.
 
     `search` gives the texts that a query finds. A question is kept only if no set of searches written from its own words finds
     every hop, so that the bridges have to be found one after the other. Raises ValueError when the world holds fewer questions.
     """
-    drawn: dict[tuple[Fact, ...], Question] = {}
-    candidates = _candidates(facts(seed, world, names), random.Random(f"{GENERATOR_VERSION}/questions/{seed}/{world}"), hops)
-    for question in itertools.islice(candidates, 50 * count + 1000):
-        if len(drawn) == count:
-            break
+    generator = random.Random(f"{GENERATOR_VERSION}/questions/{seed}/{world}")
+    leading: dict[str, list[Fact]] = {}
+    for fact in facts(seed, world, names).values():
+        leading.setdefault(fact.object, []).append(fact)
+    waiting = {length: list(leading) for length in hops}
+    chains: dict[tuple[int, str], list[tuple[Fact, ...]]] = {}
+    drawn: list[Question] = []
+    answers = Counter() if answers is None else answers
+    while len(drawn) < count:
         length = hops[len(drawn) % len(hops)]
-        if len(question.hops) == length and question.hops not in drawn and not found_at_once(question, search):
-            drawn[question.hops] = question
-    if len(drawn) < count:
-        raise ValueError(f"a world holds only {len(drawn)} questions of the {count} asked for")
-    return list(drawn.values())
+        if not waiting[length]:
+            raise ValueError(f"a world holds only {len(drawn)} questions of the {count} asked for")
+        name = min(waiting[length], key=lambda name: (answers[name], generator.random()))
+        if (length, name) not in chains:
+            every = list(_chains(leading, name, length))
+            chains[length, name] = generator.sample(every, len(every))
+        if not chains[length, name]:
+            waiting[length].remove(name)
+        elif not found_at_once(question := Question(chains[length, name].pop()), search):
+            drawn.append(question)
+            answers[name] += 1
+    return drawn
 
 
 def queries_from_question(question: Question) -> list[str]:
@@ -152,20 +174,12 @@ def found_at_once(question: Question, search: Callable[[str], list[str]]) -> boo
     return not missing
 
 
-def _candidates(world: dict[tuple[str, str], Fact], generator: random.Random, hops: Sequence[int]) -> Iterator[Question]:
-    """Random chains in which no entity and no relation comes twice."""
-    starts = sorted({subject for subject, _ in world})
-    for length in itertools.cycle(hops):
-        chain: list[Fact] = []
-        entity = generator.choice(starts)
-        while len(chain) < length:
-            used = {hop.relation for hop in chain}
-            met = {hop.subject for hop in chain} | {entity}
-            options = [world[entity, relation] for relation in RELATIONS if (entity, relation) in world and relation not in used]
-            options = [fact for fact in options if fact.object not in met]
-            if not options:
-                break
-            chain.append(generator.choice(options))
-            entity = chain[-1].object
-        if len(chain) == length:
-            yield Question(tuple(chain))
+def _chains(leading: dict[str, list[Fact]], entity: str, length: int, end: tuple[Fact, ...] = ()) -> Iterator[tuple[Fact, ...]]:
+    """Every chain of `length` facts that leads to an entity, before what follows it, in which no entity and no relation comes twice."""
+    if not length:
+        yield end
+        return
+    relations, met = {fact.relation for fact in end}, {fact.object for fact in end} | {entity}
+    for fact in leading.get(entity, ()):
+        if fact.relation not in relations and fact.subject not in met:
+            yield from _chains(leading, fact.subject, length - 1, (fact, *end))

@@ -10,6 +10,7 @@ import itertools
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError
@@ -234,10 +235,12 @@ class MultiHopQA(Benchmark):
 
     def _generated_tasks(self, split: Split, count: int) -> list[Task]:
         tasks: list[Task] = []
+        answers: Counter[str] = Counter()
         world = TEST_WORLD if split == "test" else TEST_WORLD + 1
         while len(tasks) < count:
             number = count if split == "test" else min(QUESTIONS_PER_TRAINING_WORLD, count - len(tasks))
-            tasks += [self._generated_task(split, world, index, question) for index, question in enumerate(self._questions(world, number))]
+            drawn = self._questions(world, number, answers)
+            tasks += [self._generated_task(split, world, index, question) for index, question in enumerate(drawn)]
             world += 1
         return tasks
 
@@ -246,14 +249,14 @@ class MultiHopQA(Benchmark):
         data = {"set": GENERATED, "world": world, "answers": [question.answer], "hops": hops}
         return self.task(f"{GENERATED}/w{world}-q{index}", split, GENERATED, question.text, data)
 
-    def _questions(self, world: int, count: int) -> list[Question]:
+    def _questions(self, world: int, count: int, answers: Counter[str]) -> list[Question]:
         engine = BM25(self._world(world))
 
         def search(query: str) -> list[str]:
             return [passage.text for passage in engine.search(query, GENERATION_TOP_K)]
 
         try:
-            return multihop_corpus.questions(self.seed, world, count, search, self.options.names, self.options.hops)
+            return multihop_corpus.questions(self.seed, world, count, search, self.options.names, self.options.hops, answers)
         except ValueError as error:
             raise StageError(f"benchmarks.multihop_qa.tasks: {error}; ask for fewer") from None
 
