@@ -70,11 +70,42 @@ def test_models_of_one_seed_move_together_and_the_interval_holds_both_ways_of_dr
     assert statistics.bootstrap_interval(values, tasks, seed=1, training_seeds=[42] * 90) == by_task
 
 
-def test_paired_bootstrap_uses_the_pairs():
+def test_paired_intervals_use_the_pairs():
     first, second = np.arange(100.0), np.arange(100.0) - 1
-    assert statistics.paired_bootstrap(first, second, seed=1) == (1.0, 1.0)
+    paired, apart = (statistics.paired_interval(first, other, seed=1) for other in (second, second[::-1]))
+    assert paired.low < 1.0 <= paired.high and paired.high - paired.low < 0.2 < apart.high - apart.low
     with pytest.raises(ValueError, match="cannot be paired"):
-        statistics.paired_bootstrap([1.0], [1.0, 2.0], seed=1)
+        statistics.paired_interval([1.0], [1.0, 2.0], seed=1)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(1, 0, 32), (0, 3, 100), (5, 2, 40), (30, 0, 40)])
+def test_a_paired_interval_is_the_hull_of_the_bootstrap_and_bonett_and_prices(gained, lost, n):
+    """Their formula in counts: p = (f + 1) / (n + 2) of either kind of discordant pairs."""
+    first, second = np.zeros(n), np.zeros(n)
+    first[:gained], second[gained : gained + lost] = 1, 1
+    more, less = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = 1.959964 * np.sqrt((more + less - (more - less) ** 2) / (n + 2))
+    drawn = statistics.bootstrap_interval(first - second, seed=1)
+    expected = min(drawn.low, more - less - half), min(1.0, max(drawn.high, more - less + half))
+    assert statistics.paired_interval(first, second, seed=1) == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_difference_is_bounded_by_the_number_of_tasks():
+    """Of a share of 5 % none is seen in 72 tasks once in forty times; amounts can be less by no more than there is."""
+    for n, inside in ((71, False), (72, True)):
+        low, high = statistics.paired_interval(np.ones(n), np.ones(n), seed=1)
+        assert (high < 0.05) == inside and low == -high and (1 - high) ** n == pytest.approx(0.025)
+    assert statistics.paired_interval(np.full(72, 7.0), np.full(72, 7.0), unit=7.0, seed=1).high == pytest.approx(7 * 0.0499, abs=1e-3)
+
+
+@pytest.mark.parametrize(("more", "less"), [(0.05, 0.0), (0.02, 0.02), (0.1, 0.05), (0.3, 0.3)])
+def test_paired_intervals_hold_the_truth_about_as_often_as_they_say(more, less):
+    generator, inside = np.random.default_rng(7), 0
+    for run in range(200):
+        pairs = generator.choice([1.0, -1.0, 0.0], 80, p=[more, less, 1 - more - less])
+        low, high = statistics.paired_interval(np.maximum(pairs, 0), np.maximum(-pairs, 0), seed=run)
+        inside += low <= more - less <= high
+    assert inside >= 184  # 95 % are 190, and three deviations less than that 181
 
 
 @pytest.mark.parametrize("values", [[], [float("nan")], [float("inf"), 1.0]])

@@ -1,9 +1,13 @@
 """Claims: each verdict by an example, and one clear line for a bad file."""
 
+import math
+
 import pytest
 from pydantic import ValidationError
 from synthetic_run import LEVELS, configuration, failure, score
 
+from dllm_agents import layout
+from dllm_agents.config.agents import Memory
 from dllm_agents.errors import StageError
 from dllm_agents.frames import write_frame
 from dllm_agents.records import Exit, Failure, Score
@@ -52,8 +56,30 @@ def test_more_and_less_need_the_interval_beyond_zero(tmp_path):
     inputs = run(tmp_path, {"tiny-ar": 0.0, "tiny-block": 1.0})
     assert verdict(inputs, expect="more") == "holds"
     assert verdict(inputs, expect="less") == "does not hold"
+
+
+def test_more_and_less_do_not_hold_where_a_difference_of_the_margin_is_excluded(tmp_path):
     same = run(tmp_path, {"tiny-ar": 0.5, "tiny-block": 0.5})
-    assert verdict(same, expect="more") == verdict(same, expect="less") == "cannot tell"
+    assert verdict(same, expect="more") == verdict(same, expect="less") == "does not hold"
+    # Half a round of seven is more than 5 % of them, a tenth is not; and few tasks exclude nothing.
+    steps = {"metric": "steps", "expect": "less"}
+    for other, n, expected in ((7, 96, "does not hold"), (7, 40, "cannot tell"), (6.5, 96, "holds"), (7.5, 96, "does not hold")):
+        for agent, value in (("tiny-ar", 7), ("tiny-block", other)):
+            # Of the second half a task takes a step more than of the first.
+            rows = [score(agent, "babyai", "GoToObj", k, success=k % 2 == 0, steps=math.floor(value + (k % 2) / 2)) for k in range(n)]
+            write_frame(tmp_path / f"scores/babyai/{agent}.parquet", rows, Score)
+        assert verdict(Inputs(configuration(), tmp_path), **steps) == expected, (other, n)
+
+
+def test_there_being_none_is_no_evidence_where_there_is_no_room_for_any(tmp_path):
+    for share, expect in ((1.0, "more"), (0.96875, "more"), (0.0, "less")):
+        inputs = run(tmp_path, {"tiny-ar": share, "tiny-block": share}, loops={"tiny-ar": share, "tiny-block": share})
+        overall, (finding,) = evaluate(claim(metric="failure.loop", expect=expect), inputs)
+        assert (overall, finding.why) == ("cannot tell", f"there is no room for {expect}")
+        assert verdict(inputs, metric="failure.loop", expect="less" if expect == "more" else "more") == "does not hold"
+    # Nothing takes less than one step.
+    inputs = run(tmp_path, {"tiny-ar": 0.5, "tiny-block": 0.5}, steps=1)
+    assert evaluate(claim(metric="steps", expect="less"), inputs)[1][0].why == "there is no room for less"
 
 
 def test_same_and_not_less_use_the_margin(tmp_path):
@@ -118,6 +144,42 @@ def test_failures_are_metrics_and_may_be_compared_within_a_group(tmp_path):
     inputs = run(tmp_path, {"tiny-ar": 0.5, "tiny-block": 0.5}, loops={"tiny-block": 0.9})
     assert verdict(inputs, metric="failure.loop", expect="more") == "holds"
     assert verdict(inputs, metric="failure.loop", against={"metric": "failure.format"}, expect="more") == "holds"
+
+
+def test_modules_are_compared_beside_the_same_policies(tmp_path):
+    """What another policy does is no merit of its memory."""
+    inputs = run(tmp_path, {"tiny-ar": 1.0, "ar-memory-ar": 1.0, "ar-memory-block": 1.0, "block-memory-block": 0.0})
+    for agent, policy, keeper in (
+        ("ar-memory-ar", "ar", "ar"),
+        ("ar-memory-block", "ar", "block"),
+        ("block-memory-block", "block", "block"),
+    ):
+        entry = inputs.config.agents[f"tiny-{policy}"].model_copy(update={"memory": Memory(backbone=f"tiny-{keeper}")})
+        inputs.config.agents[agent] = entry
+        inputs.config.run.agents.append(agent)
+    memory = {"of": {"role": "memory", **DIFFUSION}, "against": {"role": "memory", **AR}, "expect": "not_less"}
+    _, (finding,) = evaluate(claim(**memory), inputs)
+    assert (finding.value, [name for name, _ in finding.sides]) == (
+        0.0,
+        ["dLLM memory agents (ar-memory-block)", "AR memory agents (ar-memory-ar)"],
+    )
+
+
+def test_a_tuned_model_is_not_compared_with_the_one_it_started_from(tmp_path):
+    inputs = run(tmp_path, {"smollm2-135m": 0.0, "smollm2-ar": 0.5, "smollm2-twin": 1.0})
+    config = inputs.config
+    config.backbones["smollm2-135m"].benchmarks = None
+    for name, paradigm in (("smollm2-ar", "ar"), ("smollm2-twin", "diffusion")):
+        config.backbones[name] = config.backbones["smollm2-135m"].model_copy(update={"adapter": name, "paradigm": paradigm})
+        config.agents[name] = config.agents["smollm2-135m"].model_copy(update={"policy": name})
+        config.run.agents.append(name)
+    _, (finding,) = evaluate(claim(expect="more"), inputs)
+    assert finding.sides[1] == ("AR agents (smollm2-ar)", 50.0)
+
+
+def test_every_claim_names_the_configuration_that_repeats_its_paper():
+    for entry in load_claims().values():
+        assert (layout.WORKFLOW / entry.recipe).is_file()
 
 
 def test_the_diffusion_group_is_the_mean_of_its_agents_per_task(tmp_path):
@@ -239,12 +301,13 @@ def test_no_two_are_the_same_at_the_floor_or_the_ceiling(tmp_path):
 
 
 def test_tasks_without_a_difference_still_leave_room_for_one(tmp_path):
-    """An interval of width zero at n 20 is no evidence: at most 3 of n may differ unseen."""
+    """An interval of width zero at n 20 is no evidence: of 17 % none is seen in 20 once in forty times."""
     rows = {agent: [score(agent, "babyai", "GoToObj", n, success=n % 2 == 0) for n in range(20)] for agent in ("tiny-ar", "tiny-block")}
     for agent, scores in rows.items():
         write_frame(tmp_path / f"scores/babyai/{agent}.parquet", scores, Score)
     overall, (finding,) = evaluate(claim(expect="not_less"), Inputs(configuration(), tmp_path))
-    assert (overall, finding.low, finding.high) == ("cannot tell", -15.0, 15.0)
+    assert (overall, round(finding.low), round(finding.high)) == ("cannot tell", -17, 17)
+    assert finding.tasks_to_tell == 230 and sentence(finding, configuration()).endswith("about 230 tasks would tell")
 
 
 def test_a_premise_that_fails_makes_a_claim_not_applicable(tmp_path):
@@ -334,9 +397,9 @@ def test_a_finding_reads_as_a_sentence_with_names_numbers_and_bound(tmp_path):
     _, (finding,) = evaluate(claim(published=-34.8), inputs)
     text = sentence(finding, inputs.config)
     assert text.startswith("BabyAI (n 96), success: dLLM agents (tiny-block) 50.0 %, AR agents (tiny-ar) 100.0 %: -50.0 points [")
-    assert text.endswith("], expected below 0; paper -34.8 points")
+    assert "], expected below 0 (margin 5.0); paper -34.8 points" in text
     _, (finding,) = evaluate(claim(against=None, expect="at_most", bound=10, published=3.6), inputs)
-    assert sentence(finding, inputs.config).endswith("], expected at most 10.0; paper 3.6 %")
+    assert "], expected at most 10.0; paper 3.6 %; about " in sentence(finding, inputs.config)
 
 
 def test_what_is_not_tested_is_said(tmp_path):

@@ -40,10 +40,11 @@ def minutes(stage):
     return lambda wildcards, attempt: demand.minutes(CONFIG, stage, attempt)
 
 
-def processors(stage, gpus=0):
-    """Threads of a job that has work for several: what `resources` says, or two on a cluster. On one machine a job that takes a GPU has
-    all that Snakemake may use, so that it has the GPU to itself."""
+def processors(stage, gpus=0, alone=False):
+    """Threads of a job that has work for several: what `resources` says, or two on a cluster. On one machine a job that takes a GPU, or is
+    timed, has all that Snakemake may use, so that it has the GPU, or the machine, to itself.
+    """
     wanted = demand.resources(CONFIG, stage).cpus
     if workflow.remote_exec or workflow.resource_settings.cores is None:
         return wanted or 2
-    return workflow.cores if gpus else wanted or workflow.cores
+    return workflow.cores if gpus or alone else wanted or workflow.cores

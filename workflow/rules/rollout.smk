@@ -29,12 +29,13 @@ rule rollout:
         RESULTS.timing("rollout", "{agent}.{benchmark}" + ".{part}" * IN_PARTS)
     conda:
         "../../envs/main.yaml"
-    # A model gets the machine; scripted agents share it.
+    # A model gets the machine, above all one that is timed, playing one task at a time; scripted agents share it.
     threads:
         lambda wildcards: (
             processors(
                 "rollout",
                 demand.rollout_gpus(CONFIG, wildcards.agent, wildcards.benchmark),
+                alone=CONFIG.agents[wildcards.agent].concurrency == 1,
             )
             if CONFIG.agent_backbones(wildcards.agent, wildcards.benchmark)
             else 1

@@ -37,8 +37,9 @@ class Equivalence(NamedTuple):
     holds: bool
 
 
-def wilson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson score interval of a rate (Wilson 1927, without continuity correction). Raises ValueError when n < 1 or counts do not fit."""
+def wilson_interval(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson score interval of a rate (Wilson 1927, without continuity correction); of a sum of shares a wide one, since no n shares vary
+    more than as many outcomes. Raises ValueError when n < 1 or counts do not fit."""
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n} is no rate")
     from scipy.special import ndtri
@@ -94,16 +95,29 @@ def percentile_interval(draws: Floats, confidence: float = CONFIDENCE) -> Interv
     return Interval(float(low), float(high))
 
 
-def paired_bootstrap(
+def paired_interval(
     first: Sequence[float] | Floats,
     second: Sequence[float] | Floats,
     clusters: Sequence[Hashable] | None = None,
     *,
+    unit: float = 1.0,
     seed: int,
     training_seeds: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Percentile bootstrap interval of the mean of first - second, both given task by task in the same order."""
-    return bootstrap_interval(_differences(first, second), clusters, seed=seed, training_seeds=training_seeds)
+    """Interval of the mean of first - second, both given task by task in the same order: the hull of the percentile bootstrap and of an
+    adjusted Wald interval (Bonett & Price 2012), which adds one pair that differs by `unit` in each direction: 1 for outcomes; for amounts
+    that cannot be negative the mean of the second, by which the first can be less at most. Where few pairs differ, the bootstrap
+    alone knows nothing of what n tasks did not show; where none does, the exact bound on a share that was never seen is given."""
+    from scipy.special import ndtri
+
+    differences = _differences(first, second)
+    drawn = bootstrap_interval(differences, clusters, seed=seed, training_seeds=training_seeds, confidence=confidence)
+    tail, n, most = (1 - confidence) / 2, len(differences), max(unit, float(np.abs(differences).max()))
+    more = np.append(differences, [unit, -unit])
+    mean, half = float(more.mean()), float(ndtri(1 - tail) * more.std() / np.sqrt(len(more)))
+    unseen = unit * (1 - tail ** (1 / n)) if differences.min() == differences.max() else 0.0
+    return Interval(max(-most, min(drawn.low - unseen, mean - half)), min(most, max(drawn.high + unseen, mean + half)))
 
 
 def calibration_error(right: Sequence[bool], confidence: Sequence[float], width: float = 20.0) -> float:
@@ -143,16 +157,10 @@ def equivalence(
     training_seeds: Sequence[Hashable] | None = None,
     significance: float = 0.05,
 ) -> Equivalence:
-    """Whether the mean of first - second lies within +-margin, by two one-sided tests (Schuirmann 1987) through the paired bootstrap.
-
-    When no pair differs the bootstrap interval has no width; then the rule of three bounds the unseen differences instead.
-    """
-    differences = _differences(first, second)
-    interval = bootstrap_interval(differences, clusters, seed=seed, training_seeds=training_seeds, confidence=1 - 2 * significance)
-    if interval.low == interval.high:
-        unseen = -np.log(significance) / len(differences)
-        interval = Interval(interval.low - unseen, interval.high + unseen)
-    return Equivalence(float(differences.mean()), interval.low, interval.high, -margin < interval.low and interval.high < margin)
+    """Whether the mean of first - second, both outcomes, lies within +-margin, by two one-sided tests (Schuirmann 1987)."""
+    confidence = 1 - 2 * significance
+    low, high = paired_interval(first, second, clusters, seed=seed, training_seeds=training_seeds, confidence=confidence)
+    return Equivalence(float(_differences(first, second).mean()), low, high, -margin < low and high < margin)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

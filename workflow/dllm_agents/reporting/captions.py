@@ -84,12 +84,15 @@ def prompt_note(benchmarks: list[str], config: Config) -> str:
 def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
     """A benchmark's tasks and limits in this run, and how they differ from the published ones; BabyAI's levels by name with `levels`."""
     options = config.benchmark_options(name)
-    cap = f"at most {options.max_steps} steps"
+    playing = [config.agents[agent] for agent in config.run.agents if name in config.agent_benchmarks(agent)]
+    own = {agent.max_steps or options.max_steps for agent in playing} if options.workflow == "react" else set()
+    longest = sorted(own or {options.max_steps})
+    cap = f"at most {' or '.join(map(str, longest))} steps"
     sample = f", {options.tasks} tasks drawn" if options.tasks else ""
     if isinstance(options, BabyAIOptions):
         named = f" ({', '.join(options.levels)})" if options.levels and levels else ""
         played = f"{len(options.levels)} levels{named}" if options.levels else "the 28 levels of AgentBoard"
-        published = options.levels is None and options.tasks is None and (len(options.seeds), options.max_steps) == (4, 30)
+        published = options.levels is None and options.tasks is None and (len(options.seeds), longest) == (4, [30])
         note = "" if published else "; not the published 112 tasks at 30 steps"
         return f"BabyAI: {played}, {len(options.seeds)} seeds each{sample}, {cap}{note}."
     if isinstance(options, ALFWorldOptions):

@@ -140,6 +140,11 @@ class Claim(Section):
         """The tests and those of the premise."""
         yield from (*self.premise, *self.tests)
 
+    @property
+    def recipe(self) -> str:
+        """The configuration that repeats the claim's paper at its scale."""
+        return f"config/{self.source.split(',')[0].lower().replace('-', '_').replace(' ', '_')}.yaml"
+
 
 class Untested(Section):
     """A statement of a paper that no run tests, and why."""

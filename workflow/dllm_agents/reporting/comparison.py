@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 import pandas as pd
 
 from dllm_agents.analysis import statistics
-from dllm_agents.config import BFCL_MULTI_TURN, Config
+from dllm_agents.config import BFCL_MULTI_TURN, Backbone, Config
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.cells import ratio_row
 from dllm_agents.reporting.inputs import Inputs
@@ -52,7 +52,7 @@ def compare(inputs: Inputs, first: Sequence[str], second: Sequence[str], benchma
     ours, theirs = both["success_x"].to_numpy(dtype=float), both["success_y"].to_numpy(dtype=float)
     groups = clusters(both.rename(columns={"benchmark_x": "benchmark", "category_x": "category"}))
     trained = both["trained"].tolist() if len(pairs) > 1 else None
-    low, high = statistics.paired_bootstrap(ours, theirs, groups, seed=seed, training_seeds=trained)
+    low, high = statistics.paired_interval(ours, theirs, groups, seed=seed, training_seeds=trained)
     same = statistics.equivalence(ours, theirs, inputs.config.report.margin / 100, groups, seed=seed, training_seeds=trained)
     tests = [statistics.mcnemar(part["success_x"].astype(bool).tolist(), part["success_y"].astype(bool).tolist()) for part in pairs]
     agent, category = family_name(first), f"against {family_name(second)}"
@@ -71,14 +71,21 @@ def compare(inputs: Inputs, first: Sequence[str], second: Sequence[str], benchma
     }
 
 
+ORIGINS = ("trained", "tuned", "ready")
+"""Backbones are compared with those of the same origin: trained in this run, ready-made with the package's adapters, as they came."""
+
+
+def origin(backbone: Backbone | None) -> str:
+    """Where a backbone's weights are from."""
+    if backbone is None:
+        return "ready"
+    return "trained" if backbone.training is not None else "tuned" if backbone.adapter is not None else "ready"
+
+
 def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
     """(diffusion agent, AR agent, benchmark) of agents that differ in their policy's paradigm alone: no modules, the same way of acting,
     both trained in this run, or ready-made and both tuned by adapters or neither, both on the benchmark."""
     config = inputs.config
-
-    def origin(agent: str) -> tuple[bool, bool]:
-        return inputs.trained(agent), config.backbones[config.agents[agent].policy].adapter is not None
-
     others = variants(inputs)
     plain = [agent for agent in inputs.agents if set(config.agents[agent].backbones) == {"policy"} and agent not in others]
     return [
@@ -87,7 +94,7 @@ def matched_pairs(inputs: Inputs) -> list[tuple[str, str, str]]:
         for first in plain
         for second in plain
         if (inputs.paradigm(first), inputs.paradigm(second)) == ("diffusion", "ar")
-        and origin(first) == origin(second)
+        and origin(config.backbones[config.agents[first].policy]) == origin(config.backbones[config.agents[second].policy])
         and _way(config, first, benchmark) == _way(config, second, benchmark)
         and benchmark in config.agent_benchmarks(first)
         and benchmark in config.agent_benchmarks(second)
@@ -195,7 +202,7 @@ def solved_by_both(inputs: Inputs, first: str, second: str, benchmark: str) -> t
     if n < 2:
         return rounds, ratio
     ours, theirs, seconds, other_seconds = (both[name].to_numpy(dtype=float) for name in ("steps_x", "steps_y", "seconds_x", "seconds_y"))
-    low, high = statistics.paired_bootstrap(ours, theirs, seed=seed)
+    low, high = statistics.paired_interval(ours, theirs, unit=float(theirs.mean()), seed=seed)
     rounds = rounds.model_copy(update={"value": float((ours - theirs).mean()), "low": low, "high": high})
     timed = ratio_row(first, benchmark, "time_ratio", seconds, other_seconds, seed)
     return rounds, timed.model_copy(update={"category": ratio.category})

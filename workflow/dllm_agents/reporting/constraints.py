@@ -147,7 +147,7 @@ def _paired(free: Side, constrained: Side, seed: int) -> list[TableRow]:
     """The difference of success with its interval, the discordant tasks, and the exact test last."""
     ours, theirs = (side.scores["success"].astype(bool).tolist() for side in (constrained, free))
     test = statistics.mcnemar(ours, theirs)
-    low, high = statistics.paired_bootstrap(np.array(ours, dtype=float), np.array(theirs, dtype=float), seed=seed)
+    low, high = statistics.paired_interval(np.array(ours, dtype=float), np.array(theirs, dtype=float), seed=seed)
     base = TableRow(agent=constrained.agent, benchmark=free.benchmark, category=f"against {free.agent}", metric="", n=len(ours))
     difference = {"value": 100.0 * (sum(ours) - sum(theirs)) / len(ours), "low": 100 * low, "high": 100 * high}
     counts = {"only_constrained_solves": test.gained, "only_free_solves": test.lost, "mcnemar_p": test.p}

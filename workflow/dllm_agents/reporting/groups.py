@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dllm_agents.config import PREFERENCE
 from dllm_agents.reporting import published
 from dllm_agents.reporting.claims import Group, Test
-from dllm_agents.reporting.comparison import families, masking_pairs, variants
+from dllm_agents.reporting.comparison import ORIGINS, families, masking_pairs, origin, variants
 from dllm_agents.reporting.inputs import Inputs
 
 
@@ -25,21 +25,26 @@ class Sides:
 
 
 def sides_of(test: Test, inputs: Inputs, benchmark: str) -> Sides | None:
-    """Groups of trained and of ready-made backbones are not mixed, unless a stage is asked for: those trained alike are compared first."""
+    """Groups of backbones of several origins are not mixed, unless a stage is asked for: those trained alike are compared first."""
     staged = any(group is not None and group.stage for group in (test.of, test.against))
-    for trained in (None,) if staged else (True, False):
+    config = inputs.config
+    for kind in (None,) if staged else ORIGINS:
         of, against = (
             [
                 agent
                 for agent in _members(test.of if group is None or group.metric is not None else group, inputs, benchmark)
-                if (trained is None or inputs.trained(agent) == trained) and inputs.errors(agent, benchmark, test.categories).episodes
+                if (kind is None or origin(config.backbones.get(config.agents[agent].policy)) == kind)
+                and inputs.errors(agent, benchmark, test.categories).episodes
             ]
             for group in (test.of, test.against)
         )
-        if test.of.role != "policy" and test.against is not None and test.against.role == "policy":
-            # A module is held against the same agents without it.
-            alike = {(inputs.config.agents[agent].policy, inputs.config.agents[agent].max_steps) for agent in of}
-            against = [agent for agent in against if (inputs.config.agents[agent].policy, inputs.config.agents[agent].max_steps) in alike]
+        if test.of.role != "policy" and test.against is not None:
+            # A module is held against another, or none, beside the same policies.
+            beside = {agent: (config.agents[agent].policy, config.agents[agent].max_steps) for agent in (*of, *against)}
+            of, against = (
+                [agent for agent in side if beside[agent] in {beside[one] for one in other}]
+                for side, other in ((of, against), (against, of))
+            )
         if of and against:
             return Sides(*_by_seed(of, against, inputs))
     return None

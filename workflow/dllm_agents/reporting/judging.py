@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,7 +15,7 @@ from dllm_agents.config import EMBODIED
 from dllm_agents.errors import StageError
 from dllm_agents.reporting.cells import NOT_RUN
 from dllm_agents.reporting.claims import COLUMNS, KINDS, LEVELS, MEASURES, METRICS, REPLAYED, Claim, Test
-from dllm_agents.reporting.comparison import clusters
+from dllm_agents.reporting.comparison import ORIGINS, clusters, origin
 from dllm_agents.reporting.groups import Sides, groups, label, sides_of
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.rows import measured
@@ -22,7 +23,9 @@ from dllm_agents.reporting.rows import measured
 Verdict = Literal["holds", "does not hold", "cannot tell", "not comparable", "not applicable"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "cannot tell", "not comparable", "not applicable")
 CEILING, FLOOR = 97.5, 2.5
-"""Percent beyond which two groups have no room to differ."""
+"""Percent beyond which two groups that are equally good tell nothing: the tasks are too easy, or too hard."""
+LEAST = {"steps": 1.0, "first_full_round": 1.0, "seekers": 1.0, "seeker_turns": 1.0}
+"""The least that an amount can be, where that is not 0."""
 NOBODY = "the run has no such agents"
 MUTE = 0.5
 """Share of empty replies above which agents are taken not to have been at work."""
@@ -41,7 +44,24 @@ class Finding:
     low: float | None = None
     high: float | None = None
     sides: tuple[tuple[str, float], ...] = ()
+    margin: float = 0.0
     why: str = ""
+
+    @property
+    def tasks_to_tell(self) -> int | None:
+        """About how many tasks would tell, were the value right, where the width of the interval is why it does not; to two digits."""
+        if self.verdict != "cannot tell" or self.why or self.value is None or self.low is None or self.high is None:
+            return None
+        apart = {
+            "more": max(self.value, self.margin - self.value),
+            "less": max(-self.value, self.margin + self.value),
+            "not_less": abs(self.value + self.margin),
+            "same": abs(self.margin - abs(self.value)),
+        }.get(self.test.expect, abs(self.value - (self.test.bound or 0.0)))
+        if not apart:
+            return None
+        needed = self.n * ((self.high - self.low) / 2 / apart) ** 2
+        return math.ceil(float(f"{max(needed, self.n + 1):.2g}"))
 
 
 def evaluate(claim: Claim, inputs: Inputs, name: str = "claim") -> tuple[Verdict, list[Finding]]:
@@ -125,7 +145,7 @@ def _checked(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> 
         load = _unequal_load(test, sides, inputs, benchmark) if test.timed else ""
         if load:
             verdict, why = "not comparable", load
-        elif verdict == "holds" and (reason := _no_room(finding, sides, inputs, benchmark)):
+        elif verdict != "cannot tell" and (reason := _no_room(finding, sides, inputs, benchmark)):
             verdict, why = "cannot tell", reason
     return replace(finding, verdict=verdict, benchmark=benchmark, sides=named, why=why)
 
@@ -200,32 +220,32 @@ def _level(test: Test, values: pd.DataFrame, seed: int) -> Finding:
     if n == 0:
         return Finding(test, "cannot tell", why="no task")
     shares = values["value"].to_numpy(dtype=float) / 100
-    low, high = (100 * end for end in statistics.share_interval(statistics.bootstrap_means(shares, seed=seed), n))
+    ends = statistics.bootstrap_interval(shares, values["cluster"].tolist(), seed=seed), statistics.wilson_interval(float(shares.sum()), n)
+    low, high = 100 * min(end.low for end in ends), 100 * max(end.high for end in ends)
     bound, mean = float(test.bound or 0.0), 100 * float(shares.mean())
     inside, outside = (low >= bound, high < bound) if test.expect == "at_least" else (high <= bound, low > bound)
     return Finding(test, _verdict(inside, outside), n=n, value=mean, low=low, high=high, sides=(("", mean),))
 
 
 def _difference(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
+    """`more` and `less` hold where the interval is beyond 0; they do not where it excludes a difference of the margin the claimed way, as
+    it does when it is beyond 0 the other way. So no difference is "more" in one run of forty, and one of the margin is none in as many."""
     first, second = both["value"].to_numpy(dtype=float), both["value_other"].to_numpy(dtype=float)
-    margin, n, seed = inputs.config.report.margin, len(both), inputs.config.seed
     groups, trained = both["cluster"].tolist(), both["trained"].tolist() if both["trained"].nunique() > 1 else None
-    if test.expect == "same":
-        result = statistics.equivalence(first / 100, second / 100, margin / 100, groups, seed=seed, training_seeds=trained)
-        low, high = 100 * result.low, 100 * result.high
-    else:
-        low, high = statistics.paired_bootstrap(first, second, groups, seed=seed, training_seeds=trained)
-    if METRICS[test.metric][2] == "%" and low == high:
-        # No task differs: what may still be there is bounded by their number (the rule of three).
-        low, high = low - 300 / n, high + 300 / n
+    # Outcomes can differ by everything, amounts by as much as there is; the smallest difference that counts is a share of that.
+    unit = 100.0 if METRICS[test.metric][2] in ("%", "points") else float(np.abs(second).mean())
+    confidence, seed = 0.90 if test.expect == "same" else statistics.CONFIDENCE, inputs.config.seed
+    low, high = statistics.paired_interval(first, second, groups, unit=unit, seed=seed, training_seeds=trained, confidence=confidence)
+    margin = inputs.config.report.margin / 100 * unit
     inside, outside = {
-        "more": (low > 0, high < 0),
-        "less": (high < 0, low > 0),
+        "more": (low > 0, high < margin),
+        "less": (high < 0, low > -margin),
         "not_less": (low > -margin, high < -margin),
         "same": (-margin < low and high < margin, low > margin or high < -margin),
     }[test.expect]
     sides = (("", float(first.mean())), ("", float(second.mean())))
-    return Finding(test, _verdict(inside, outside), n=n, value=float((first - second).mean()), low=low, high=high, sides=sides)
+    value, told = float((first - second).mean()), _verdict(inside, outside)
+    return Finding(test, told, n=len(both), value=value, low=low, high=high, sides=sides, margin=margin)
 
 
 def _ratio(test: Test, both: pd.DataFrame, seed: int) -> Finding:
@@ -248,12 +268,13 @@ def _replayed(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
     exits = inputs.exits(benchmark)
     left = exits["exit_step"].fillna(exits["steps"])
     column = left if test.metric == "exit.steps" else exits[test.metric.removeprefix("exit.")]
-    exits = exits.assign(value=METRICS[test.metric][1] * column.astype(float))
+    # An episode that ended before a verifier looked at it says nothing.
+    exits = exits.assign(value=METRICS[test.metric][1] * column.astype(float))[exits["calls"] > 0]
     backbones = exits["verifier"].map(inputs.config.backbones.get)
-    for trained in (True, False):
+    for kind in ORIGINS:
         sides = []
         for group in (test.of, test.against):
-            fits = [bool(one.training) == trained and group is not None and group.paradigm in (None, one.paradigm) for one in backbones]
+            fits = [origin(one) == kind and group is not None and group.paradigm in (None, one.paradigm) for one in backbones]
             sides.append(exits[np.array(fits, dtype=bool)])
         if all(map(len, sides)):
             break
@@ -270,34 +291,45 @@ def _replayed(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
         if group is not None
     ]
     named = tuple((name, value) for name, (_, value) in zip(names, finding.sides, strict=True))
-    verdict, why = finding.verdict, ""
-    if verdict == "holds" and test.expect in ("more", "less") and not any(side["exit_step"].notna().any() for side in sides):
-        verdict, why = "cannot tell", "no verifier left an episode"
-    return replace(finding, verdict=verdict, benchmark=benchmark, sides=named, why=why)
+    left_any = any(side["exit_step"].notna().any() for side in sides)
+    why = _no_way(finding) if left_any else "no verifier left an episode"
+    return replace(finding, verdict="cannot tell" if why else finding.verdict, benchmark=benchmark, sides=named, why=why)
 
 
 # What the run can support
 
 
 def _no_room(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> str:
-    """Why a finding that points the expected way says nothing all the same; empty where it does."""
+    """Why a finding says nothing all the same; empty where it does."""
     test, values = finding.test, [value for _, value in finding.sides]
-    unit = METRICS[test.metric][2]
     both = [[agent for agents in side for agent in agents] for side in (sides.of, sides.against)]
     lame = [reason for agents in both if (reason := _like_a_baseline(test, agents, inputs, benchmark))]
-    if test.expect in LEVELS and test.metric in ("success", "progress"):
+    outcome = test.metric in ("success", "progress")
+    if test.expect in LEVELS and outcome:
         if (share := _mute(both[0], inputs, benchmark)) > MUTE:
             return f"they wrote nothing in {100 * share:.0f} % of episodes"
         others = [agent for agent in inputs.agents if len(inputs.rows(agent, benchmark))]
         telling = any(not _like_a_baseline(test, [agent], inputs, benchmark) for agent in others)
         return "" if telling else "no agent of this run beats chance here"
-    if test.expect in ("more", "less") and test.metric in ("success", "progress"):
-        return lame[0] if len(lame) == 2 else ""
-    if lame:
+    # To differ in success one side must be better than chance; to be as good, or to be compared otherwise, both must.
+    if lame and (len(lame) == 2 or not outcome or (test.expect in ("same", "not_less") and finding.verdict == "holds")):
         return lame[0]
-    if test.expect in ("same", "not_less") and unit == "%" and (min(values) >= CEILING or max(values) <= FLOOR):
+    if test.expect in ("same", "not_less") and METRICS[test.metric][2] == "%" and (min(values) >= CEILING or max(values) <= FLOOR):
         return "both are at the ceiling" if min(values) >= CEILING else "both are at the floor"
-    return ""
+    return _no_way(finding)
+
+
+def _no_way(finding: Finding) -> str:
+    """Whether what the second group has leaves no room for a difference that counts the claimed way, so that there being none is no
+    evidence."""
+    test, second = finding.test, finding.sides[-1][1]
+    if test.expect not in ("more", "less") or finding.verdict != "does not hold" or finding.low is None or finding.high is None:
+        return ""
+    if finding.high < 0 if test.expect == "more" else finding.low > 0:
+        return ""
+    most = 100.0 if METRICS[test.metric][2] == "%" else math.inf
+    room = most - second if test.expect == "more" else second - LEAST.get(test.metric, 0.0)
+    return f"there is no room for {test.expect}" if room <= finding.margin else ""
 
 
 def _like_a_baseline(test: Test, agents: list[str], inputs: Inputs, benchmark: str) -> str:
@@ -313,7 +345,7 @@ def _like_a_baseline(test: Test, agents: list[str], inputs: Inputs, benchmark: s
             if len(both) < 2:
                 break
             first, second = (both[name].to_numpy(dtype=float) for name in ("value", "value_other"))
-            low, high = statistics.paired_bootstrap(first, second, both["cluster"].tolist(), seed=inputs.config.seed)
+            low, high = statistics.paired_interval(first, second, both["cluster"].tolist(), unit=100.0, seed=inputs.config.seed)
             if low > 0 or (metric != "success" and high < 0):
                 break
         else:

@@ -40,18 +40,20 @@ def claims(inputs: Inputs) -> Table:
         smallest = min((finding.n for finding in findings if finding.value is not None), default=0)
         target.append(TableRow(agent=name, benchmark="", category=claim.source, metric=verdict.replace(" ", "_"), n=smallest, value=1.0))
         target += [_finding_row(name, finding) for finding in findings]
-        sentences = dict.fromkeys(
-            ("Premise: " * (finding.test in claim.premise)) + sentence(finding, inputs.config) for finding in findings
-        )
+        sentences = [("Premise: " * (finding.test in claim.premise)) + sentence(finding, inputs.config) for finding in findings]
         absent = all(finding.why == NOBODY for finding in findings)
+        if verdict not in ("holds", "does not hold"):
+            sentences.append(f"{'Its agents are in' if absent else 'At full scale:'} {claim.recipe}")
         lines = blocks.setdefault(NOBODY if absent else verdict, [])
-        lines.append(Line(claim.statement, [claim.source, verdict, str(smallest), ". ".join(sentences)]))
+        lines.append(Line(claim.statement, [claim.source, verdict, str(smallest), ". ".join(dict.fromkeys(sentences))]))
     heads = plain_heads("Source", "On this run", "n", "Numbers")
     notes = (
-        f"'Within' and 'above' use a margin of {number(inputs.config.report.margin)} points. Every benchmark is judged by itself, on the "
-        "tasks that the named agents share; those that tell decide. Cannot tell: the interval is too wide, the agents cannot be told from "
-        "a scripted one, or both are at the floor or the ceiling. Not comparable: times of runs under unequal load. Not applicable: what a "
-        "claim presumes does not hold. Agents trained in this run are compared with each other, not with ready-made ones."
+        f"Margins are {number(inputs.config.report.margin)} points, of amounts as many percent of what the second group has. 'More' and "
+        "'less' hold where the 95 % interval of the difference is beyond 0; they do not where it excludes a difference of the margin that "
+        "way. Every benchmark is judged by itself, on the tasks that the named agents share; those that tell decide. Cannot tell: the "
+        "interval is too wide, the agents cannot be told from a scripted one, or there is no room to differ. Not comparable: times of "
+        "runs under unequal load. Not applicable: what a claim presumes does not hold. Agents are compared with those of the same origin: "
+        "trained in this run, tuned by the package's adapters, as they came."
     )
     shown = [Block(title.capitalize(), lines) for title, lines in blocks.items() if lines]
     shown += [Block("Not tested", [Line(item.statement, [item.source, "not tested", "", item.why]) for item in load_untested()])]

@@ -17,7 +17,9 @@ def sentence(finding: Finding, config: Config) -> str:
         return f"{where}: {finding.why}" if finding.benchmark else finding.why
     paper = "" if finding.test.published is None else f"; paper {_signed(finding, finding.test.published)}"
     delay = _delay(finding, config)
-    text = f"{where}, {_numbers(finding)}, expected {_expected(finding, config)}{paper}{delay}"
+    text = f"{where}, {_numbers(finding)}, expected {_expected(finding)}{paper}{delay}"
+    if finding.tasks_to_tell:
+        return f"{text}; about {finding.tasks_to_tell:,} tasks would tell"
     return f"{text}; {finding.why}" if finding.why else text
 
 
@@ -42,11 +44,11 @@ def _numbers(finding: Finding) -> str:
     return f"{text}: {_signed(finding, finding.value or 0.0)}{interval}"
 
 
-def _expected(finding: Finding, config: Config) -> str:
-    margin, bound = number(config.report.margin), number(finding.test.bound or 0.0)
+def _expected(finding: Finding) -> str:
+    margin, bound = number(finding.margin), number(finding.test.bound or 0.0)
     return {
-        "more": "above 0",
-        "less": "below 0",
+        "more": f"above 0 (margin {margin})",
+        "less": f"below 0 (margin {margin})",
         "not_less": f"above -{margin}",
         "same": f"within \u00b1{margin}",
         "at_most": f"at most {bound}",
