@@ -177,9 +177,9 @@ def test_a_tuned_model_is_not_compared_with_the_one_it_started_from(tmp_path):
     assert finding.sides[1] == ("AR agents (smollm2-ar)", 50.0)
 
 
-def test_every_claim_names_the_configuration_that_repeats_its_paper():
+def test_every_claim_names_a_configuration_that_tells_it():
     for entry in load_claims().values():
-        assert (layout.WORKFLOW / entry.recipe).is_file()
+        assert (layout.WORKFLOW / entry.told_by).is_file()
 
 
 def test_the_diffusion_group_is_the_mean_of_its_agents_per_task(tmp_path):

@@ -132,6 +132,7 @@ class Claim(Section):
     """A statement of a paper, and the tests that together decide it, where what it presumes (`premise`) holds."""
 
     source: str
+    recipe: str | None = Field(default=None, description="configuration that tells it, where that is not the one of its paper")
     statement: str
     premise: list[Test] = []
     tests: list[Test] = Field(min_length=1)
@@ -141,9 +142,9 @@ class Claim(Section):
         yield from (*self.premise, *self.tests)
 
     @property
-    def recipe(self) -> str:
-        """The configuration that repeats the claim's paper at its scale."""
-        return f"config/{self.source.split(',')[0].lower().replace('-', '_').replace(' ', '_')}.yaml"
+    def told_by(self) -> str:
+        """The configuration that has the claim's agents, at the scale of its paper where that is."""
+        return f"config/{self.recipe or self.source.split(',')[0].lower().replace('-', '_').replace(' ', '_')}.yaml"
 
 
 class Untested(Section):

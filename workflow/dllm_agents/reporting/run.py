@@ -43,7 +43,7 @@ def claims(inputs: Inputs) -> Table:
         sentences = [("Premise: " * (finding.test in claim.premise)) + sentence(finding, inputs.config) for finding in findings]
         absent = all(finding.why == NOBODY for finding in findings)
         if verdict not in ("holds", "does not hold"):
-            sentences.append(f"{'Its agents are in' if absent else 'At full scale:'} {claim.recipe}")
+            sentences.append(f"To be told by {claim.told_by}")
         lines = blocks.setdefault(NOBODY if absent else verdict, [])
         lines.append(Line(claim.statement, [claim.source, verdict, str(smallest), ". ".join(dict.fromkeys(sentences))]))
     heads = plain_heads("Source", "On this run", "n", "Numbers")
