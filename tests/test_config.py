@@ -197,10 +197,11 @@ def test_mistakes_are_found_with_their_own_file_and_key(tmp_path: Path, text: st
 
 
 def test_verification_of_agents_that_do_not_play_is_dropped_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = f"extends: {ROOT}/config/demo.yaml\nseed: 7\nrun: {{benchmarks: [babyai], agents: [random, tiny-ar, ar-memory-ar]}}"
+    verification = "{agents: [tiny-ar, ar-memory-ar, ar-memory-block]}"
+    own = f"extends: {ROOT}/config/demo.yaml\nrun: {{benchmarks: [babyai], agents: [random, tiny-ar], verification: {verification}}}"
     config = load([write(tmp_path, own)])
-    assert config.run.verification.agents == ["ar-memory-ar"]
-    assert "run.verification.agents: ar-memory-block, block-memory-block do not play in this run" in capsys.readouterr().err
+    assert config.run.verification.agents == ["tiny-ar"]
+    assert "run.verification.agents: ar-memory-ar, ar-memory-block do not play in this run" in capsys.readouterr().err
     # What stages read is written down from this, and says nothing again.
     load([write(tmp_path, yaml.safe_dump(config.model_dump(mode="json")))])
     assert capsys.readouterr().err == ""

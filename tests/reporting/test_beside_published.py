@@ -140,7 +140,7 @@ def test_what_the_paper_leaves_out_reads_as_it_prints(inputs, tmp_path):
 
 def test_a_row_of_preference_training_has_its_success_and_its_gain(inputs):
     line = next(line for block in make("searcher_table2", inputs).layout.blocks for line in block.lines if line.label.startswith("vrpo"))
-    assert line.cells[-1].text == "60.0 (+0.0 [0.0, 0.0])"
+    assert line.cells[-1].text == "60.0 (+0.0 [-16.8, 16.8])"
 
 
 def test_throughput_of_figure_1_is_that_on_the_tasks(inputs):
