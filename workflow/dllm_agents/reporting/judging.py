@@ -232,11 +232,12 @@ def _difference(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
     it does when it is beyond 0 the other way. So no difference is "more" in one run of forty, and one of the margin is none in as many."""
     first, second = both["value"].to_numpy(dtype=float), both["value_other"].to_numpy(dtype=float)
     groups, trained = both["cluster"].tolist(), both["trained"].tolist() if both["trained"].nunique() > 1 else None
-    # Outcomes can differ by everything, amounts by as much as there is; the smallest difference that counts is a share of that.
-    unit = 100.0 if METRICS[test.metric][2] in ("%", "points") else float(np.abs(second).mean())
+    # Outcomes can differ by everything, amounts by about as much as there is; the smallest difference that counts is a share of the second.
+    share = METRICS[test.metric][2] in ("%", "points")
+    unit = 100.0 if share else max(float(np.abs(side).mean()) for side in (first, second))
     confidence, seed = 0.90 if test.expect == "same" else statistics.CONFIDENCE, inputs.config.seed
     low, high = statistics.paired_interval(first, second, groups, unit=unit, seed=seed, training_seeds=trained, confidence=confidence)
-    margin = inputs.config.report.margin / 100 * unit
+    margin = inputs.config.report.margin / 100 * (100.0 if share else float(np.abs(second).mean()))
     inside, outside = {
         "more": (low > 0, high < margin),
         "less": (high < 0, low > -margin),
