@@ -117,6 +117,21 @@ def test_answers_may_be_the_revised_ones(path, tmp_path):
         tasks(path, revised=str(revised))
 
 
+def archive(sheet, method=zipfile.ZIP_DEFLATED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as parts:
+        parts.writestr("xl/worksheets/sheet1.xml", sheet)
+    return buffer.getvalue()
+
+
+def spoilt(method):
+    content = archive("<a>" * 900, method)
+    middle = content.index(b"sheet1.xml") + 30
+    return content[:middle] + bytes(byte ^ 0xFF for byte in content[middle : middle + 12]) + content[middle + 12 :]
+
+
+ENTITIES = f'<!DOCTYPE x [<!ENTITY a "b">]><worksheet {SPACE}><sheetData>&a;</sheetData></worksheet>'
+NESTED = f"<worksheet {SPACE}><sheetData>" + "<row>" * 200_000 + "</row>" * 200_000 + "</sheetData></worksheet>"
 BAD = {
     "not there": (None, "No such file"),
     "empty": (b"", "not a whole zip archive"),
@@ -128,6 +143,12 @@ BAD = {
     "no column": (workbook(rows_of(QUESTIONS[:1]), head=("Topic", "Question", "Reply", "canary")), "has no column Answer"),
     "no rows": (workbook([]), "holds no question"),
     "entities": (workbook(rows_of(QUESTIONS[:1]), preamble='<!DOCTYPE x [<!ENTITY a "b">]>'), "declares entities"),
+    "entities in UTF-16": (archive(ENTITIES.encode("utf-16")), "not laid out as a workbook"),
+    "entities in EBCDIC": (archive(b"<?xml version='1.0' encoding='cp037'?>" + ENTITIES.encode("cp037")), "not laid out as a workbook"),
+    "rows in rows": (archive(NESTED), "has no column Topic"),
+    "many tags": (archive(b"<a/>" * 5_000_001), "more than 5,000,000 tags"),
+    "spoilt LZMA": (spoilt(zipfile.ZIP_LZMA), "not a whole zip archive"),
+    "spoilt bzip2": (spoilt(zipfile.ZIP_BZIP2), "not a whole zip archive"),
     "bomb": (workbook([["a" * (xlsx.MAX_PART_BYTES + 1), "b", "c", CANARY]]), "unpacks to more than 50 MB"),
 }
 

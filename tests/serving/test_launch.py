@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from dllm_agents.client.client import Client
+from dllm_agents.client.client import Client, ServerFault
 from dllm_agents.config import Config
 from dllm_agents.errors import StageError
 from dllm_agents.serving import launch
@@ -163,6 +164,7 @@ import os, socket, sys
 if os.getuid() == 0:
     os.setuid(65534)
 with socket.socket() as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", int(sys.argv[1])))
     listener.listen()
     print("ready", flush=True)
@@ -199,6 +201,27 @@ def test_another_user_who_takes_the_port_is_sent_nothing(
         attacker.kill()
         heard = attacker.communicate()[0]
     assert endpoint.base_url == f"http://127.0.0.1:{free}/v1" and answer.text == f"Bearer {endpoint.api_key}"
+    assert heard == ""
+
+
+def test_another_user_who_takes_the_port_of_a_dead_server_is_sent_nothing(fake_engine: Path, diffusion_checkpoint: Path) -> None:
+    settings = config(big={"model": str(diffusion_checkpoint), "engine": "vllm"})
+    with running_server("big", settings) as endpoint, Client.for_backbone(endpoint, settings.backbones["big"]) as client:
+        ask = partial(client.complete, [{"role": "user", "content": "secret"}], decoding=settings.backbones["big"].decoding)
+        assert ask().text == f"Bearer {endpoint.api_key}"
+        port = httpx.URL(endpoint.base_url).port or 0
+        server = launch._listener(os.getpid(), port)
+        assert server is not None
+        server.kill()
+        assert gone(port)
+        attacker = subprocess.Popen([sys.executable, "-c", ATTACKER, str(port)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert attacker.stdout is not None and attacker.stdout.readline() == "ready\n"
+            with pytest.raises(ServerFault, match="has ended; another process listens on its port"):
+                ask()
+        finally:
+            attacker.kill()
+            heard = attacker.communicate()[0]
     assert heard == ""
 
 

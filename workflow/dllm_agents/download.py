@@ -77,7 +77,7 @@ def _listed(key: str, kind: Literal["model", "dataset"], name: str, revision: st
     """What the hub says of a repository: commit, and every file with its checksum. Raises StageError when it cannot be asked."""
     from huggingface_hub import HfApi
 
-    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+    if revision is not None and (not isinstance(revision, str) or not _REVISION.fullmatch(revision) or ".." in revision):
         raise StageError(f"{key}: revision {revision!r} is no commit, branch or tag; correct it")
     try:
         info = HfApi().repo_info(name, repo_type=kind, revision=revision, files_metadata=True)
@@ -105,8 +105,11 @@ def _is_read(name: str) -> bool:
 def _checked(path: Path, listed: Any) -> str:
     """SHA-256 of a file that is what the hub lists. Raises StageError when it is not: large files are listed by SHA-256, small ones by
     git's blob id."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        raise StageError(f"{path}: the hub lists this file, and did not send it; download again") from None
     if listed.lfs is not None:
         right = digest == listed.lfs.sha256
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import select
 import signal
 import sys
@@ -19,6 +20,9 @@ from collections.abc import Callable
 VARIABLE = "DLLM_AGENTS_WORKFLOW"
 CLEAN_UP_SECONDS = 3.0
 PR_SET_DUMPABLE = 4
+SERVER_KEY = "DLLM_AGENTS_API_KEY"
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # which servers need, to fetch a checkpoint
+_KEY = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)\Z", re.IGNORECASE)
 
 
 def announce() -> None:
@@ -57,14 +61,17 @@ def follow_parent() -> None:
 
 
 def hide_keys() -> None:
-    """Where this job's environment holds a key, keep other processes of the same user from reading it (prctl PR_SET_DUMPABLE)."""
-    if sys.platform == "linux" and any(map(is_key, os.environ)):
+    """Where this job's environment holds a key, keep other processes of the same user from reading it (prctl PR_SET_DUMPABLE).
+
+    Not for the key that was made for a server of a job: hidden, its job could not see that it is this server which listens.
+    """
+    if sys.platform == "linux" and any(is_key(name) and name != SERVER_KEY for name in os.environ):
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def is_key(variable: str) -> bool:
     """Whether an environment variable holds a key by its name."""
-    return variable.upper().endswith("API_KEY")
+    return bool(_KEY.search(variable)) and variable not in HUB_TOKENS
 
 
 def _watch(descriptors: list[int], then: Callable[[], None]) -> None:

@@ -108,7 +108,8 @@ def _readable() -> Iterator[Path]:
     """The files and folders that may be read: this interpreter's, installed packages', this package's and the system's libraries."""
     installed = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     own = Path(__file__).resolve().parents[1]
-    for name in dict.fromkeys([*sysconfig.get_paths().values(), *installed, str(own), *_SYSTEM_READS]):
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]  # not its prefix, which may be a home
+    for name in dict.fromkeys([*libraries, *installed, str(own), *_SYSTEM_READS]):
         if Path(name).exists():
             yield Path(name)
 

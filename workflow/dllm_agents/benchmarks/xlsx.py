@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
 import zipfile
 import zlib
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 MAX_PART_BYTES = 50_000_000
+MAX_TAGS = 5_000_000
 _SPACE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _REFERENCE = re.compile(r"([A-Z]{1,3})[0-9]{1,7}")
 
@@ -27,8 +29,9 @@ def rows(content: bytes) -> list[dict[str, str]]:
             sheet = min((name for name in names if re.fullmatch(r"xl/worksheets/sheet[0-9]+\.xml", name)), key=_number)
             shared = "xl/sharedStrings.xml"
             strings = [_text(item) for item in _part(archive, shared)] if shared in names else []
-            return [dict(_cells(row, strings)) for row in _part(archive, sheet).iter(f"{_SPACE}row")]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+            # By their places: rows inside rows would be read once for each that they stand in.
+            return [dict(_cells(row, strings)) for row in _part(archive, sheet).iterfind(f"{_SPACE}sheetData/{_SPACE}row")]
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError):
         raise WorkbookError("not a whole zip archive") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise WorkbookError(f"not laid out as a workbook ({type(error).__name__})") from None
@@ -43,13 +46,16 @@ def _part(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
         content = part.read(MAX_PART_BYTES + 1)
     if len(content) > MAX_PART_BYTES:
         raise WorkbookError(f"{name} unpacks to more than {MAX_PART_BYTES // 1_000_000} MB")
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+    text = content.decode()  # whatever encoding it declares: in another one the next line would see nothing
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise WorkbookError(f"{name} declares entities")
-    return ElementTree.fromstring(content)
+    if text.count("<") > MAX_TAGS:
+        raise WorkbookError(f"{name} has more than {MAX_TAGS:,} tags")
+    return ElementTree.fromstring(text)
 
 
 def _cells(row: ElementTree.Element, strings: list[str]) -> Iterator[tuple[str, str]]:
-    for cell in row.iter(f"{_SPACE}c"):
+    for cell in row.iterfind(f"{_SPACE}c"):
         match = _REFERENCE.fullmatch(cell.get("r", ""))
         value = cell.findtext(f"{_SPACE}v")
         if match is None:

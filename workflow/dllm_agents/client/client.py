@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
@@ -63,12 +63,14 @@ class PromptTooLong(RequestRefused):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a backbone is served. `native` says it is this project's server, which takes decoding fields beside OpenAI's."""
+    """Where a backbone is served. `native` says it is this project's server, which takes decoding fields beside OpenAI's; `is_alive`,
+    where this job started it, that the process is there which was seen to listen."""
 
     base_url: str
     model: str
     native: bool = True
     api_key: str | None = None
+    is_alive: Callable[[], bool] | None = field(default=None, compare=False)
 
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
@@ -120,6 +122,7 @@ class Client:
         self.endpoint, self.attempts, self.backoff = endpoint, attempts, backoff
         self._omit = frozenset(omit)
         self._template = {"chat_template_kwargs": dict(template)} if template else {}
+        self._extensions = {"trace": self._check_server} if endpoint.is_alive else {}
         self._http = httpx.Client(
             base_url=endpoint.base_url.rstrip("/") + "/",
             headers=endpoint.headers(),
@@ -133,7 +136,7 @@ class Client:
     def for_backbone(cls, endpoint: Endpoint, backbone: Backbone) -> Client:
         """A client of a backbone's endpoint, with the key named by `api_key_env` when the endpoint brings none."""
         if endpoint.api_key is None and backbone.api_key_env:
-            endpoint = Endpoint(endpoint.base_url, endpoint.model, endpoint.native, api_key(backbone))
+            endpoint = replace(endpoint, api_key=api_key(backbone))
         return cls(endpoint, template=backbone.template_settings, omit=backbone.omit)
 
     def __enter__(self) -> Client:
@@ -195,7 +198,7 @@ class Client:
                 time.sleep(self._pause(attempt, response))
             started = time.perf_counter()
             try:
-                with self._http.stream("POST", "chat/completions", json=body) as response:
+                with self._http.stream("POST", "chat/completions", json=body, extensions=self._extensions) as response:
                     if response.status_code == 200:
                         yield from read(response, started)
                         return
@@ -206,6 +209,11 @@ class Client:
             except (httpx.RequestError, httpx.StreamError, BrokenStream) as error:
                 fault, response = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, None
         raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})")
+
+    def _check_server(self, event: str, _: Any) -> None:
+        """Send nothing over a new connection when the server has ended: another user may have taken its port since."""
+        if event == "connection.connect_tcp.complete" and self.endpoint.is_alive and not self.endpoint.is_alive():
+            raise ServerFault(f"{self.endpoint!r} has ended; another process listens on its port")
 
     def _whole(self, response: httpx.Response, started: float) -> Iterator[tuple[dict[str, Any], float]]:
         """The payload of an answer, and its seconds. Raises BrokenStream for an error in its place."""

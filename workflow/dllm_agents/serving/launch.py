@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,9 +27,9 @@ from dllm_agents.client.client import Client, Endpoint, ServerFault, api_key
 from dllm_agents.config import Backbone, Config
 from dllm_agents.errors import StageError
 from dllm_agents.models.checkpoints import knows_thinking, resolve_model
-from dllm_agents.serving.server import KEY_VARIABLE
 
 HOST = "127.0.0.1"
+LISTENING = (HOST, f"::ffff:{HOST}", "0.0.0.0", "::")  # addresses of a listener that is reached at HOST
 SGLANG_REQUESTS = "16"  # its default for diffusion models is one
 PORT_TRIES = 5
 LIST_BYTES, LIST_SECONDS = 1 << 20, 10.0  # of a server's list of models
@@ -200,9 +201,9 @@ def _start(
         process = _spawn(BUILDERS[backbone.engine](job), log)
         try:
             state = _state_after_start(process, job.port, START_SECONDS[backbone.engine])
-            if state == "healthy":
-                endpoint = Endpoint(f"http://{HOST}:{job.port}/v1", name, backbone.engine == "native", job.key)
-                return process, endpoint
+            if state == "healthy" and (listener := _listener(process.pid, job.port)):
+                url = f"http://{HOST}:{job.port}/v1"
+                return process, Endpoint(url, name, backbone.engine == "native", job.key, partial(_is_alive, listener))
         except BaseException:
             _end(process)
             raise
@@ -242,27 +243,32 @@ def _state_after_start(process: subprocess.Popen[bytes], port: int, seconds: flo
     pause = 0.05
     with httpx.Client(trust_env=False, timeout=2.0) as http:
         while time.monotonic() < deadline and process.poll() is None:
-            if _listens(process.pid, port):
+            if _listener(process.pid, port):
                 with suppress(httpx.HTTPError):
                     if http.get(f"http://{HOST}:{port}/health").status_code == 200:
                         return "healthy" if process.poll() is None else "failed"
-            elif _is_open(port) and not _listens(process.pid, port):
+            elif _is_open(port) and not _listener(process.pid, port):
                 return "taken"
             time.sleep(pause)
             pause = min(pause * 1.3, 0.5)
     return "failed"
 
 
-def _listens(pid: int, port: int) -> bool:
-    """Whether a process, or one that it started, listens on a port of this machine."""
+def _listener(pid: int, port: int) -> psutil.Process | None:
+    """The process, among one and those that it started, that listens on a port of the loopback interface."""
     with suppress(psutil.Error):
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
             with suppress(psutil.Error):
-                if any(
-                    socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port for socket_ in process.net_connections(kind="tcp")
-                ):
-                    return True
+                listening = [entry.laddr for entry in process.net_connections(kind="tcp") if entry.status == psutil.CONN_LISTEN]
+                if any(address.port == port and address.ip in LISTENING for address in listening):
+                    return process
+    return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
@@ -293,7 +299,7 @@ def native_launch(job: Job) -> Launch:
     shown = {"backbones": {job.name: job.backbone.model_dump(mode="json")}, "run": {"agents": []}}
     settings.write_text(json.dumps(shown), encoding="utf-8")
     command = [sys.executable, "-m", "dllm_agents", "serve", "--config", str(settings), "--backbone", job.name, "--port", str(job.port)]
-    return Launch([*command, *(["--model", str(job.model_dir)] if job.model_dir else [])], {KEY_VARIABLE: job.key})
+    return Launch([*command, *(["--model", str(job.model_dir)] if job.model_dir else [])], {lifeline.SERVER_KEY: job.key})
 
 
 def vllm_launch(job: Job) -> Launch:

@@ -13,9 +13,9 @@ from types import FrameType
 from dllm_agents import models
 from dllm_agents.config import Backbone, Config, load
 from dllm_agents.errors import StageError
+from dllm_agents.lifeline import SERVER_KEY
 from dllm_agents.models.checkpoints import checked_directory, resolve_model
 
-KEY_VARIABLE = "DLLM_AGENTS_API_KEY"
 GRACE_SECONDS = 1
 
 
@@ -50,7 +50,7 @@ def serve(
         _names(name, settings, directory),
         settings.decoding,
         context,
-        os.environ.get(KEY_VARIABLE) or None,
+        os.environ.get(SERVER_KEY) or None,
         settings.template_settings,
         settings.control_tokens,
         settings.bare_calls,
