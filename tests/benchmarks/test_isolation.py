@@ -54,6 +54,7 @@ FORBIDDEN = {
     "list a folder": "result = os.listdir('{outside}')",
     "read passwords": "result = open('/etc/shadow').read()",
     "read the parent's environment": "result = open('/proc/{parent}/environ').read()",
+    "list the interpreter's prefix": "import sys; result = os.listdir(sys.prefix)",
     "2 GB of memory": "result = len(bytearray(2 << 30))",
 }
 

@@ -105,11 +105,10 @@ _SYSTEM_READS = (
 
 
 def _readable() -> Iterator[Path]:
-    """The files and folders that may be read: this interpreter's, installed packages', this package's and the system's libraries."""
+    """What may be read: the standard library, installed packages, this one, the system's libraries; not the prefix, maybe a home."""
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     installed = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-    own = Path(__file__).resolve().parents[1]
-    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]  # not its prefix, which may be a home
-    for name in dict.fromkeys([*libraries, *installed, str(own), *_SYSTEM_READS]):
+    for name in dict.fromkeys([*libraries, *installed, str(Path(__file__).resolve().parents[1]), *_SYSTEM_READS]):
         if Path(name).exists():
             yield Path(name)
 
