@@ -70,13 +70,13 @@ class Script:
         return Call(role="r", seed=seed, text=reply)
 
 
-def run(planner, seeker=None, budget=None, library=None):
+def run(planner, seeker=None, budget=None, library=None, style="react"):
     return team.play(
         "Where is Alpha?",
         planner if callable(planner) else Script(planner),
         seeker or Script([report("r")]),
         library or Library(),
-        style="react",
+        style=style,
         budget=budget or TeamBudget(),
     )
 
@@ -129,25 +129,26 @@ def test_a_reply_without_a_call_is_answered_and_the_agent_goes_on(reply, problem
     assert answer in planner.prompts[1][-1]["content"]
 
 
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        (call(ASSIGN, tasks=[]), "tasks"),
-        (assign(*"abcdef"), "tasks"),
-        (call(ASSIGN, tasks="a"), "tasks"),
-        (call(ASSIGN, tasks=[{"task": "a"}]), "tasks.0"),
-        (call("batch_web_search", queries=["a"]), "no such tool"),
-        (call("rm", path="/"), "no such tool"),
-        (call(DONE, final_answer="x"), "task_summary"),
-        (call(DONE, task_summary="", task_name="", key_files=[], completion_status="ok", final_answer="x"), "completion_status"),
-        (call("file_read", file_path="gone.md"), "no such file"),
-        (call("file_read", file_path="../x"), "relative to the workspace"),
-        (call("file_read", file_path="/etc/passwd"), "relative to the workspace"),
-        (call("file_write", file_path="a\x00b", content=""), "relative to the workspace"),
-        (call("file_write", file_path="a.md", content="x" * 10_000_000), "at most 200000 characters"),
-        (call("document_qa", tasks=[{"file_path": "a"}]), "question"),
-    ],
-)
+WRONG = [
+    (call(ASSIGN, tasks=[]), "tasks"),
+    (assign(*"abcdef"), "tasks"),
+    (call(ASSIGN, tasks="a"), "tasks"),
+    (call(ASSIGN, tasks=[{"task": "a"}]), "tasks.0"),
+    (call("batch_web_search", queries=["a"]), "no such tool"),
+    (call("rm", path="/"), "no such tool"),
+    (call(DONE, final_answer="x"), "task_summary"),
+    (call(DONE, task_summary="", task_name="", key_files=[], completion_status="ok", final_answer="x"), "completion_status"),
+    (call("file_read", file_path="gone.md"), "no such file"),
+    (call("file_read", file_path="../x"), "relative to the workspace"),
+    (call("file_read", file_path="/etc/passwd"), "relative to the workspace"),
+    (call("file_write", file_path="a\x00b", content=""), "relative to the workspace"),
+    (call("file_write", file_path="a.md", content="x" * 10_000_000), "at most 200000 characters"),
+    (call("document_qa", tasks=[{"file_path": "a"}]), "question"),
+]
+"""Wrong calls of a planner, and what is said of each."""
+
+
+@pytest.mark.parametrize(("text", "error"), WRONG)
 def test_a_wrong_call_is_an_error_result_and_the_agent_goes_on(text, error):
     outcome = run([text, done("x")])
     assert outcome.answer == "x" and len(sum(outcome.rounds, [])) == 0
@@ -155,29 +156,54 @@ def test_a_wrong_call_is_an_error_result_and_the_agent_goes_on(text, error):
     assert not result["success"] and error in result["error"] and len(result["error"]) <= 500
 
 
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        (assign("a"), "no such tool"),
-        (call(DONE, task_summary="", task_name="", key_files=[], completion_status="completed", final_answer="x"), "no such tool"),
-        (call("batch_web_search", queries=list("abcdefghi")), "queries"),
-        (call("batch_web_search", queries=[]), "queries"),
-        (call("batch_web_search", queries=["a"], max_results_per_query=11), "max_results_per_query"),
-        (call("url_crawler", documents=[{"url": "doc:a", "file_path": "a"}] * 11), "documents"),
-        (call("url_crawler", documents=[{"url": "doc:a"}]), "file_path"),
-        (call("url_crawler", documents=[{"url": "doc:a", "file_path": "a"}], max_tokens_per_url=0), "max_tokens_per_url"),
-        (call("url_crawler", documents=[{"url": "doc:a", "file_path": "../a"}]), "relative to the workspace"),
-        (call("url_crawler", documents=[{"url": "doc:none", "file_path": "a"}]), "no such document"),
-        (call("document_qa", tasks=[{"file_path": "gone", "question": "?"}]), "no such file"),
-        (call("str_replace_based_edit_tool", action="view", file_path="a" * 201), "file_path"),
-        (call("str_replace_based_edit_tool", action="chmod", file_path="a"), "action"),
-        (call(REPORT, task_summary="s", task_name="n", key_files="a", completion_status="completed"), "key_files"),
-    ],
-)
+SEEKERS_WRONG = [
+    (assign("a"), "no such tool"),
+    (call(DONE, task_summary="", task_name="", key_files=[], completion_status="completed", final_answer="x"), "no such tool"),
+    (call("batch_web_search", queries=list("abcdefghi")), "queries"),
+    (call("batch_web_search", queries=[]), "queries"),
+    (call("batch_web_search", queries=["a"], max_results_per_query=11), "max_results_per_query"),
+    (call("url_crawler", documents=[{"url": "doc:a", "file_path": "a"}] * 11), "documents"),
+    (call("url_crawler", documents=[{"url": "doc:a"}]), "file_path"),
+    (call("url_crawler", documents=[{"url": "doc:a", "file_path": "a"}], max_tokens_per_url=0), "max_tokens_per_url"),
+    (call("url_crawler", documents=[{"url": "doc:a", "file_path": "../a"}]), "relative to the workspace"),
+    (call("url_crawler", documents=[{"url": "doc:none", "file_path": "a"}]), "no such document"),
+    (call("document_qa", tasks=[{"file_path": "gone", "question": "?"}]), "no such file"),
+    (call("str_replace_based_edit_tool", action="view", file_path="a" * 201), "file_path"),
+    (call("str_replace_based_edit_tool", action="chmod", file_path="a"), "action"),
+    (call(REPORT, task_summary="s", task_name="n", key_files="a", completion_status="completed"), "key_files"),
+]
+
+
+@pytest.mark.parametrize(("text", "error"), SEEKERS_WRONG)
 def test_a_seekers_wrong_call_is_an_error_result_and_it_goes_on(text, error):
     outcome = run([assign("a"), done("x")], Script([text, report("r")]))
     first = json.dumps(results(outcome, "seeker 1")[0])
     assert '"success": false' in first and error in first and results(outcome)[0]["success"]
+
+
+def in_turn(*replies):
+    """A backbone that gives its replies one after the other, whatever it reads."""
+    left = iter(replies)
+    return lambda messages, *, seed, constraint=None: Call(role="r", seed=seed, text=next(left))
+
+
+@pytest.mark.parametrize("style", ["compact", "turns"])
+def test_prompts_for_small_models_tell_whatever_a_call_gave(style):
+    class Empty(Library):
+        def search(self, query, count):
+            return []
+
+    for text in ("", "no call", "<tool_call>{", call("file_write", file_path="a", content="b"), *(text for text, _ in WRONG)):
+        assert run(in_turn(text, done("x")), style=style).answer == "x"
+    right = [
+        *(call("think", thought="t"), call("list_workspace"), call("batch_web_search", queries=["a", "b"])),
+        *(call("url_crawler", documents=[{"url": "doc:a", "file_path": "a"}]), call("file_find_by_name", name_pattern="*")),
+        call("document_qa", tasks=[{"file_path": "a", "question": "?"}]),
+    ]
+    for text in ("", "no call", *right, *(text for text, _ in SEEKERS_WRONG)):
+        for library in (Library(), Empty()):
+            outcome = run(in_turn(assign("a"), done("x")), in_turn(text, text, report("r")), library=library, style=style)
+            assert outcome.answer == "x" and results(outcome)[0]["success"]
 
 
 def test_a_seeker_that_never_ends_is_stopped_and_the_others_reports_are_told():
@@ -339,7 +365,7 @@ def test_no_reply_breaks_the_loop(text):
     assert outcome.answer is not None or outcome.turns
 
 
-@pytest.mark.parametrize("style", ["react", "compact"])
+@pytest.mark.parametrize("style", ["react", "compact", "turns"])
 def test_the_teacher_solves_every_question_through_the_workflow(style):
     qa = benchmarks.load("multihop_qa", {"tasks": 30, "train_tasks": 0})
     for task in qa.tasks("test"):
@@ -359,6 +385,6 @@ def test_a_compact_prompt_tells_the_state():
     first, second = (hop["query"] for hop in task.data["hops"])
     shown = [messages[0]["content"] for _, messages, _ in taught]
     assert shown[0] == f"Question: {task.goal}\nFound: nothing;\nReply with think and tool_call."
-    assert f"{first} is {task.data['hops'][1]['title']};" in shown[3] and first in shown[1]
-    assert f"Before: {second};" in shown[5] and task.data["hops"][1]["text"] in shown[5]
+    assert f"{first} is {task.data['hops'][1]['title']};" in shown[1] and first in shown[3]
+    assert f"Before: {second};" in shown[6] and task.data["hops"][1]["text"] in shown[6]
     assert all(len(text) < 400 for text in shown)

@@ -472,17 +472,40 @@ def test_the_roles_of_a_team_are_taught_only_where_one_plays(tmp_path):
     path = tmp_path / "t.jsonl"
     write_jsonl(path, accepted)
     taught = {}
-    for team in (False, True):
+    for played in (["alone"], ["alone", "team"], ["team"]):
         entry = {"prompt": "compact", "training": {"objective": "ar", **SMALL}}
         agents = {"alone": {"policy": "m"}, "team": {"policy": "m", "workflow": "planner"}}
-        run = {"benchmarks": ["multihop_qa"], "agents": ["team" if team else "alone"]}
+        run = {"benchmarks": ["multihop_qa"], "agents": played}
         budget = {"supervised_tokens": 100, "max_prompt_tokens": 400, "response_tokens": 200, "batch_size": 2}
         options = {"multihop_qa": {"train_tasks": 3, "training": budget}}
         whole = Config.model_validate({"benchmarks": options, "backbones": {"m": entry}, "agents": agents, "run": run})
-        taught[team] = train(whole, "m", "multihop_qa", path, tmp_path / str(team)).examples
+        taught[" ".join(played)] = train(whole, "m", "multihop_qa", path, tmp_path / str(len(taught))).examples
     steps = sum(len(trajectory.steps) for trajectory in accepted)
-    # Beside them a team's, of every third task: a plan, two turns of a seeker for each hop, that nothing is missing, and the answer.
-    assert taught == {False: steps, True: steps + 2 * len(accepted[0].task.data["hops"]) + 3}
+    # A team's: a plan, two turns of a seeker for each hop, that nothing is missing, and the answer; beside an agent's own of every third
+    # task, by themselves of each.
+    of_team = [2 * len(trajectory.task.data["hops"]) + 3 for trajectory in accepted]
+    assert taught == {"alone": steps, "alone team": steps + of_team[0], "team": sum(of_team)}
+
+
+def test_a_teams_conversations_are_examples_of_their_own(tmp_path):
+    from dllm_agents import benchmarks
+    from dllm_agents.trajectories import collect
+
+    agents, run = {"team": {"policy": "turns", "workflow": "deepdiver"}}, {"benchmarks": ["multihop_qa"], "agents": ["team"]}
+    config = Config(benchmarks={"multihop_qa": {"train_tasks": 3}}, backbones=conversational().backbones, agents=agents, run=run)
+    tasks = benchmarks.load("multihop_qa", config).tasks("train")
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, collect(config, "multihop_qa", tasks))
+    taught = data.accepted(config, "turns", "multihop_qa", path, {})
+    words = build_tokenizer(taught, 1024)
+    examples = [words.decode(example.ids) for _, example in data.conversations(words, taught)]
+    ends = [at for at, exchange in enumerate(taught) if "objective_task_done" in exchange.reply]
+    whole = [
+        words.apply_chat_template(taught[at].messages, add_generation_prompt=True, tokenize=False) + taught[at].reply + "<eos>"
+        for at in ends
+    ]
+    assert examples == whole and len(examples) == sum(1 + len(task.data["hops"]) for task in tasks)
+    assert sum(example.startswith("<|user|>Question:") for example in examples) == 3
 
 
 def test_calls_before_thoughts_are_taught_to_a_backbone_that_is_told_to_write_them_so(tmp_path):

@@ -87,6 +87,8 @@ def _taught(config: Config, backbone: str, benchmark: str) -> Settings:
         "max_steps": options.max_steps,
         "prompt": _prompt(config, backbone, benchmark, teams),
     }
+    if not config.acts_alone(backbone, benchmark):
+        settings["acts_alone"] = False
     orders = config.call_orders(backbone, benchmark)
     return settings | ({"teams": teams} if teams else {}) | ({"call_orders": orders} if orders != [False] else {})
 

@@ -13,7 +13,7 @@ from dllm_agents.config.backbones import Backbone, Weights
 from dllm_agents.config.benchmarks import BenchmarkOptions, Benchmarks
 from dllm_agents.config.dialects import DIALECTS, OURS
 from dllm_agents.config.merging import merged
-from dllm_agents.config.roles import REPLY_TOKENS, WORKFLOWS
+from dllm_agents.config.roles import REPLY_TOKENS, TEAM_WORKFLOWS, WORKFLOWS
 from dllm_agents.config.run import STAGES, Reporting, Resources, Run
 from dllm_agents.config.section import NOTHING, Section
 from dllm_agents.config.training import PREFERENCE
@@ -126,7 +126,13 @@ class Config(Section):
     def team_workflows(self, benchmark: str) -> list[str]:
         """The workflows with several roles in which agents of the run play a benchmark: trained backbones are taught all of their roles."""
         played = {self.workflow(name, benchmark) for name in self.run.agents if benchmark in self.agent_benchmarks(name)}
-        return sorted(played & {"planner", "deepdiver"})
+        return sorted(played & TEAM_WORKFLOWS)
+
+    def acts_alone(self, backbone: str, benchmark: str) -> bool:
+        """Whether a backbone is taught to act on its own: where it plays in teams alone, it is taught their roles alone."""
+        policies = [name for name in self.run.agents if self.agents[name].policy == backbone]
+        played = {self.workflow(name, benchmark) for name in policies if benchmark in self.agent_benchmarks(name)}
+        return not played or not played <= TEAM_WORKFLOWS
 
     def call_orders(self, backbone: str, benchmark: str) -> list[bool]:
         """Whether agents of the run have this backbone write a search call before the thought: False, True or both; [False] without any."""

@@ -43,6 +43,7 @@ WORKFLOWS: dict[str, Workflow] = {
     "self_healing": Workflow(plays=("tool_calling",), options={"retries": 3}),
     "threats": Workflow(keys=("acting",), plays=("react", "search", "tool_calling")),
 }
+TEAM_WORKFLOWS = {name for name, workflow in WORKFLOWS.items() if "seeker" in workflow.roles}
 MODULES = ("memory", "verifier", "selector", "editor")
 """Roles that are sections of an agent, with a backbone and settings of their own."""
 MODULE_ROLES = (*MODULES, *TEAM)

@@ -143,8 +143,8 @@ class Training(Section):
             raise ValueError("context_mask and context_noise need objective block_diffusion: no other has context in a reply's blocks")
         if self.fill_prompt and (self.layout == "trajectory" or self.objective not in ("block_diffusion", *PREFERENCE)):
             raise ValueError("fill_prompt needs layout exchange, and block diffusion")
-        if self.mixture and (self.objective in PREFERENCE or self.layout == "trajectory"):
-            raise ValueError("mixture needs layout exchange and a supervised objective")
+        if self.mixture and self.objective in PREFERENCE:
+            raise ValueError("mixture needs a supervised objective")
         if self.call_weight != 1 and (self.layout == "trajectory" or self.objective in PREFERENCE):
             raise ValueError("call_weight needs layout exchange and a supervised objective")
         if self.objective in PREFERENCE:

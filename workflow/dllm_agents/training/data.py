@@ -26,7 +26,7 @@ from dllm_agents.training.tokenizer import CONTROL_TOKENS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-TEAM_EVERY = 3  # tasks: a team's replies are shorter and easier than those of an agent that searches alone
+TEAM_EVERY = 3  # tasks, where an agent searches alone too: a team's replies are shorter and easier than its own
 FEWEST_GROUPS = 20  # of tasks or worlds, of which some are held out
 
 
@@ -81,23 +81,26 @@ def team_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, wor
         return []
     with benchmark.environment(task) as environment:
         taught = TEAM_TEACHERS[workflow](task, environment, style)
-    return [Exchange(task.id, messages, reply, ()) for _, messages, reply in taught]
+    # What never changes in DeepDiver's calls is most of them: as phrases they take half the tokens.
+    return [Exchange(task.id, messages, reply, (reply,) if workflow == "deepdiver" else ()) for _, messages, reply in taught]
 
 
 def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dict[str, str]) -> list[Exchange]:
     """What a benchmark's accepted trajectories teach; notes in `worlds` what each task shares its facts with. Raises StageError for a file
     without an action."""
     benchmark, entry = benchmarks.load(name, config), config.backbones[backbone]
-    # Replies of the members of a team stand outside of the conversation that a trajectory is.
-    teams = config.team_workflows(name) if entry.training and entry.training.layout == "exchange" else []
+    teams, alone = config.team_workflows(name), config.acts_alone(backbone, name)
+    if entry.training and entry.training.layout == "trajectory":  # a team's replies are conversations where their prompts have turns
+        teams = [team for team in teams if team == "deepdiver" and prompts.has_template(entry.prompt, "deepdiver_turn.j2")]
     taught = []
     # A backbone that plays both ways is taught them in turn, task by task.
     orders = config.call_orders(backbone, name)
     for number, (trajectory, tool_first) in enumerate(zip(iter_jsonl(source, Trajectory), cycle(orders), strict=False)):
         world = trajectory.task.data.get("world")
         worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
-        taught += exchanges(benchmark, trajectory, entry.prompt, tool_first)
-        for team in teams if number % TEAM_EVERY == 0 else ():
+        if alone or not teams:
+            taught += exchanges(benchmark, trajectory, entry.prompt, tool_first)
+        for team in teams if number % TEAM_EVERY == 0 or not alone else ():
             taught += team_exchanges(benchmark, trajectory, entry.prompt, team)
     if not taught:
         raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
@@ -197,13 +200,13 @@ def _up_to_call(exchange: Exchange) -> tuple[str, str]:
 
 
 def conversations(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange]) -> list[tuple[str, Example]]:
-    """(task, example) of whole trajectories: context, reply, tool response, reply and so on, only the replies generated.
+    """(task, example) of whole conversations: context, reply, tool response, reply and so on, only the replies generated.
 
     A chat template that writes earlier replies anew (Qwen3's drops their thoughts) makes a later prompt differ from what was before it:
     there a new example begins with the prompt as the rollout will send it, so that every reply is learnt in the context it will have.
 
-    The exchanges of a trajectory stand together, first to last. Raises StageError naming the task when the messages of one do not go on
-    from those before: then they are no turns of one conversation.
+    The exchanges of a conversation stand together, first to last; one of fewer messages begins another, a seeker's behind its planner's.
+    Raises StageError naming the task when the messages of one do not go on from those before: then they are no turns of a conversation.
     """
     examples: list[tuple[str, Example]] = []
     ids: list[int] = []
@@ -211,6 +214,8 @@ def conversations(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchan
     text, end = "", str(tokenizer.eos_token)
     for at, exchange in enumerate(exchanges):
         before = exchanges[at - 1] if at and exchanges[at - 1].task == exchange.task else None
+        if before is not None and len(exchange.messages) < len(before.messages):
+            before = None
         if before is not None and exchange.messages[: len(before.messages)] != before.messages:
             raise StageError(
                 f"task {exchange.task}: its spans do not fit its tokens, since a later prompt does not go on from an earlier one; "

@@ -229,14 +229,14 @@ def _trajectories(request: Request) -> TrainingReport:
     by_benchmark = [data.accepted(request.config, request.backbone, name, source, worlds) for name, source in taught]
     started = request.start()
     words = started[1] if started else build_tokenizer([exchange for part in by_benchmark for exchange in part], budget.max_vocabulary)
-    if settings.layout == "trajectory":
-        turns = request.config.benchmark_options(request.benchmark).max_steps
-        fitting = data.whole(data.conversations(words, by_benchmark[0]), budget, turns, request.sources[0])
-    else:
-        limits = [request.config.benchmark_options(name).training for name in request.benchmarks]
-        parts = zip(by_benchmark, limits, request.sources, strict=True)
-        block = settings.block_length if settings.fill_prompt else None
-        fitting = [pair for part, limit, source in parts for pair in data.fitting(data.encode(words, part, block), part, limit, source)]
+    fitting = []
+    for part, name, source in zip(by_benchmark, request.benchmarks, request.sources, strict=True):
+        options = request.config.benchmark_options(name)
+        if settings.layout == "trajectory":
+            fitting += data.whole(data.conversations(words, part), options.training, options.max_steps, source)
+        else:
+            block = settings.block_length if settings.fill_prompt else None
+            fitting += data.fitting(data.encode(words, part, block), part, options.training, source)
     # A world that is held out as a whole tells whether facts are read, or known by heart.
     groups = [worlds[task] for task, _ in fitting] if len(set(worlds.values())) >= data.FEWEST_GROUPS else [task for task, _ in fitting]
     kept, held = data.split(len(fitting), settings.validation_share, groups, seed)

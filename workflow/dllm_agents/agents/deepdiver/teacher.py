@@ -57,7 +57,8 @@ def done(name: str, summary: str, **more: Any) -> Call:
 
 
 def taught_replies(task: Task, library: tools.Library, style: str) -> list[Taught]:
-    """What the teacher is asked and replies on a question, as both roles, played through the workflow itself."""
+    """What the teacher is asked and replies on a question, played through the workflow itself: first as the planner, then as one seeker
+    after the other, so that the turns of a conversation stand together."""
     teacher = Teacher(task)
     team.play(task.goal, teacher.planner, teacher.seeker, library, style=style, budget=TeamBudget())
-    return teacher.taught
+    return sorted(teacher.taught, key=lambda reply: reply[0])

@@ -272,8 +272,9 @@ class _Agent:
 
 
 def messages(style: str, role: Role, task: str, history: Sequence[tuple[Turn, str]], warned: bool) -> list[Message]:
-    """What an agent reads before its next turn. A style with a `deepdiver_turn.j2` gets the whole conversation; any other tells the
-    state in `deepdiver_<role>.j2` (`task`, the `history` of turns and what was read after them, `warning`)."""
+    """What an agent reads before its next turn. A style with a `deepdiver_turn.j2` (`answer`, and the `results` in it) gets the
+    whole conversation; any other tells the state in `deepdiver_<role>.j2` (`task`, the `history` of turns and what was read after them,
+    `warning`)."""
     warning = LAST_CALLS.format(done=DONE[role]) if warned else ""
     offered = {name: tools.SCHEMAS[name] for name in tools.OFFERED[role]}
     opening = prompts.render(style, f"deepdiver_{role}.j2", task=task, tools=offered, history=list(history), warning=warning)
@@ -282,7 +283,7 @@ def messages(style: str, role: Role, task: str, history: Sequence[tuple[Turn, st
         return chat
     for turn, answer in history:
         chat.append({"role": "assistant", "content": reply_text(turn.thought, turn.calls) or turn.answer.text})
-        chat.append({"role": "user", "content": prompts.render(style, "deepdiver_turn.j2", answer=answer, warning="")})
+        chat.append({"role": "user", "content": prompts.render(style, "deepdiver_turn.j2", answer=answer, results=turn.results)})
     if warned:
         chat[-1] = {"role": "user", "content": f"{chat[-1]['content']}\n{warning}"}
     return chat
