@@ -135,7 +135,7 @@ def test_the_layers_are_those_of_transformers(tmp_path: Path, model_type: str) -
     if model_type == "ministral3":
         scaling = {"rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 8}
         extra = {"rope_parameters": scaling, "rope_theta": None}
-    model = load(llama_like(tmp_path, model_type, extra=extra))
+    model = load(llama_like(tmp_path, model_type, extra=extra), trainable=True)
     ids = torch.randint(0, 100, (40,), generator=torch.Generator().manual_seed(1))
     expected = model.network(input_ids=ids[None]).logits[0]  # type: ignore[operator]
     (logits,) = forward(model, [Segment(ids, 0, 40, "causal", None, torch.arange(40))])

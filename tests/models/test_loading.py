@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +378,25 @@ def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     with pytest.raises(StageError, match="pickled"):
         load(directory)
+
+
+def test_a_checkpoint_trained_here_is_read_without_the_code_that_trains(tmp_path: Path) -> None:
+    """Which is most of what a server's start would take."""
+    from dllm_agents.training import tokenizer
+
+    own = {"attention": "full", "mask_token_id": 5, "logit_shift": False, "block_length": None}
+    llama_like(tmp_path, "llama", extra={"dllm": own})
+    tokenizer.build(["one two three"], [], 300).save_pretrained(tmp_path)
+    script = f"""
+import sys
+from dllm_agents import models
+from dllm_agents.decoding import Decoding, generate
+model = models.load({str(tmp_path)!r})
+assert model.tokenizer.encode("two three")
+generate(model, [7, 8], Decoding(strategy="llada", max_new_tokens=4, block_length=4, steps=4))
+print(*(name for name in ("transformers.modeling_utils", "torch._dynamo", "sympy", "scipy") if name in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split() == []
 
 
 def test_a_directory_without_tokenizer_says_so_when_it_is_needed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints in their published key layouts, run by transformers' own modules. `load` is all most callers need.
+"""Checkpoints in their published key layouts, read without any code of theirs. `load` is all most callers need.
 
 The parts that compute with torch are imported on first use, so that importing this package stays cheap.
 """

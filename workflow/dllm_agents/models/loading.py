@@ -1,4 +1,4 @@
-"""Reading a checkpoint directory: config.json and safetensors in, a network of transformers' own modules out.
+"""Reading a checkpoint directory: config.json and safetensors in, a network of transformers' names out.
 
 No remote code is run and no pickle is opened. What is wrong with a directory is said in one line that names the file or key.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dllm_agents.models.adapters import Adapter
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG
 from dllm_agents.models.families import Attention, Family, family_of, read_json
 from dllm_agents.models.network import Layers
+from dllm_agents.models.parameters import DEFAULTS, Network, NetworkConfig, Rotary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float32}
 # One of them is there where a tokenizer is; without any, transformers makes an empty one for some families.
@@ -48,8 +50,8 @@ LIMITS = {
 class Model:
     """A checkpoint ready to be run: the network and what its family says of it.
 
-    `network` is a transformers *ForCausalLM that holds the weights, `layers` how this package runs them. `shift` is True where
-    the row at position i predicts position i + 1. `mask_id` is None for AR models.
+    `network` holds the weights under transformers' names, `layers` is how this package runs them. `shift` is True where the row at
+    position i predicts position i + 1. `mask_id` is None for AR models.
     """
 
     network: nn.Module = field(repr=False)
@@ -95,15 +97,20 @@ def read_tokenizer(directory: Path) -> Any:
     if str(raw.get("model_type")).lower() == "panguembedded" and not (directory / "tokenizer.json").is_file():
         family, end = family_of(raw), raw.get("eos_token_id")
         return sentencepiece.converted(directory, family.mask_id, end if isinstance(end, int) else next(iter(family.stop_ids), None))
+    # One written here is what its tokenizer.json says; to look up its class, transformers would import that of the model.
+    plain = "dllm" in raw and _tokenizer_config(directory).get("tokenizer_class") == "TokenizersBackend"
     try:
-        return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        reader = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
+        return reader.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizer file is foreign data, and every reader fails in its own way
         reason = str(error).strip().splitlines()
         raise StageError(f"{directory}: no readable tokenizer ({reason[0] if reason else type(error).__name__})") from None
 
 
-def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None) -> Model:
-    """The checkpoint in `directory`, in evaluation mode.
+def load(
+    directory: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None, trainable: bool = False
+) -> Model:
+    """The checkpoint in `directory`, in evaluation mode; its network one of transformers' own where it is `trainable`.
 
     `dtype` is float32 or bfloat16 (default: the one the config names, else float32), `device` a torch device (default: cpu). Raises
     StageError with one line when the directory has no weights, a file is truncated, a key is missing, unknown or of the wrong
@@ -113,13 +120,15 @@ def load(directory: str | Path, dtype: str | torch.dtype | None = None, device: 
     raw = read_json(directory / "config.json")
     try:
         family = family_of(raw)
-        config = _network_config(family, raw)
+        values = _network_values(family, raw)
+        config = _network_config(family.architecture, values)
     except StageError as error:
         raise StageError(f"{directory / 'config.json'}: {error}") from None
     adapter = Adapter(directory) if (directory / ADAPTER_CONFIG).is_file() else None
     weights = directory if adapter is None else adapter.base
     names = _weight_names(weights, family)
-    network = _build(weights, family, config, names)
+    make = partial(_trainable, family.architecture, values) if trainable else partial(Network, config)
+    network = _build(weights, family, config.num_hidden_layers, make, names)
     _fill(weights, network, names, _dtype(dtype, raw), torch.device(device or "cpu"))
     mask_id, stop_ids = _special_ids(directory, family, raw, config.vocab_size)
     if adapter is not None:
@@ -157,8 +166,8 @@ def _dtype(dtype: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:
     return DTYPES[name]
 
 
-def _network_config(family: Family, raw: dict[str, Any]) -> Any:
-    """The transformers config of a checked config.json. Raises StageError naming the first key that makes no sense."""
+def _network_values(family: Family, raw: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a config.json as transformers has them. Raises StageError naming the first that makes no sense."""
     values = family.configure(raw)
     for key in ("auto_map", "architectures", "quantization_config", "model_type", "dllm"):
         if key == "quantization_config" and values.get(key):
@@ -171,24 +180,38 @@ def _network_config(family: Family, raw: dict[str, Any]) -> Any:
         if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most):
             raise StageError(f"{key} is {value!r}; it must be a whole number from 1 to {most}")
     _block_length(family, raw)
+    return values
+
+
+def _network_config(architecture: str, values: dict[str, Any]) -> NetworkConfig:
+    """What the values say of the network. Raises StageError where they make no sense, or say what is not computed here."""
     try:
-        config = getattr(transformers, f"{family.architecture}Config")(**values)
+        config = NetworkConfig(**{**deepcopy(DEFAULTS[architecture]), **values, "architecture": architecture})
     except Exception as error:  # transformers validates with many exception types
         reason = " ".join(str(error).split()).rpartition("Error: ")[2]
-        raise StageError(f"not a {family.architecture} config ({reason[:300]})") from None
-    if config.num_attention_heads % config.num_key_value_heads:
-        raise StageError(
-            f"num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads {config.num_key_value_heads}"
-        )
-    window = getattr(config, "sliding_window", None) if hasattr(type(config)(), "sliding_window") else None  # others do not read the key
+        raise StageError(f"not a {architecture} config ({reason[:300]})") from None
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads or 1
+    if heads % kv_heads:
+        raise StageError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    # Llama does not read these keys, and Qwen has a switch beside them.
+    windowed = architecture == "Ministral3" or (architecture != "Llama" and values.get("use_sliding_window"))
+    window = windowed and values.get("sliding_window", 4096 if values.get("use_sliding_window") else None)
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or window:
         raise StageError("sliding-window attention is not supported")
     if config.hidden_act not in ("silu", "swish"):
         raise StageError(f"hidden_act {config.hidden_act!r} is not supported; models whose activation is silu are")
-    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    if kind in ("dynamic", "longrope"):
-        raise StageError(f"rope_type {kind!r}, which turns keys by the length of a prompt, is not supported")
+    kind = (config.rope_parameters or {}).get("rope_type")
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise StageError(
+            f"rope_type {kind!r} is not supported; default, linear, llama3 and yarn are, which turn keys by their positions alone"
+        )
     return config
+
+
+def _trainable(architecture: str, values: dict[str, Any]) -> nn.Module:
+    """An empty network of transformers' own."""
+    config = getattr(transformers, f"{architecture}Config")(**values)
+    return getattr(transformers, f"{architecture}ForCausalLM")(config)  # type: ignore[no-any-return]
 
 
 def _block_length(family: Family, raw: dict[str, Any]) -> int | None:
@@ -249,13 +272,14 @@ def _shards(directory: Path) -> list[Path]:
     return files
 
 
-def _build(directory: Path, family: Family, config: Any, names: dict[str, _Stored]) -> nn.Module:
+def _build(directory: Path, family: Family, expected: int, make: Callable[[], Any], names: dict[str, _Stored]) -> nn.Module:
     """An empty network whose parameters are those of the checkpoint, no more, no less, in name and shape."""
     layers = 1 + max((int(match[1]) for name in names if (match := re.match(r"model\.layers\.(\d{1,6})\.", name))), default=-1)
-    if layers != config.num_hidden_layers:
-        raise StageError(f"{directory}: the weights have {layers} layers, config.json says {config.num_hidden_layers}")
+    if layers != expected:
+        raise StageError(f"{directory}: the weights have {layers} layers, config.json says {expected}")
     with torch.device("meta"):
-        network = getattr(transformers, f"{family.architecture}ForCausalLM")(config)
+        network = make()
+    config = network.config
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if config.tie_word_embeddings:
         config.tie_word_embeddings = _tied(directory, family, names)
@@ -268,7 +292,7 @@ def _build(directory: Path, family: Family, config: Any, names: dict[str, _Store
             raise StageError(
                 f"{names[name].file}: {names[name].key} has shape {list(names[name].shape)}, config.json makes it {list(shape)}"
             )
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def _tied(directory: Path, family: Family, names: dict[str, _Stored]) -> bool:
@@ -326,8 +350,9 @@ def _fill(directory: Path, network: nn.Module, names: dict[str, _Stored], dtype:
     if config.tie_word_embeddings:
         network.lm_head.weight = network.model.embed_tokens.weight  # type: ignore[union-attr]
     # The rotary frequencies are no parameters: computed here from the config, on the real device.
+    rotary: Any = Rotary if isinstance(network, Network) else type(network.model.rotary_emb)  # type: ignore[union-attr]
     try:
-        network.model.rotary_emb = type(network.model.rotary_emb)(config).to(device)  # type: ignore[union-attr,call-arg]
+        network.model.rotary_emb = rotary(config).to(device)  # type: ignore[union-attr]
     except Exception as error:  # a table of factors of another length, and whatever else stands in the config
         raise StageError(f"{directory / 'config.json'}: rope settings make no sense ({' '.join(str(error).split())[:200]})") from None
     for parameter in network.parameters():
@@ -353,9 +378,7 @@ def _special_ids(directory: Path, family: Family, raw: dict[str, Any], vocab_siz
 
 def _tokenizer_end(directory: Path) -> int | None:
     """The id of the end token that the tokenizer's files name."""
-    if not (directory / "tokenizer_config.json").is_file():
-        return None
-    config = read_json(directory / "tokenizer_config.json")
+    config = _tokenizer_config(directory)
     named = config.get("eos_token")
     text = named.get("content") if isinstance(named, dict) else named
     if not isinstance(text, str):
@@ -366,3 +389,8 @@ def _tokenizer_end(directory: Path) -> int | None:
         listed = read_json(directory / "tokenizer.json").get("added_tokens")
         added = [(entry.get("id"), entry) for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     return next((int(key) for key, entry in added if entry.get("content") == text and str(key).isdecimal()), None)
+
+
+def _tokenizer_config(directory: Path) -> dict[str, Any]:
+    path = directory / "tokenizer_config.json"
+    return read_json(path) if path.is_file() else {}

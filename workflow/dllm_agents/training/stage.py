@@ -116,7 +116,7 @@ class Request(NamedTuple):
             return None
         directory = resolve_model(Backbone(model=self.settings.base), self.base)
         # Frozen weights are held as they are computed with; trained ones in single precision.
-        loaded = models.load(directory, "float32" if self.settings.lora is None else self.dtype)
+        loaded = models.load(directory, "float32" if self.settings.lora is None else self.dtype, trainable=True)
         words, new_mask = base_tokenizer(directory, loaded.mask_id, self.settings.mask_token)
         unused = self.settings.objective == "ar" and self.settings.mask_token is not None
         return base_model(loaded, words, new_mask and not unused, self.settings), words, loaded.block_length
