@@ -107,7 +107,7 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, 
     player = _player(config, agent_name, benchmark, shard.trajectories)
     while left := [task for task in tasks if task.id not in journal.episodes]:
         try:
-            with _playing(player, shard, servers) as play:
+            with playing(player, shard, servers) as play:
                 describe = partial(episode_of, player)
                 for episode in track(play_all(left, play, describe, agent.concurrency), len(left), f"{agent_name} on {benchmark.name}"):
                     journal.append(episode)
@@ -127,7 +127,7 @@ def play_with_backbone(config: Config, backbone: str, benchmark: Benchmark, task
     def describe(task: Task, result: Outcome | Exception, seconds: float, started: str) -> tuple[str, Outcome]:
         return task.id, Outcome(ended="error") if isinstance(result, Exception) else result
 
-    with Servers(config) as servers, _playing(Player(config, backbone, benchmark), Shard(Path(), Path()), servers) as play:
+    with Servers(config) as servers, playing(Player(config, backbone, benchmark), Shard(Path(), Path()), servers) as play:
         waiting: dict[str, Outcome] = {}
         finished = play_all(tasks, play, describe, config.agents[backbone].concurrency)
         for task in tasks:
@@ -203,7 +203,7 @@ def play_all(
 
 
 @contextmanager
-def _playing(player: Player, shard: Shard, servers: Servers) -> Iterator[Play]:
+def playing(player: Player, shard: Shard, servers: Servers) -> Iterator[Play]:
     """The function that plays one task, with the servers it needs running: one for every backbone, whatever its roles."""
     if player.scripted:
         yield player.play
@@ -229,7 +229,7 @@ def _player(config: Config, name: str, benchmark: Benchmark, trajectories: Path 
     if graph:
         return Player(config, name, benchmark, ToolGraph.learn(accepted))
     options = config.workflow_options(name, benchmark.name)
-    return Player(config, name, benchmark, learnt=workflows.load(workflow).learn(list(accepted), options))
+    return Player(config, name, benchmark, learnt=workflows.load(workflow).learn(list(accepted), options, benchmark))
 
 
 def stored_episodes(path: Path, agent: str) -> dict[str, TracedEpisode]:

@@ -38,7 +38,7 @@ WORKFLOWS: dict[str, Workflow] = {
     "llm_compiler": Workflow(("planner", "joiner"), options={"replans": 2, "passages": 3, "workers": 6}),
     "multi_llm": Workflow(("planner", "caller", "summariser"), options={"steps": 8, "passages": 5}),
     "maker": Workflow(plays=("react",), options={"ahead": 3, "samples": 12, "characters": 400}),
-    "autotool": Workflow(plays=("react",), options={"threshold": 0.6, "frequency": 0.5}, learns=True),
+    "autotool": Workflow(plays=("react",), options={"agreement": 0.95, "frequency": 0.5}, learns=True),
     "router": Workflow(("policy", "large"), plays=("react", "search"), options={"confidence": 0.9}),
     "self_healing": Workflow(plays=("tool_calling",), options={"retries": 3}),
     "threats": Workflow(keys=("acting",), plays=("react", "search", "tool_calling")),

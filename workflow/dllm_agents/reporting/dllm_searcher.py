@@ -61,6 +61,11 @@ def table1(inputs: Inputs) -> Table:
         "Rows that repeat a published one have its numbers beside theirs; the CSV has ACC_R by order-free word cover too (acc_r_words). "
         "The last groups hold the published systems as this run plays them, over all of its questions, with an AR backbone and with a dLLM."
     )
+    if inputs.config.benchmarks.multihop_qa.stand_in and any(published.system_name(inputs.config, agent) for agent in agents):
+        notes += (
+            " No generated question is answered by one search with its own words, which is all that SuRe and Selective-Context make, and "
+            "the tags of Search-R1, WebSailor and R1Searcher are those of their own checkpoints: other backbones do not write them."
+        )
     layout = arrange(rows, blocks, columns, "Model", inputs.errors)
     return Table(rows, _with_paradigms(inputs, layout), notes=notes)
 

@@ -142,7 +142,7 @@ def _checked(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> 
     named = tuple((name, value) for name, (_, value) in zip(labels, finding.sides, strict=False))
     verdict, why = finding.verdict, finding.why
     if finding.value is not None:
-        load = _unequal_load(test, sides, inputs, benchmark) if test.timed else ""
+        load = unequal_load(sides.agents, inputs, benchmark) if test.timed else ""
         if load:
             verdict, why = "not comparable", load
         elif verdict != "cannot tell" and (reason := _no_room(finding, sides, inputs, benchmark)):
@@ -361,12 +361,12 @@ def _mute(agents: Sequence[str], inputs: Inputs, benchmark: str) -> float:
     return len(empty.drop_duplicates(["agent", "task_id"])) / max(1, sum(len(inputs.rows(agent, benchmark)) for agent in agents))
 
 
-def _unequal_load(test: Test, sides: Sides, inputs: Inputs, benchmark: str) -> str:
+def unequal_load(agents: Sequence[str], inputs: Inputs, benchmark: str) -> str:
     """Why times of these agents on a benchmark do not compare; empty where they ran alone, or side by side at the same time."""
-    windows = {agent: inputs.window(agent, benchmark) for agent in sides.agents}
+    windows = {agent: inputs.window(agent, benchmark) for agent in agents}
     if unknown := [agent for agent, window in windows.items() if window is None]:
         return f"when {unknown[0]} ran is not recorded"
-    if len({inputs.config.agents[agent].concurrency for agent in sides.agents}) > 1:
+    if len({inputs.config.agents[agent].concurrency for agent in agents}) > 1:
         return "they ran at different concurrencies"
     spans = [window for window in windows.values() if window is not None]
     common = min(end for _, end in spans) - max(start for start, _ in spans)

@@ -111,3 +111,8 @@ def error_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
 def measured(scores: pd.DataFrame, name: str) -> statistics.Floats:
     """One of the numbers that a workflow noted of its episodes; not a number where it did not."""
     return np.array([noted.get(name, np.nan) for noted in scores["measures"]], dtype=np.float64)
+
+
+def calls_of(scores: pd.DataFrame) -> statistics.Floats:
+    """The calls of all roles in each episode."""
+    return np.array([sum(value for name, value in noted.items() if name.endswith(".calls")) for noted in scores["measures"]], dtype=float)

@@ -10,7 +10,8 @@ from dllm_agents.reporting.cells import mean_row, rate_row, ratio_row
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, count, own_block, plain_heads
-from dllm_agents.reporting.rows import measured, success_row, timing_rows
+from dllm_agents.reporting.rows import calls_of, measured, success_row, timing_rows
+from dllm_agents.reporting.workflow_findings import findings, plain_partner
 
 PLACES = {
     "search_result": "Search result",
@@ -50,8 +51,8 @@ def workflows(inputs: Inputs) -> Table:
     )
     if not blocks:
         rows, blocks = [TableRow(agent="this run", benchmark="", metric="success_rate", n=0)], [own_block([], len(heads), "no agent", "")]
-    notes = "Differences in points from the same policy in the benchmark's own workflow, paired on the same tasks."
-    return Table(rows, Layout("Workflow", heads, blocks), timing, notes=notes)
+    notes = ["Differences in points from the same policy in the benchmark's own workflow, paired on the same tasks."]
+    return Table(rows, Layout("Workflow", heads, blocks), timing, notes=" ".join(notes + findings(inputs)))
 
 
 def _players(inputs: Inputs, benchmark: str) -> list[str]:
@@ -75,13 +76,9 @@ def _workflow(inputs: Inputs, agent: str, benchmark: str) -> str:
 
 
 def _gain(inputs: Inputs, agent: str, benchmark: str) -> TableRow | None:
-    """Points over the same policy alone in the benchmark's own workflow, decoded alike where there is such a one, paired; None for that
-    policy itself, and where the run has no such agent."""
-    entries, own = inputs.config.agents, inputs.config.agents[agent]
-    alone = [name for name in inputs.agents if inputs.alone(name) and entries[name].policy == own.policy]
-    played = [name for name in alone if benchmark in inputs.config.agent_benchmarks(name)]
-    plain = min(played, key=lambda name: entries[name].decoding != own.decoding, default=None)
-    if plain is None or inputs.alone(agent):
+    """Points over the same policy in the benchmark's own workflow, paired; None where there is none to compare with."""
+    plain = plain_partner(inputs, agent, benchmark)
+    if plain is None:
         return None
     nothing = TableRow(agent=agent, benchmark=benchmark, metric="success_difference", n=0)
     return compare(inputs, [agent], [plain], benchmark).get("success_difference", nothing)
@@ -92,8 +89,7 @@ def _costs(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
     scores, seed, errors = inputs.rows(agent, benchmark), inputs.config.seed, inputs.errors(agent, benchmark)
     tokens = scores["prompt_tokens"].to_numpy(dtype=float) + scores["completion_tokens"].to_numpy(dtype=float)
     forwards, successes = scores["nfe"].to_numpy(dtype=float), scores["success"].to_numpy(dtype=float)
-    calls = np.array([sum(value for name, value in noted.items() if name.endswith(".calls")) for noted in scores["measures"]], dtype=float)
-    per_episode = {"calls": calls, "tokens": tokens, "forwards": forwards}
+    per_episode = {"calls": calls_of(scores), "tokens": tokens, "forwards": forwards}
     return [
         *(mean_row(agent, benchmark, "", f"{name}_per_episode", values, seed, errors=errors) for name, values in per_episode.items()),
         ratio_row(agent, benchmark, "forwards_per_success", forwards, successes, seed),

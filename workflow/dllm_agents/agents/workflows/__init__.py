@@ -1,5 +1,5 @@
-"""One module for each workflow of config/roles.py after the first five: `play(game)` plays a task, and `learn(trajectories, options)`,
-in those that learn, fits what `play` uses as `game.learnt`."""
+"""One module for each workflow of config/roles.py after the first five: `play(game)` plays a task, and
+`learn(trajectories, options, benchmark)`, in those that learn, fits what `play` uses as `game.learnt`."""
 
 from __future__ import annotations
 

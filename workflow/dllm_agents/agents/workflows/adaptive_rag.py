@@ -15,6 +15,7 @@ from typing import Any
 
 from dllm_agents.agents.game import Game, answer_in
 from dllm_agents.agents.workflows import ircot
+from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.commands import say
 from dllm_agents.errors import StageError
 from dllm_agents.records import Trajectory
@@ -60,7 +61,7 @@ class Classifier:
         return max((name for name in CLASSES if self.questions[name]), key=log_likelihood)
 
 
-def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Classifier | None:
+def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any], _benchmark: Benchmark) -> Classifier | None:
     """Fit the classifier to the number of searches in each trajectory; says so if all have the same class. Raises StageError without
     trajectories."""
     if options["classifier"] == "backbone":

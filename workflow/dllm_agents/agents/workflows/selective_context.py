@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from dllm_agents.agents.game import Game, answer_in
+from dllm_agents.benchmarks.base import Benchmark
 from dllm_agents.benchmarks.search import Passage
 from dllm_agents.errors import StageError
 from dllm_agents.records import Trajectory
@@ -55,7 +56,7 @@ class Bigrams:
         return bits
 
 
-def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any]) -> Bigrams:
+def learn(trajectories: Sequence[Trajectory], options: Mapping[str, Any], _benchmark: Benchmark) -> Bigrams:
     """The bigram model of search results in accepted trajectories. Raises StageError if there are none."""
     model = Bigrams(Counter(), Counter(), Counter())
     for trajectory in trajectories:
