@@ -108,7 +108,7 @@ def accepted(*observations, searches=1, goal="g"):
 
 
 def test_selective_context_drops_the_phrases_that_the_model_expects():
-    learnt = selective_context.learn([accepted("The mother of Ann is Eva.\nThe mother of Bo is Eva.")], {})
+    learnt = selective_context.learn([accepted("The mother of Ann is Eva.\nThe mother of Bo is Eva.")], {}, None)
     passages = [Passage("A", "The mother of Ann is Zebedee.")]
     kept = selective_context.compress(passages, learnt, 0.5)
     assert "Zebedee" in kept[0].text and "The mother" not in kept[0].text
@@ -123,14 +123,14 @@ def test_selective_context_drops_the_phrases_that_the_model_expects():
 
 
 def test_self_information_is_that_of_the_interpolated_bigram_model():
-    model = selective_context.learn([accepted("a b a c")], {})
+    model = selective_context.learn([accepted("a b a c")], {}, None)
     words, total = Counter("abac"), 4
     alone = {word: (words[word] + 1) / (total + 4) for word in "abc"}
     after = {("", "a"): 1.0, ("a", "b"): 0.5, ("b", "a"): 1.0, ("a", "c"): 0.5}
     by_hand = [-math.log2(0.5 * after[pair] + 0.5 * alone[pair[1]]) for pair in (("", "a"), ("a", "b"), ("b", "a"))]
     assert model.self_information(["a", "b", "a"]) == pytest.approx(by_hand)
     with pytest.raises(StageError, match="no accepted trajectory has search results"):
-        selective_context.learn([], {})
+        selective_context.learn([], {}, None)
 
 
 def plain_bayes(trajectories, text):
@@ -156,7 +156,7 @@ def test_adaptive_rag_classifies_as_counting_does_and_takes_the_branch():
     ]
     learning[-1] = learning[-1].model_copy(update={"steps": []})
     options = {"classifier": "trajectories"}
-    learnt = adaptive_rag.learn(learning, options)
+    learnt = adaptive_rag.learn(learning, options, None)
     for text in ("who is eva", "the mother of bo", "one plus two", "born where"):
         assert adaptive_rag.CLASSES.index(learnt.classify(text)) == plain_bayes(learning, text)
     backbones = Scripted(policy=[answer_text("Oslo")])
@@ -176,12 +176,12 @@ def test_adaptive_rag_may_ask_the_backbone(said, branch):
 
 
 def test_a_classifier_of_one_class_says_so_in_one_line_and_always_says_that_class(capsys):
-    learnt = adaptive_rag.learn([accepted(searches=2), accepted(searches=3)], {"classifier": "trajectories"})
+    learnt = adaptive_rag.learn([accepted(searches=2), accepted(searches=3)], {"classifier": "trajectories"}, None)
     assert capsys.readouterr().err.count("\n") == 1 and learnt.classify("anything") == "iterative"
     with pytest.raises(StageError, match="no accepted trajectory to learn from"):
-        adaptive_rag.learn([], {"classifier": "trajectories"})
+        adaptive_rag.learn([], {"classifier": "trajectories"}, None)
     with pytest.raises(StageError, match="allowed: trajectories, backbone"):
-        adaptive_rag.learn([], {"classifier": "oracle"})
+        adaptive_rag.learn([], {"classifier": "oracle"}, None)
 
 
 def test_search_o1_goes_on_behind_condensed_results_in_one_reply():

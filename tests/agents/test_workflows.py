@@ -275,7 +275,7 @@ def teach(benchmark, count=40):
 
 
 def test_autotool_takes_the_tools_it_is_sure_of_without_asking_and_loses_nothing(babyai):
-    learnt = autotool.learn(teach(babyai), {})
+    learnt = autotool.learn(teach(babyai), WORKFLOWS["autotool"].options, babyai)
     saved = steps = 0
     for task in babyai.tasks("test"):
         with babyai.environment(task) as environment:
@@ -302,13 +302,34 @@ def test_the_inertia_score_is_half_frequency_and_half_likeness_of_contexts():
         name: 0.5 * count / 4 + 0.5 * likeness[name] / sum(likeness.values()) for name, count in (("go to {}", 3), ("pickup {}", 1))
     }
     assert graph.scores((), list(expected), context, 0.5) == pytest.approx(expected)
-    options = {"threshold": 0.55, "frequency": 0.5}
-    assert graph.next_action((), context, options) == "pickup red ball 1" and expected["pickup {}"] > 0.55
-    assert graph.next_action((), context, options | {"threshold": 0.9}) is None
-    assert graph.next_action((), context, options, {((), "pickup {}")}) == "go to red ball 1", "an edge that led nowhere is not taken again"
+    assert graph.best((), context, 0.5) == ("pickup red ball 1", pytest.approx(expected["pickup {}"]))
+    assert graph.best((), context, 0.5, {((), "pickup {}")})[0] == "go to red ball 1", "an edge that led nowhere is not taken again"
+    unknown = context._replace(actions=["pickup red ball 1", "pickup blue key 1"])
+    assert graph.best((), unknown, 0.5, {((), "go to {}")})[0] == "pickup red ball 1"  # the goal names it
+    assert graph.best((), unknown._replace(goal="do it"), 0.5) == (None, 0.0), "a tool that is possible has no parameters"
 
 
-def test_parameters_are_filled_from_where_they_mostly_come_from_and_not_guessed():
+def test_the_threshold_is_the_lowest_at_which_held_out_trajectories_agree(babyai):
+    steps = [(0.9, True)] * 8 + [(0.5, True)] * 8 + [(0.4, False)] * 8
+    for agreement in (0.5, 0.66, 0.95, 1.0):
+        right = [t for t in autotool.THRESHOLDS if (kept := [s for score, s in steps if score >= t]) and sum(kept) / len(kept) >= agreement]
+        assert autotool.lowest_reliable(steps, agreement) == right[0]
+    assert autotool.lowest_reliable([(0.9, False)], 0.5) == autotool.lowest_reliable([], 0.5) == autotool.NEVER
+    taught = teach(babyai)
+    learnt = autotool.learn(taught, {"agreement": 0.9, "frequency": 0.5}, babyai)
+    held_out = taught[autotool.HELD_OUT - 1 :: autotool.HELD_OUT]
+    assert sum(learnt.followed[()].values()) == len(taught) - len(held_out), "what chooses the threshold is not learnt from"
+    judged = list(autotool.judged(learnt, held_out, babyai, 0.5))
+    taken = [same for score, same in judged if score >= learnt.threshold]
+    assert taken and sum(taken) >= 0.9 * len(taken) and len(judged) <= sum(len(trajectory.steps) for trajectory in held_out)
+
+
+def test_without_a_threshold_that_agrees_the_policy_takes_every_step(babyai, capsys):
+    learnt = autotool.learn(teach(babyai, 4), {"agreement": 0.9, "frequency": 0.5}, babyai)
+    assert learnt.threshold == autotool.NEVER and "no threshold agrees with the teacher in 90% of steps" in capsys.readouterr().err
+
+
+def test_parameters_are_filled_from_where_they_mostly_come_from_and_not_guessed(babyai):
     graph = autotool.InertiaGraph()
     see = "a red ball 1 here, a blue box 1 there and a blue key 1"
     graph.add((), autotool.Tool("go to {}", ("red ball 1",)), autotool.Context("go to the red ball", see, None, ()))
@@ -319,7 +340,7 @@ def test_parameters_are_filled_from_where_they_mostly_come_from_and_not_guessed(
         "take {} from {}", ("apple 1", "table 2")
     )
     with pytest.raises(StageError, match="no accepted trajectory"):
-        autotool.learn([], {})
+        autotool.learn([], {}, babyai)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- router

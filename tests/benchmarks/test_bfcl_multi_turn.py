@@ -35,7 +35,7 @@ def play(environment, answers):
 @pytest.mark.parametrize(("category", "count"), [(category, 200 if category == "multi_turn_base" else 50) for category in BFCL_MULTI_TURN])
 def test_ground_truth_is_valid(bfcl, tasks, category, count):
     """All 200 of one category here, of the others the published 50; benchmarks/bfcl_rates.py replays all 800."""
-    drawn = {bfcl_data.entry(category, index)["id"] for index in bfcl_data.draw(category)[:count]}
+    drawn = {bfcl_data.entry(category, index)["id"] for index in bfcl_data.draw(len(bfcl_data.lines(category)))[:count]}
     chosen = [tasks[name] for name in sorted(drawn)]
     references = [[[turn] if turn else [] for turn in bfcl.checker.reference_turns(task.data["id"])] for task in chosen]
     verdicts = bfcl.judge_multi_turn(list(zip(chosen, references, strict=True)))

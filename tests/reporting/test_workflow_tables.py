@@ -6,9 +6,11 @@ from synthetic_run import score
 from dllm_agents.config import Config
 from dllm_agents.frames import write_frame
 from dllm_agents.records import Score
+from dllm_agents.reporting import workflow_findings
 from dllm_agents.reporting.comparison import matched_pairs
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.tables import make, tabulate
+from dllm_agents.reporting.workflow_findings import findings
 
 
 @pytest.fixture
@@ -88,6 +90,85 @@ def test_security_counts_attacks_by_place_and_leaves_out_what_was_not_made(input
     assert [(row.agent, row.category, row.n, row.value) for row in attacks] == [("threats", "search_result", 8, 50.0)]
     (line,) = table.layout.blocks[0].lines
     assert line.cells[0] == "ar" and line.cells[4] == "" and value(table, "threats", "unmoved") == 0
+
+
+TASKS = 24
+LEADS = {"m1": (1, 12), "m2": (2, 18), "m3": (3, 22)}
+"""MAKER agent -> its lead, and how many of the tasks it solves."""
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """A run of which the papers' claims hold: function (agent -> fields of its scores that differ) -> the sentences."""
+    agents = {
+        "plain": {"policy": "ar", "concurrency": 1},
+        **{agent: {"policy": "ar", "workflow": "maker", "options": {"ahead": lead}} for agent, (lead, _) in LEADS.items()},
+        "auto": {"policy": "ar", "workflow": "autotool"},
+        "dllm": {"policy": "dllm", "concurrency": 1},
+        "fast": {"policy": "dllm", "acting": "p_react", "concurrency": 1},
+        "compiled": {"policy": "ar", "workflow": "llm_compiler", "concurrency": 1},
+    }
+    backbones = {"ar": {"url": "http://x", "paradigm": "ar"}, "dllm": {"url": "http://y", "paradigm": "diffusion"}}
+    names = ["babyai", "multihop_qa"]
+    config = Config.model_validate(
+        {
+            "benchmarks": {"multihop_qa": {"tool_delay": 0.5}},
+            "backbones": backbones,
+            "agents": agents,
+            "run": {"benchmarks": names, "agents": list(agents)},
+        }
+    )
+    known = {agent: {"right": right, "samples": 4.0 * lead} for agent, (lead, right) in LEADS.items()}
+    known |= {"plain": {"calls": 8.0}, "auto": {"calls": 6.0, "threshold": 0.55}, "fast": {"seconds": 3.0}, "dllm": {"seconds": 4.0}}
+    known |= {"compiled": {"seconds": 3.0, "tool_seconds": 0.5, "in_turn_tool_seconds": 1.0}}
+
+    def sentences(**changes):
+        inputs = Inputs(config, tmp_path)
+        for agent in agents:
+            said = {"right": 20, "calls": 4.0, "seconds": 4.0} | known.get(agent, {}) | changes.get(agent, {})
+            noted = {"policy.calls": said["calls"]} | {
+                key: value for key, value in said.items() if key not in ("right", "calls", "seconds")
+            }
+            for name in config.agent_benchmarks(agent):
+                rows = [
+                    score(agent, name, "x", n, success=n < said["right"], seconds=said["seconds"] + n / 99, measures=noted)
+                    for n in range(TASKS)
+                ]
+                write_frame(tmp_path / f"scores/{name}/{agent}.parquet", rows, Score)
+        return "\n".join(findings(inputs))
+
+    return sentences
+
+
+def test_the_table_says_what_holds_of_each_workflow(shown, monkeypatch):
+    monkeypatch.setattr(workflow_findings, "unequal_load", lambda agents, inputs, benchmark: "")
+    maker, auto, compiled, fast = shown().splitlines()
+    assert maker.startswith(
+        "MAKER with ar, votes ahead by 1, 2, 3: 50.0, 75.0, 91.7 % with 4.0, 8.0, 12.0 samples, from first to last 41.7 ["
+    )
+    assert maker.endswith("success rises with samples.")
+    assert (
+        "(auto), at a threshold of 0.55" in auto
+        and "saves 25.0 % [25.0, 25.0] of calls, success 0.0 [0.0, 0.0] points: at least 20" in auto
+    )
+    assert auto.endswith("no loss beyond 5.0 points.")
+    assert (
+        compiled.startswith("compiled takes x 0.75 [")
+        and "searches of 0.5 s: time is saved; its searches took 0.50 s, in turn 1.00" in compiled
+    )
+    assert fast.startswith("fast takes x 0.75 [") and " of dllm's time over the 20 questions" in fast and fast.endswith("time is saved.")
+
+
+def test_the_table_says_what_does_not(shown, monkeypatch):
+    monkeypatch.setattr(workflow_findings, "unequal_load", lambda agents, inputs, benchmark: "")
+    maker, auto, compiled, fast = shown(
+        m3={"right": 12}, auto={"calls": 7.0, "right": 15}, compiled={"seconds": 5.0}, fast={"seconds": 4.0}
+    ).splitlines()
+    assert maker.endswith("that success rises with samples is not shown.")
+    assert "not at least 20 %, not shown to be without a loss beyond 5.0 points" in auto
+    assert "that time is saved is not shown" in compiled and "that time is saved is not shown" in fast
+    monkeypatch.setattr(workflow_findings, "unequal_load", lambda agents, inputs, benchmark: "they ran at different concurrencies")
+    assert "not comparable, since they ran at different concurrencies" in shown().splitlines()[-1]
 
 
 def test_a_run_without_such_agents_says_so(tmp_path):

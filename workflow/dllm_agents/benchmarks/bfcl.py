@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from dllm_agents.benchmarks import bfcl_answers, bfcl_data, bfcl_faults, bfcl_generated
+from dllm_agents.benchmarks import bfcl_answers, bfcl_data, bfcl_faults, bfcl_generated, bfcl_v4
 from dllm_agents.benchmarks.base import Benchmark, Split, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker
 from dllm_agents.benchmarks.bfcl_conversation import Conversation
@@ -21,31 +21,39 @@ from dllm_agents.records import Task
 
 class BFCL(Benchmark):
     """`options` is `config.BFCLOptions`. `task.data`: id, language, question (text), messages (as published), functions;
-    of multi-turn tasks also turns (messages of every turn) and held_back (turn -> functions offered only then); of generated ones truth."""
+    of multi-turn tasks also turns (messages of every turn) and held_back (turn -> functions offered only then); of generated ones and of
+    BFCL-v4's truth."""
 
     name = "bfcl"
 
     def __init__(self, options: Any, seed: int = 42) -> None:
         super().__init__(options, seed)
         self.checker = Checker(options.scratch)
+        self.files = bfcl_v4.Files(options.data, options.categories) if options.data else None
+        """BFCL-v4's files in place of the installed ones of v3."""
 
     @property
     def version(self) -> str:
+        if self.files is not None:
+            return self.files.version
         return bfcl_data.version() + (f"; faults {self.options.faults}" if self.options.faults else "")
 
     def tasks(self, split: Split) -> list[Task]:
         """Test: the published draw. Train: single-turn entries outside both the evaluated ones and the published 758."""
         if split == "test":
-            chosen = {category: bfcl_data.draw(category)[: self.options.per_category] for category in self.options.categories}
+            chosen = {category: self._drawn(category)[: self.options.per_category] for category in self.options.categories}
             return self._spread(chosen, self.options.tasks, split)
         chosen = {
-            category: bfcl_data.draw(category)[max(self.options.per_category, bfcl_data.DRAWN) :]
+            category: self._drawn(category)[max(self.options.per_category, bfcl_data.DRAWN) :]
             for category in self.options.categories
             if not bfcl_data.is_multi_turn(category)
         }
         if self.options.train_tasks and not any(chosen.values()):
             raise StageError("benchmarks.bfcl: no entry is left to train on; lower per_category, add categories or set train_tasks: 0")
         return self._spread(chosen, self.options.train_tasks, split) + self._generated(self.options.generated_calls)
+
+    def _drawn(self, category: str) -> list[int]:
+        return bfcl_data.draw(len(bfcl_data.lines(category) if self.files is None else self.files.entries(category)))
 
     def _generated(self, count: int) -> list[Task]:
         if not count:
@@ -78,7 +86,7 @@ class BFCL(Benchmark):
         ]
 
     def _task(self, category: str, index: int, split: Split) -> Task:
-        entry = bfcl_data.entry(category, index)
+        entry = bfcl_data.entry(category, index) if self.files is None else self.files.entries(category)[index]
         question = "\n".join(message["content"] for message in entry["question"][0] if message["role"] == "user")
         data: dict[str, Any] = {
             "id": entry["id"],
@@ -86,6 +94,7 @@ class BFCL(Benchmark):
             "question": question,
             "messages": entry["question"][0],
             "functions": entry["function"],
+            **({"truth": entry["truth"]} if self.files is not None else {}),
         }
         if bfcl_data.is_multi_turn(category):
             data |= {"turns": entry["question"], "held_back": entry["missed_function"]}

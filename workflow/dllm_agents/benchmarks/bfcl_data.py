@@ -105,12 +105,11 @@ def language(category: str) -> str:
     return {"java": "Java", "javascript": "JavaScript"}.get(category, "Python")
 
 
-def draw(category: str) -> list[int]:
-    """All positions of a category in the order they are drawn; its first 50, sorted, are DiffuAgent's published subset.
+def draw(count: int) -> list[int]:
+    """All positions of a category of `count` entries in the order they are drawn; the first 50, sorted, are DiffuAgent's published subset.
 
     The published rule is `sorted(random.Random(42).sample(range(n), 50))` per category, everything where n <= 50. A smaller set is the
     beginning of the same draw, a larger one continues it in file order, so that sets nest.
     """
-    count = len(lines(category))
     drawn = random.Random(DRAW_SEED).sample(range(count), min(count, DRAWN))
     return drawn + sorted(set(range(count)) - set(drawn))

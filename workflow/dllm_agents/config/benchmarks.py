@@ -25,6 +25,12 @@ BFCL_SINGLE_TURN = [
     "live_irrelevance",
 ]
 BFCL_MULTI_TURN = ["multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"]
+BFCL_NOT_PLAYED = {
+    "memory": "BFCL-v4's memory tasks need the stores of its own package",
+    "web": "BFCL-v4's web search asks a paid search service",
+    "format": "BFCL-v4's format sensitivity asks single-turn entries again in other prompt formats",
+}
+"""First word of a category of BFCL-v4 -> why it is not played."""
 EMBODIED = ("alfworld", "scienceworld", "babyai")
 QUESTIONS = ("multihop_qa", "browsecomp_zh")
 """Benchmarks that search agents and teams of them play."""
@@ -160,6 +166,9 @@ class ALFWorldOptions(BenchmarkOptions):
 class BFCLOptions(BenchmarkOptions):
     workflow: ClassVar[str] = "tool_calling"
 
+    data: str | None = Field(
+        default=None, description="folder with BFCL-v4's files, whose single-turn categories are played; null for the installed BFCL-v3"
+    )
     categories: list[str] = Field(default=BFCL_SINGLE_TURN + BFCL_MULTI_TURN)
     per_category: int = Field(default=50, ge=1, description="ids drawn per category by the published rule, seed 42")
     generated_calls: int = Field(default=0, ge=0, description="generated tool-calling tasks to train on beside BFCL's own entries")
@@ -184,7 +193,11 @@ class BFCLOptions(BenchmarkOptions):
     def _known_categories(self) -> BFCLOptions:
         unknown = sorted(set(self.categories) - set(BFCL_SINGLE_TURN + BFCL_MULTI_TURN))
         if unknown:
-            raise Mistake("categories", f"unknown category {unknown[0]!r}; allowed: {', '.join(BFCL_SINGLE_TURN + BFCL_MULTI_TURN)}")
+            why = BFCL_NOT_PLAYED.get(unknown[0].partition("_")[0])
+            said = f"{unknown[0]} is not played: {why}" if why else f"unknown category {unknown[0]!r}"
+            raise Mistake("categories", f"{said}; allowed: {', '.join(BFCL_SINGLE_TURN + BFCL_MULTI_TURN)}")
+        if self.data and (simulated := set(self.categories) & set(BFCL_MULTI_TURN)):
+            raise Mistake("categories", f"{min(simulated)} of BFCL-v4 needs its simulators; with `data` name single-turn categories alone")
         return self
 
 

@@ -104,10 +104,10 @@ def benchmark_note(name: str, config: Config, *, levels: bool = True) -> str:
         return f"ScienceWorld: {types}{sample}, {cap}{origin}."
     if isinstance(options, BFCLOptions):
         absent = [item for item in BFCL_SINGLE_TURN + BFCL_MULTI_TURN if item not in options.categories]
-        parts = f"BFCL-v3: {len(options.categories)} of 17 categories, at most {options.per_category} entries each{sample}"
-        return parts + (
-            "; not the published 758 entries." if absent or options.per_category != 50 or options.tasks else ", the published 758 entries."
-        )
+        origin = f"BFCL-v4 in {options.data}" if options.data else "BFCL-v3"
+        parts = f"{origin}: {len(options.categories)} of 17 categories, at most {options.per_category} entries each{sample}"
+        published = options.per_category == 50 and not (absent or options.data or options.tasks)
+        return f"{parts}{', the' if published else '; not the'} published 758 entries."
     if isinstance(options, BrowseCompOptions):
         answers, judge = "revised" if options.revised else "published", options.judge_model or "a rule, not by a judge"
         return f"{display_name(name)}: {options.tasks or 'all'} questions, drawn by seed, {answers} answers, scored by {judge}, {cap}."

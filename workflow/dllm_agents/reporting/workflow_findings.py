@@ -74,7 +74,7 @@ def _calls_saved(inputs: Inputs, benchmark: str) -> Iterator[str]:
         yield (
             f"AutoTool ({agent}), at a threshold of {threshold:g} that held-out training tasks chose, saves {number(saved)} % "
             f"[{number(100 * (1 - left.high))}, {number(100 * (1 - left.low))}] of calls, success {cell(gain)} points: "
-            f"{'at' if enough else 'not'} least {WORTH_SAVING} %, {'no loss beyond' if no_loss else 'a loss beyond is not ruled out at'} "
+            f"{'' if enough else 'not '}at least {WORTH_SAVING} %, {'no' if no_loss else 'not shown to be without a'} loss beyond "
             f"{number(margin)} points."
         )
 
