@@ -33,7 +33,10 @@ def plain_partner(inputs: Inputs, agent: str, benchmark: str) -> str | None:
 
 
 def _players(inputs: Inputs, workflow: str, benchmark: str) -> list[str]:
-    played = [agent for agent in inputs.agents if inputs.config.agents[agent].workflow == workflow]
+    config = inputs.config
+    played = [
+        agent for agent in inputs.agents if benchmark in config.agent_benchmarks(agent) and config.workflow(agent, benchmark) == workflow
+    ]
     return [agent for agent in played if len(inputs.rows(agent, benchmark))]
 
 
