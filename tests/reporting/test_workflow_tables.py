@@ -116,6 +116,7 @@ def shown(tmp_path):
             "backbones": backbones,
             "agents": agents,
             "run": {"benchmarks": names, "agents": list(agents)},
+            "report": {"margin": 20.0},
         }
     )
     known = {agent: {"right": right, "samples": 4.0 * lead} for agent, (lead, right) in LEADS.items()}
@@ -149,9 +150,10 @@ def test_the_table_says_what_holds_of_each_workflow(shown, monkeypatch):
     assert maker.endswith("success rises with samples.")
     assert (
         "(auto), at a threshold of 0.55" in auto
-        and "saves 25.0 % [25.0, 25.0] of calls, success 0.0 [0.0, 0.0] points: at least 20" in auto
+        and "saves 25.0 % [25.0, 25.0] of calls, success 0.0 [" in auto
+        and "points: at least 20" in auto
     )
-    assert auto.endswith("no loss beyond 5.0 points.")
+    assert auto.endswith("no loss beyond 20.0 points.")
     assert (
         compiled.startswith("compiled takes x 0.76 [")
         and "searches of 0.5 s: time is saved; its searches took 0.50 s, in turn 1.00" in compiled
@@ -165,7 +167,7 @@ def test_the_table_says_what_does_not(shown, monkeypatch):
         m3={"right": 12}, auto={"calls": 7.0, "right": 15}, compiled={"seconds": 5.0}, fast={"seconds": 4.0}
     ).splitlines()
     assert maker.endswith("that success rises with samples is not shown.")
-    assert "not at least 20 %, not shown to be without a loss beyond 5.0 points" in auto
+    assert "not at least 20 %, not shown to be without a loss beyond 20.0 points" in auto
     assert "that time is saved is not shown" in compiled and "that time is saved is not shown" in fast
     monkeypatch.setattr(workflow_findings, "unequal_load", lambda agents, inputs, benchmark: "they ran at different concurrencies")
     assert "not comparable, since they ran at different concurrencies" in shown().splitlines()[-1]
