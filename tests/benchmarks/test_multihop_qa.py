@@ -1,5 +1,7 @@
 """Multi-hop QA: generated worlds, question files, the search tool's engines, the reply format, and the two accuracies."""
 
+import codecs
+import gzip
 import json
 import os
 import re
@@ -546,6 +548,10 @@ FILES = {
     "data.json": json.dumps({"version": "1", "data": [ANN, BEN]}),
     "separator.jsonl": json.dumps(ANN | {"note": "a\u2028b"}, ensure_ascii=False) + "\n" + json.dumps(BEN),
     "unanswerable.jsonl": "\n".join(map(json.dumps, (ANN, ANN | {"id": "n", "answerable": False}, BEN, BEN | {"is_impossible": True}))),
+    "flags.jsonl": "\n".join(map(json.dumps, (ANN, ANN | {"answerable": "false"}, BEN, BEN | {"is_impossible": 1}))),
+    "squad2.jsonl": "\n".join(
+        map(json.dumps, (ANN, {"question": "Who?", "answers": {"text": [], "answer_start": []}}, BEN | {"answerable": None}))
+    ),
 }
 
 
@@ -567,11 +573,31 @@ def test_files_are_told_by_their_content(tmp_path, name):
         ({"answer": {"value": "Ann", "aliases": ["Anne"], "type": "WikipediaEntity"}}, ("Ann", "Anne")),
         ({"answer": 1984}, ("1984",)),
         ({"answer": 3.5, "answer_aliases": None}, ("3.5",)),
+        ({"answer": 1912.0}, ("1912",)),
+        ({"answer": [True, 1e300, -0.0]}, ("True", str(int(1e300)), "0")),
     ],
 )
 def test_answers_in_every_published_layout(tmp_path, fields, answers):
     path = write_lines(tmp_path / "q.jsonl", [{"id": "q", "question": "Who?"} | fields])
     assert qa_files.read_questions(path)[0].answers == answers
+
+
+@pytest.mark.parametrize("name", ["gzip", "utf-16", "utf-16-be", "zip", "pointer", "page"])
+def test_a_file_of_another_kind_is_named_as_what_it_is(tmp_path, name):
+    text = json.dumps(ANN)
+    kinds = {
+        "gzip": (gzip.compress(text.encode()), "packed by gzip"),
+        "utf-16": (text.encode("utf-16"), "UTF-16"),
+        "utf-16-be": (codecs.BOM_UTF16_BE + text.encode("utf-16-be"), "UTF-16"),
+        "zip": (b"PK\x03\x04rest", "ZIP archive"),
+        "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "Git LFS"),
+        "page": (b"<!DOCTYPE html><html>Not found</html>", "web page"),
+    }
+    content, kind = kinds[name]
+    (tmp_path / "q.jsonl").write_bytes(content)
+    for read in (qa_files.read_questions, qa_files.read_corpus):
+        with pytest.raises(StageError, match=rf"q\.jsonl: is .*{kind}.*; give JSON Lines"):
+            read(str(tmp_path / "q.jsonl"))
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])

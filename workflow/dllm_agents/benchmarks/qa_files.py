@@ -23,6 +23,16 @@ from dllm_agents.foreign import valid
 
 HUB_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 FINGERPRINTED_BYTES = 1 << 24
+OTHER_FILES = {
+    b"\x1f\x8b": "is packed by gzip",
+    b"PK\x03\x04": "is a ZIP archive",
+    codecs.BOM_UTF16_LE: "is text in UTF-16",
+    codecs.BOM_UTF16_BE: "is text in UTF-16",
+    b"vers": "is no data but a pointer of Git LFS",
+    b"<!DO": "is a web page",
+    b"<htm": "is a web page",
+}
+"""First bytes -> what a file is that holds no questions that are read here."""
 
 
 class QuestionRow(NamedTuple):
@@ -89,6 +99,8 @@ def _rows(path: str) -> Iterator[tuple[int, Any]]:
         with open(file, "rb") as handle:
             head = handle.read(4)
             handle.seek(0)
+            if (other := next((kind for start, kind in OTHER_FILES.items() if head.startswith(start)), None)) is not None:
+                raise StageError(f"{path}: {other}; give JSON Lines or a JSON array in UTF-8, or Parquet")
             if head == b"PAR1":
                 import pyarrow.parquet
 
@@ -164,7 +176,7 @@ def _question(path: str, number: int, row: Any) -> QuestionRow | None:
     if not isinstance(row, dict):
         raise StageError(f"{path}:{number}: not an object")
     fields = {key.lower(): value for key, value in row.items()}
-    if fields.get("answerable") is False or fields.get("is_impossible") is True:
+    if _without_answer(fields):
         return None
     question, answers = fields.get("question"), _answers(fields)
     if not isinstance(question, str) or not question.strip():
@@ -179,6 +191,13 @@ def _question(path: str, number: int, row: Any) -> QuestionRow | None:
     return QuestionRow(identity, question.strip(), answers, paragraphs, supporting)
 
 
+def _without_answer(fields: dict[str, Any]) -> bool:
+    """Whether a question says that it has no answer: MuSiQue's flag, SQuAD 2's, or, on the hub, an empty list in its place."""
+    flags = [str(fields.get(name)).lower() for name in ("answerable", "is_impossible")]
+    answers = fields.get("answers")
+    return flags[0] in ("false", "0") or flags[1] in ("true", "1") or (isinstance(answers, dict) and answers.get("text") == [])
+
+
 def _answers(fields: dict[str, Any]) -> tuple[str, ...]:
     values = [fields.get(key) for key in ("answer", "answers", "golden_answers", "answer_aliases", "aliases")]
     return tuple(dict.fromkeys(text for value in values for text in _answer_texts(value) if text))
@@ -189,7 +208,8 @@ def _answer_texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value.strip()
     elif isinstance(value, bool) or (isinstance(value, (int, float)) and math.isfinite(value)):
-        yield str(value)
+        whole = isinstance(value, float) and value.is_integer()  # as pandas writes a column of years with one missing
+        yield str(int(value) if whole else value)
     elif isinstance(value, list):
         for item in value:
             yield from _answer_texts(item)
