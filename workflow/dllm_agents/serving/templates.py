@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from dllm_agents.tool_calls import KEPT
 
 Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]] | None
 # Special in some tokenizers, but part of what models read and write in text.
 TAGS = (*KEPT, "<tool_response>", "</tool_response>", "<think>", "</think>", "<answer>", "</answer>")
 MAX_STEPS = 5_000_000  # lines of a template; one that writes 10,000 messages takes a tenth of them
@@ -32,24 +34,27 @@ class TemplateError(ValueError):
 def chat_prompt(
     tokenizer: Any,
     messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Tools = None,
     values: Mapping[str, Any] | None = None,
     control: str = "text",
 ) -> list[int]:
     """Prompt ids of chat messages by the checkpoint's template; without one, the contents joined by blank lines.
 
-    `values` are further variables of the template (`enable_thinking`). Control tokens that are spelled out in a message are encoded as
-    plain text, or with `control="tokens"` as the tokens themselves, which is what the papers' code does. Where the template refuses the
-    roles, or leaves the system message out, it stands at the head of the first user turn and turns of one role are joined.
+    `values` are further variables of the template (`enable_thinking`). Control tokens that are spelled out in a message, a call or a tool
+    are encoded as plain text, or with `control="tokens"` as the tokens themselves, which is what the papers' code does. Where the template
+    refuses the roles, or leaves the system message out, it stands at the head of the first user turn and turns of one role are joined.
     Raises TemplateError when the template fails on every form, has no place for tools, or leaves out calls of the history.
     """
-    guarded, sentinel = _guarded(tokenizer, messages) if control == "text" else (list(messages), None)
+    sentinel = None
+    if control == "text":
+        messages, tools, sentinel = _guarded(tokenizer, messages, tools)
+    guarded = list(messages)
     if not tokenizer.chat_template:
         if tools or any(message.get("tool_calls") for message in messages):
             raise TemplateError("the checkpoint has no chat template, so tools cannot be shown to it", "tools" if tools else "messages")
         return _encode(tokenizer, "\n\n".join(str(message["content"]) for message in guarded), sentinel, add_special_tokens=True)
 
-    def render(turns: Sequence[Message], offered: Sequence[Mapping[str, Any]] | None) -> str:
+    def render(turns: Sequence[Message], offered: Tools) -> str:
         with _bounded():
             text = tokenizer.apply_chat_template(turns, tools=offered, tokenize=False, add_generation_prompt=True, **(values or {}))
         return str(text)
@@ -158,21 +163,33 @@ def control_texts(tokenizer: Any) -> list[str]:
     return sorted({*added, *map(str, tokenizer.all_special_tokens)} - {*TAGS, ""}, key=len, reverse=True)
 
 
-def _guarded(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
-    """The messages with a sentinel inside every control token that is spelled out in one, and the sentinel."""
-    controls = control_texts(tokenizer)
-    contents = [str(message["content"]) for message in messages]
-    if not any(control in content for content in contents for control in controls):
-        return list(messages), None
-    sentinel = next((mark for mark in _SENTINELS if not any(mark in content for content in contents)), None)
+def _guarded(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[Sequence[Message], Tools, str | None]:
+    """Messages and tools with a sentinel inside every control token that is spelled out in one, and the sentinel."""
+    controls, texts = control_texts(tokenizer), list(_texts([messages, tools]))
+    if not any(control in text for text in texts for control in controls):
+        return messages, tools, None
+    sentinel = next((mark for mark in _SENTINELS if not any(mark in text for text in texts)), None)
     if sentinel is None:
         raise TemplateError("the messages spell out control tokens beside every private character", "messages")
     pattern = re.compile("|".join(map(re.escape, controls)))
 
-    def apart(match: re.Match[str]) -> str:
-        return f"{match[0][:1]}{sentinel}{match[0][1:]}"
+    def apart(value: Any) -> Any:
+        if isinstance(value, str):
+            return pattern.sub(lambda match: f"{match[0][:1]}{sentinel}{match[0][1:]}", value)
+        if isinstance(value, Mapping):
+            return {apart(key): apart(item) for key, item in value.items()}
+        return [apart(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-    return [{**message, "content": pattern.sub(apart, content)} for message, content in zip(messages, contents, strict=True)], sentinel
+    return apart(messages), apart(tools), sentinel
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of nested lists and mappings, names among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for item in itertools.chain.from_iterable(value.items()) if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def _encode(tokenizer: Any, text: str, sentinel: str | None, add_special_tokens: bool) -> list[int]:
