@@ -73,6 +73,49 @@ def test_any_arguments_in_any_split_are_read_as_from_the_whole(data, calls):
     assert (content, seen) == reference(text)
 
 
+def as_object(call, key="arguments"):
+    return json_text({"name": call["name"], key: call["arguments"]})
+
+
+def as_functions(call):
+    parameters = "".join(f"<parameter={key}>\n{json_text(value)}\n</parameter>\n" for key, value in call["arguments"].items())
+    return f"<tool_call>\n<function={call['name']}>\n{parameters}</function>\n</tool_call>"
+
+
+WRITERS = {
+    "tags, one each": lambda calls: "\n".join(f"<tool_call>\n{as_object(call)}\n</tool_call>" for call in calls),
+    "tags, a list": lambda calls: f"<tool_call>[{', '.join(map(as_object, calls))}]</tool_call>",
+    "tags, one a line": lambda calls: "<tool_call>" + "\n".join(map(as_object, calls)) + "</tool_call>",
+    "tags, another name": lambda calls: "".join(f"<tool_call>{as_object(call, 'parameters')}</tool_call>" for call in calls),
+    "tags, nested": lambda calls: "".join(f'<tool_call>{{"function": {as_object(call)}}}</tool_call>' for call in calls),
+    "tags, arguments as text": lambda calls: "".join(
+        f"<tool_call>{json_text({'name': call['name'], 'arguments': json_text(call['arguments'])})}</tool_call>" for call in calls
+    ),
+    "Mistral, a list": lambda calls: f"[TOOL_CALLS] [{', '.join(map(as_object, calls))}]",
+    "Mistral, names": lambda calls: "".join(f"[TOOL_CALLS]{call['name']}[ARGS]{json_text(call['arguments'])}" for call in calls),
+    "Llama": lambda calls: "<|python_tag|>" + "; ".join(as_object(call, "parameters") for call in calls),
+    "Qwen3-Coder": lambda calls: "\n".join(map(as_functions, calls)),
+    "bare": lambda calls: f"[{', '.join(map(as_object, calls))}]",
+}
+# A parameter's name in markup is a word, its value is not to look like the markup around it.
+WORDS = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_form_gives_any_arguments_in_any_split(form, data):
+    calls = data.draw(st.lists(CALLS, min_size=1, max_size=3))
+    if form == "Qwen3-Coder":
+        values = JSON.filter(lambda value: value is not None and "<" not in json_text(value) and not isinstance(value, str))
+        calls = [{**call, "arguments": data.draw(st.dictionaries(WORDS, values, max_size=3))} for call in calls]
+    text, bare = WRITERS[form](calls), form == "bare"
+    before = "" if bare else data.draw(st.sampled_from(["", "I look. ", "a < b [1] {x} "]))
+    for cuts in (cuts_of(data, before + text), range(1, len(before + text))):
+        content, seen = pieces_of(before + text, list(cuts), bare=bare)
+        assert seen == calls and content.strip() == before.strip(), (text, seen)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     data=st.data(),

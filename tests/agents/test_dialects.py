@@ -2,6 +2,8 @@
 
 import pytest
 from games import Scripted, World, answer, question
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dllm_agents import prompts
 from dllm_agents.agents import search
@@ -9,13 +11,14 @@ from dllm_agents.agents.recording import Recording
 from dllm_agents.benchmarks import dialects
 from dllm_agents.benchmarks.multihop_qa import SearchEnvironment
 from dllm_agents.benchmarks.search import Passage
-from dllm_agents.benchmarks.search_reply import OTHER, TOOL_CALL_FORMAT_ERROR, Reply
+from dllm_agents.benchmarks.search_reply import OTHER, TOOL_CALL_FORMAT_ERROR, Reply, tool_call
 from dllm_agents.client.client import Client, Endpoint
 from dllm_agents.config import Config, load
 from dllm_agents.config.dialects import DIALECTS
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 
+END_TOKENS = ("<|", "</s>")
 THINK = "<think>I lack the mother of Ann.</think>\n"
 THOUGHT = "I lack the mother of Ann."
 JSON_CALL = '<tool_call>\n{"name": "search", "arguments": {"query": ["mother of Ann", "Ann, judge"]}}\n</tool_call>'
@@ -56,6 +59,31 @@ def test_a_stream_gives_the_same_at_every_character_once_it_has_come_to_its_stop
         first = next(index for index, part in enumerate(seen) if part is not None)
         assert set(seen[first:]) == {whole} and dialects.read(dialect, text) == dialects.read(dialect, whole)
         assert not any(isinstance(dialects.read(dialect, text[:length], whole=False), Reply) for length in range(len(THINK) + 8))
+
+
+QUERIES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_query_and_answer_is_read_back_from_any_split(name, data):
+    dialect = DIALECTS[name]
+    tags = (*dialect.call, *dialect.answer, *dialect.stop, "<think>", "</think>", "<tool_call>", "<answer>", "<tool_response>", "<|box_")
+    words = (QUERIES | st.sampled_from([tag for tag in tags if tag])).filter(str.strip)
+    # A published stop ends a reply wherever it stands, in a query too; between tags a query is its own text.
+    barred = {tag for tag in (*tags, *END_TOKENS) if tag} if dialect.query else set(dialect.stop)
+    words = words.filter(lambda text: not any(tag in text for tag in barred))
+    query = data.draw(words)
+    calling = THINK + (dialect.call[0] + query + dialect.call[1] if dialect.query else tool_call([query]))
+    read = dialects.read(dialect, calling)
+    assert read.queries == (query.strip(),) and read.thought == THOUGHT, (calling, read)
+    behind = data.draw(st.sampled_from(["", " more", THINK, calling]))
+    cuts = sorted({*data.draw(st.lists(st.integers(0, len(calling + behind)), max_size=5)), len(calling + behind)})
+    ended = [part for part in (dialects.cut(dialect, (calling + behind)[:cut]) for cut in cuts) if part is not None]
+    assert len(set(ended)) <= 1
+    if dialect.call[1] in dialect.stop and ended:
+        assert dialects.read(dialect, ended[0]).queries == (query.strip(),)
 
 
 @pytest.mark.parametrize("name", [name for name, dialect in DIALECTS.items() if dialect.call[1] in dialect.stop])

@@ -61,7 +61,26 @@ WORDS_OF_CALLS = {
     9: '"}}',
     10: CLOSE,
     11: OPEN,
+    12: "[TOOL_CALLS]",
+    13: "h",
+    14: "[ARGS]",
+    15: '{"a": "[TOOL_CALLS]"}',
+    16: "<|python_tag|>",
+    17: "<function=k>",
+    18: "<parameter=a>\n1\n</parameter>",
+    19: "</function>",
+    20: "; ",
 }
+CHUNKS = [
+    *([token] for token in (OPENING, CLOSING, 3, 4, 7, 8, 9, 10, 11, 12, 16)),
+    [OPENING, 7, CLOSING],
+    [OPENING, 8, 9, CLOSING],
+    [12, 13, 14, 15],
+    [12, 13, 15],
+    [16, 7, 20, 8, 9],
+    [OPENING, 17, 18, 19, CLOSING],
+    [11, 17, 19, 10],
+]
 
 
 def said(pieces: list[Any]) -> tuple[str, list[Any]]:
@@ -72,16 +91,17 @@ def said(pieces: list[Any]) -> tuple[str, list[Any]]:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    token_ids=st.lists(st.sampled_from([OPENING, CLOSING, 3, 4, 7, 8, 9, 10, 11]), max_size=14),
+    chunks=st.lists(st.sampled_from(CHUNKS), max_size=7),
     data=st.data(),
     tagged=st.booleans(),
+    bare=st.booleans(),
 )
-def test_no_order_of_unmasking_changes_what_is_said(token_ids: list[int], data: Any, tagged: bool) -> None:
-    words = WORDS | WORDS_OF_CALLS
+def test_no_order_of_unmasking_changes_what_is_said(chunks: list[list[int]], data: Any, tagged: bool, bare: bool) -> None:
+    words, token_ids = WORDS | WORDS_OF_CALLS, [token for chunk in chunks for token in chunk]
 
     def fresh() -> Reply:
         decode = lambda ids: "".join(words[token] for token in ids)  # noqa: E731
-        return Reply(decode, Splitter(tools=True), frozenset([STOP]), (OPENING, CLOSING) if tagged else None)
+        return Reply(decode, Splitter(tools=True, bare=bare), frozenset([STOP]), (OPENING, CLOSING) if tagged else None)
 
     order = data.draw(st.permutations(range(len(token_ids))))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=5)))

@@ -90,9 +90,7 @@ def parse_reply(text: str) -> Reply | str:
     """
     if len(text) > MAX_REPLY_CHARACTERS:
         return OTHER
-    for boxed, tag in zip(BOX_TAGS, ANSWER_TAGS, strict=True):
-        text = text.replace(boxed, tag)
-    text = _END_TOKENS.sub("", text).strip()
+    text = _without_marks(text).strip()
     invented, action = text.find(RESPONSE), _first_action(text)
     if invented >= 0 and not 0 <= action < invented:
         text = text[:invented].strip()
@@ -135,6 +133,18 @@ def complete_call(text: str) -> str | None:
         return None
     span = read_tagged(text[start : start + MAX_CALL_CHARACTERS], final=False)
     return call_text(span.calls[0]) if isinstance(span, Span) else None
+
+
+def _without_marks(text: str) -> str:
+    """A reply without end tokens and with one spelling of an answer's tags; its first call stays as it was written."""
+    start = text.find(OPEN)
+    span = read_tagged(text[start:]) if start >= 0 else None
+    start, end = (start, start + span.end) if isinstance(span, Span) else (len(text), len(text))
+    parts = [text[:start], text[end:]]
+    for boxed, tag in zip(BOX_TAGS, ANSWER_TAGS, strict=True):
+        parts = [part.replace(boxed, tag) for part in parts]
+    before, behind = (_END_TOKENS.sub("", part) for part in parts)
+    return before + text[start:end] + behind
 
 
 def _leading_thought(text: str) -> tuple[str, str | None, str | None]:
