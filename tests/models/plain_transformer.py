@@ -30,7 +30,7 @@ class Plain:
     heads: int
     kv_heads: int
     eps: float
-    theta: float
+    rope: dict[str, float | str]
     calls: int = field(default=0)
 
     @classmethod
@@ -39,14 +39,15 @@ class Plain:
         tensors: dict[str, Tensor] = {}
         for file in sorted(directory.glob("*.safetensors")):
             tensors |= {name: value.float() for name, value in load_file(file).items()}
-        pick = lambda *names: next(config[name] for name in names if name in config)  # noqa: E731
+        heads = config.get("n_heads", config.get("num_attention_heads"))
+        queries, keys = (next(len(value) for name, value in tensors.items() if name.endswith(f"{part}_proj.weight")) for part in "qk")
         return cls(
             tensors,
-            pick("n_layers", "num_hidden_layers"),
-            pick("n_heads", "num_attention_heads"),
-            pick("n_kv_heads", "num_key_value_heads"),
+            config.get("n_layers", config.get("num_hidden_layers")),
+            heads,
+            heads * keys // queries,
             config["rms_norm_eps"],
-            config["rope_theta"],
+            {"rope_theta": config.get("rope_theta"), **(config.get("rope_parameters") or config.get("rope_scaling") or {})},
         )
 
     @property
@@ -57,7 +58,8 @@ class Plain:
         """Logits [n, vocabulary] and keys, values [kv heads, n, size] per layer. `mask` [n, past + n] says who sees whom."""
         self.calls += 1
         t = self.tensors
-        hidden = t["model.transformer.wte.weight" if self.llada else "model.embed_tokens.weight"][token_ids]
+        embeddings = t["model.transformer.wte.weight" if self.llada else "model.embed_tokens.weight"]
+        hidden = embeddings[token_ids]
         stored = []
         for layer in range(self.layers):
             normed = self._norm(hidden, layer, "attn_norm", "input_layernorm")
@@ -77,7 +79,8 @@ class Plain:
             gate = torch.nn.functional.silu(self._linear(normed, layer, "gate"))
             hidden = hidden + self._linear(gate * self._linear(normed, layer, "up"), layer, "down")
         hidden = self._rms(hidden, t["model.transformer.ln_f.weight" if self.llada else "model.norm.weight"])
-        return hidden @ t["model.transformer.ff_out.weight" if self.llada else "lm_head.weight"].T, stored
+        head = t.get("model.transformer.ff_out.weight" if self.llada else "lm_head.weight")
+        return hidden @ (embeddings if head is None else head).T, stored
 
     def full(self, token_ids: Tensor) -> Tensor:
         """Logits where every position sees every other."""
@@ -113,6 +116,35 @@ class Plain:
 
     def _rope(self, x: Tensor, positions: Tensor) -> Tensor:
         half = x.shape[-1] // 2
-        angle = positions[:, None] * self.theta ** (-torch.arange(half) / half)
+        angle, scale = positions[:, None] * self._frequencies(half), self._scale()
+        cosine, sine = angle.cos() * scale, angle.sin() * scale
         first, second = x[..., :half], x[..., half:]
-        return torch.cat([first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], dim=-1)
+        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+    def _scale(self) -> float:
+        """YaRN (arXiv 2309.00071, equation 22): keys and queries are longer, by the factor."""
+        return 0.1 * math.log(float(self.rope["factor"])) + 1 if self._kind == "yarn" else 1.0
+
+    @property
+    def _kind(self) -> str:
+        return str(self.rope.get("rope_type", self.rope.get("type", "default")))
+
+    def _frequencies(self, half: int) -> Tensor:
+        """Radians a position, of every pair of dimensions: as published, interpolated, by parts (YaRN), or by wavelength (Llama 3)."""
+        number = lambda name: float(self.rope[name])  # noqa: E731
+        theta = number("rope_theta")
+        own = theta ** (-torch.arange(half) / half)
+        if self._kind == "default":
+            return own
+        if self._kind == "linear":
+            return own / number("factor")
+        length = number("original_max_position_embeddings")
+        if self._kind == "yarn":
+            low, high = (half * math.log(length / (turns * 2 * math.pi)) / math.log(theta) for turns in (32, 1))
+            low, high = max(math.floor(low), 0), min(math.ceil(high), 2 * half - 1)
+            slow = ((torch.arange(half) - low) / max(high - low, 0.001)).clamp(0, 1)
+        else:
+            turns = length * own / (2 * math.pi)
+            low, high = number("low_freq_factor"), number("high_freq_factor")
+            slow = 1 - ((turns - low) / (high - low)).clamp(0, 1)
+        return own / number("factor") * slow + own * (1 - slow)

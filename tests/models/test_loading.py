@@ -33,12 +33,14 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 def test_logits_equal_the_plain_reference(tmp_path: Path, model_type: str) -> None:
     model, plain = load(write(tmp_path, model_type)), Plain.load(tmp_path)
     tokens = torch.randint(0, VOCABULARY, (41,), generator=torch.Generator().manual_seed(0))
-    expected = (
-        plain.full(tokens)
-        if model.attention == "full"
-        else plain.block_causal(tokens, (model.attention == "block_causal" and model.block_length) or 1)
-    )
-    torch.testing.assert_close(logits(model, tokens), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(model, tokens), by_hand(plain, model, tokens), rtol=1e-4, atol=1e-4)
+
+
+def by_hand(plain: Plain, model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Every row's logits by the plain reference under the model's own attention."""
+    if model.attention == "full":
+        return plain.full(tokens)
+    return plain.block_causal(tokens, (model.attention == "block_causal" and model.block_length) or 1)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,76 @@ def test_odd_configurations_are_read_as_transformers_reads_them_or_refused(tmp_p
         return
     with torch.no_grad():
         torch.testing.assert_close(ours, theirs(tokens[None]).logits[0], rtol=1e-4, atol=1e-4)
+
+
+ODD_LLADA: dict[str, dict[str, Any]] = {
+    "one key head": {"n_kv_heads": 1},
+    "keys of one head by their other name": {"n_kv_heads": None, "multi_query_attention": True},
+    "as many key heads": {"n_kv_heads": None},
+    "narrow heads": {"n_heads": 8},
+    "odd heads": {"n_heads": 32, "n_kv_heads": 16},
+    "a large epsilon": {"rms_norm_eps": 1e-2},
+    "tied": {"weight_tying": True},
+    "a theta of its own": {"rope_theta": 123.0},
+    "an inner size by its ratio": {"mlp_hidden_size": None, "mlp_ratio": 2},
+    "more embeddings than words": {"vocab_size": 101, "mask_token_id": 100, "eos_token_id": 99},
+    "an odd vocabulary": {"vocab_size": 101, "embedding_size": None, "mask_token_id": 100, "eos_token_id": 99},
+    "one layer": {"n_layers": 1},
+    "biases": {"include_bias": True},
+    "biases of keys": {"include_qkv_bias": True},
+    "another activation": {"activation_type": "swiglu"},
+}
+ODD_DIFFUSION = ODD | {
+    "one odd key head": {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 14},
+    "an odd vocabulary": {"vocab_size": 101, "mask_token_id": 100, "eos_token_id": 99},
+    "linear rope, spelled as it was": {"rope_scaling": {"type": "linear", "factor": 3.0}},
+    "no scaling, spelled out": {"rope_scaling": None, "sliding_window": None},
+    "no bias": {"bias": False},
+}
+# What these read is refused by name; a key that a family's own code does not read changes nothing.
+REFUSED = {"dynamic rope", "a window", "another activation", "biases everywhere", "biases", "biases of keys"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "odd"),
+    [(family, odd) for family in ("Dream", "Fast_dLLM_Qwen", "sdar", "PanguEmbedded") for odd in ODD_DIFFUSION]
+    + [("llada", odd) for odd in ODD_LLADA],
+)
+def test_odd_configurations_of_diffusion_families_give_the_plain_reference_s_logits_or_are_refused(
+    tmp_path: Path, model_type: str, odd: str
+) -> None:
+    settings = (ODD_LLADA if model_type == "llada" else ODD_DIFFUSION)[odd]
+    if model_type == "PanguEmbedded" and odd.startswith("biases"):
+        settings = {"bias": True}
+    write(tmp_path, model_type, extra=settings)
+    if odd == "tied":
+        file = tmp_path / "model.safetensors"
+        heads = ("lm_head.weight", "model.transformer.ff_out.weight")
+        save_file({name: value for name, value in load_file(file).items() if name not in heads}, file)
+    try:
+        model = load(tmp_path)
+    except StageError as refusal:
+        assert odd in REFUSED and "\n" not in str(refusal), refusal
+        return
+    assert odd not in ("dynamic rope", "another activation") and (odd != "a window" or model_type == "PanguEmbedded")
+    if odd == "tied":
+        assert model.network.lm_head.weight is model.network.model.embed_tokens.weight
+    tokens = torch.randint(0, min(model.vocab_size, VOCABULARY), (50,), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(logits(model, tokens), by_hand(Plain.load(tmp_path), model, tokens), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ["llada", "Dream", "Fast_dLLM_Qwen", "sdar", "PanguEmbedded"])
+@pytest.mark.parametrize("named", ["config", "list", "generation", "tokenizer", "nowhere", "outside"])
+def test_end_tokens_of_diffusion_families_wherever_they_are_named(tmp_path: Path, model_type: str, named: str) -> None:
+    values: dict[str, Any] = {"list": [5, 6], "generation": None, "tokenizer": None, "nowhere": None, "outside": [10**6, -1]}
+    write(tmp_path, model_type, extra={"eos_token_id": values.get(named, 5)})
+    if named == "generation":
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    if named == "tokenizer":
+        entry = {"eos_token": {"content": "<end>"}, "added_tokens_decoder": {"5": {"content": "<end>"}, "6": {"content": "<other>"}}}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(entry))
+    expected = {"config": (5,), "list": (5, 6), "generation": (5, 6), "tokenizer": (5,)}.get(named, ())
+    assert load(tmp_path).stop_ids == expected
 
 
 def test_a_prompt_in_parts_gives_the_keys_of_the_whole(tmp_path: Path) -> None:
