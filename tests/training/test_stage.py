@@ -393,6 +393,20 @@ def test_as_shipped_replies_begin_with_a_block_and_what_follows_in_it_is_masked(
     assert noisy.any() and (row.ids[noisy] == words.mask_token_id).all() and (row.targets[noisy] == IGNORE).all()
 
 
+@pytest.mark.parametrize("encode", [data.encode, data.conversations])
+def test_the_base_s_own_control_tokens_stop_training_in_every_layout(encode):
+    from dllm_agents import benchmarks
+    from dllm_agents.training.stage import build_tokenizer
+
+    found = data.exchanges(benchmarks.load("multihop_qa", conversational()), question(7), "turns")
+    words = build_tokenizer(found, 1024)
+    words.add_special_tokens({"additional_special_tokens": ["<|mdm_mask|>"]})
+    assert encode(words, found)
+    spelled = [exchange._replace(messages=[*exchange.messages[:-1], {"role": "user", "content": "a <|mdm_mask|>"}]) for exchange in found]
+    with pytest.raises(StageError, match=r"q7: its text holds the control token <\|mdm_mask\|>"):
+        encode(words, spelled)
+
+
 REWRITING = (
     "{% for m in messages %}<|{{ m['role'] }}|>{% if m.role == 'assistant' and '</think>' in m.content and not loop.last %}"
     "{{ m.content.split('</think>')[1].strip() }}{% else %}{{ m.content }}{% endif %}{% if m.role == 'assistant' %}<eos>{% endif %}"

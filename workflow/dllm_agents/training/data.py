@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -20,8 +21,8 @@ from dllm_agents.decoding.session import filled
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
 from dllm_agents.records import EpisodeStep, Pair, Trajectory
+from dllm_agents.serving.templates import control_texts
 from dllm_agents.training.objectives import Example
-from dllm_agents.training.tokenizer import CONTROL_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -166,11 +167,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange], bl
     Raises StageError naming a task whose text holds a control token, or whose reply has tokens that are half a tool call and half what is
     before it.
     """
-    for exchange in exchanges:
-        text = exchange.reply + "".join(message["content"] for message in exchange.messages)
-        for token in CONTROL_TOKENS:
-            if token in text:
-                raise StageError(f"task {exchange.task}: its text holds the control token {token}; remove it from the trajectory")
+    _check_texts(tokenizer, exchanges)
     conversations = [exchange.messages for exchange in exchanges]
     rendered = list(map(str, tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)))
     prompt_ids = tokenizer.backend_tokenizer.encode_batch_fast(rendered, add_special_tokens=False)
@@ -193,6 +190,15 @@ def encode(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange], bl
     return examples
 
 
+def _check_texts(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange]) -> None:
+    """Raises StageError naming a task whose text would become a control token, or the mask."""
+    controls = re.compile("|".join(map(re.escape, control_texts(tokenizer))) or "(?!)")
+    for exchange in exchanges:
+        text = exchange.reply + "".join(message["content"] for message in exchange.messages)
+        if match := controls.search(text):
+            raise StageError(f"task {exchange.task}: its text holds the control token {match[0]}; remove it from the trajectory")
+
+
 def _up_to_call(exchange: Exchange) -> tuple[str, str]:
     """The reply up to its call and up to the call's end; twice the whole of one without a call."""
     before, call, _ = exchange.reply.partition(exchange.call) if exchange.call else (exchange.reply, "", "")
@@ -206,8 +212,10 @@ def conversations(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchan
     there a new example begins with the prompt as the rollout will send it, so that every reply is learnt in the context it will have.
 
     The exchanges of a conversation stand together, first to last; one of fewer messages begins another, a seeker's behind its planner's.
-    Raises StageError naming the task when the messages of one do not go on from those before: then they are no turns of a conversation.
+    Raises StageError naming the task when the messages of one do not go on from those before, which are then no turns of a conversation, or
+    when a text holds a control token.
     """
+    _check_texts(tokenizer, exchanges)
     examples: list[tuple[str, Example]] = []
     ids: list[int] = []
     generated: list[bool] = []
