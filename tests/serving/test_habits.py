@@ -83,6 +83,33 @@ def test_what_would_be_silently_wrong_is_refused_by_name(field: str, ask: Any) -
     assert response.status_code == 400 and response.json()["error"]["param"].partition(".")[0] == field
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+FAULTS = {
+    "messages.0.content.0.type": {**CHAT, "messages": [{"role": "user", "content": [IMAGE]}]},
+    "messages.0.content": {**CHAT, "messages": [{"role": "user", "content": 5}]},
+    "messages.0.role": {**CHAT, "messages": [{"content": "x"}]},
+    "tool_choice.type": {**CHAT, "tool_choice": {"type": "allowed_tools"}},
+    "stop.0": {**CHAT, "stop": [None]},
+    "prompt.0": {**TEXT, "prompt": [[]]},
+    "prompt.0.0": {**TEXT, "prompt": [[-1]]},
+    "prompt.1": {**TEXT, "prompt": ["a", [1]]},
+}
+
+
+@pytest.mark.parametrize("place", FAULTS)
+def test_a_fault_is_placed_by_keys_of_the_request_alone(place: str, ask: Any) -> None:
+    response = ask(FAULTS[place])
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["param"] == place and error["message"].startswith(f"{place}: "), error
+
+
+def test_a_body_that_is_not_sent_as_json_is_told_the_header(tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    client = TestClient(create_app(scripted("x"), tokenizer, "tiny", Decoding(), 512), raise_server_exceptions=False)
+    for kind in ("application/x-www-form-urlencoded", "text/plain", ""):
+        response = client.post("/v1/chat/completions", content=json.dumps(CHAT), headers={"content-type": kind})
+        assert response.status_code == 400 and "content-type: application/json" in response.json()["error"]["message"], kind
+
+
 @pytest.mark.parametrize("content", [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "x", "weight": 2}])
 def test_contents_that_cannot_be_read_are_refused(content: Any, ask: Any) -> None:
     response = ask(turns({"role": "user", "content": [content]}))

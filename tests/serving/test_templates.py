@@ -102,6 +102,14 @@ def test_a_template_that_loops_is_refused(tokenizer: Any, template: str) -> None
     assert sys.gettrace() is None or "coverage" in sys.modules
 
 
+def test_a_template_that_writes_without_end_is_refused(tokenizer: Any) -> None:
+    block = "{{ 'x' * 99999 }}"
+    calls = "{% macro f() %}" + block + "{% endmacro %}" + "{{ f() }}" * 9999
+    for template in ("{% for i in range(99999) %}" + block + "{% endfor %}", calls):
+        with pytest.raises(TemplateError, match="writes over 268,435,456 characters"):
+            prompt(tokenizer, template, [USER])
+
+
 def test_a_template_that_calls_itself_or_raises_anything_is_refused(tokenizer: Any) -> None:
     for template in ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ 1 // 0 }}", "{{ messages[0].none.of_it }}", "{% for %}"):
         with pytest.raises(TemplateError, match="refuses these messages"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -92,8 +92,11 @@ def _handle_errors(app: FastAPI) -> None:
     """Every refusal in OpenAI's shape."""
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse(error_body(400, *_first_fault(error)), 400)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        message, param = _first_fault(error)
+        if param is None and "json" not in request.headers.get("content-type", ""):
+            message = "body: it is read as JSON with the header content-type: application/json alone"
+        return JSONResponse(error_body(400, message, param), 400)
 
     @app.exception_handler(BadRequest)
     async def refused(_: Request, error: BadRequest) -> JSONResponse:
@@ -121,6 +124,16 @@ def _first_fault(error: RequestValidationError) -> tuple[str, str | None]:
     errors = error.errors()
     field = [other for other in errors if other["loc"][:2] == errors[0]["loc"][:2]]
     fault = max(field, key=lambda other: (len(other["loc"]), not other["type"].endswith("_type")))
-    param = ".".join(str(part) for part in fault["loc"][1:]) or None
+    param = ".".join(_path(error.body, fault["loc"][1:], fault["type"] == "missing")) or None
     reason = "this server has no such field" if fault["type"] in UNKNOWN_FIELD else fault["msg"]
     return f"{param or 'body'}: {reason}", param
+
+
+def _path(body: Any, location: Sequence[Any], missing: bool) -> Iterator[str]:
+    """The keys and indices of a fault's location: those that the body has, and the last if it is `missing`; the others name types."""
+    for part in location:
+        if isinstance(body, Mapping) and part in body or isinstance(body, list) and isinstance(part, int) and part < len(body):
+            body = body[part]
+        elif not missing or part != location[-1]:
+            continue
+        yield str(part)

@@ -125,8 +125,9 @@ class Backend:
 
     def settings(self, request: AnyRequest, prompt_ids: Sequence[int]) -> Decoding:
         """How one prompt is decoded: without a limit, up to what is left of the context. Raises BadRequest for what cannot fit."""
+        prompt = "messages" if isinstance(request, ChatRequest) else "prompt"
         if not prompt_ids:
-            raise BadRequest("the prompt has no tokens", "prompt")
+            raise BadRequest("the prompt has no tokens", prompt)
         decoding = request.decoding(self.default_decoding)
         left = self.context - len(prompt_ids)
         if not request.names_length():
@@ -141,13 +142,13 @@ class Backend:
         if new > left:
             raise BadRequest(
                 f"{len(prompt_ids)} prompt tokens and {new} new ones exceed the context of {self.context} tokens",
-                "messages" if isinstance(request, ChatRequest) else "prompt",
+                prompt,
                 code="context_length_exceeded",
             )
         for field, limit in {"steps": 4 * self.context, "block_length": self.context, "sub_block_length": self.context}.items():
             if (value := getattr(decoding, field)) is not None and value > limit:
                 raise BadRequest(f"{field} is {value}; with a context of {self.context} tokens it is at most {limit}", field)
-        for field, ids in {"prompt": prompt_ids, "mask_id": [decoding.mask_id or 0], "stop_ids": decoding.stop_ids or []}.items():
+        for field, ids in {prompt: prompt_ids, "mask_id": [decoding.mask_id or 0], "stop_ids": decoding.stop_ids or []}.items():
             if any(not 0 <= token < self.vocabulary for token in ids):
                 raise BadRequest(f"a token id is outside the vocabulary of {self.vocabulary}", field)
         if request.seed is None and decoding.temperature > 0:

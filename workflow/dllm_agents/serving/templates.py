@@ -18,6 +18,7 @@ Tools = Sequence[Mapping[str, Any]] | None
 # Special in some tokenizers, but part of what models read and write in text.
 TAGS = (*KEPT, "<tool_response>", "</tool_response>", "<think>", "</think>", "<answer>", "</answer>")
 MAX_STEPS = 5_000_000  # lines of a template; one that writes 10,000 messages takes a tenth of them
+MAX_WRITTEN = 1 << 28  # characters; no context holds a tenth of them
 ID_LENGTH = 9  # what Mistral's templates want of a call's id: so many letters and digits
 # No template writes these; one that stands in no message marks where a control token's text is taken apart.
 _SENTINELS = [chr(point) for point in range(0xE000, 0xE100)]
@@ -90,16 +91,20 @@ def _first_accepted(render: Callable[[Sequence[Message]], str], messages: list[M
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Raises TemplateError where the template runs on: templates come with the checkpoint, and one that loops would hold this thread."""
-    steps = 0
+    """Raises TemplateError where the template runs on, or writes on: templates come with the checkpoint, and one that loops would hold this
+    thread, or take the machine's memory."""
+    steps = written = 0
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal steps
+        nonlocal steps, written
         if frame.f_code.co_filename != "<template>":
             return None
         steps += 1
+        written += len(argument) if event == "return" and isinstance(argument, str) else 0
         if steps > MAX_STEPS:
             raise TemplateError(f"the chat template does not end within {MAX_STEPS:,} steps", "messages")
+        if written > MAX_WRITTEN:
+            raise TemplateError(f"the chat template writes over {MAX_WRITTEN:,} characters", "messages")
         return watch
 
     before = sys.gettrace()
