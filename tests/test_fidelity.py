@@ -10,6 +10,8 @@ from dllm_agents import prompts
 from dllm_agents.config import load
 from dllm_agents.reporting import published
 from dllm_agents.reporting.claims import load_claims
+from dllm_agents.reporting.dllm_agent import attention_rows
+from dllm_agents.reporting.inputs import Inputs
 
 TESTS = Path(__file__).parent
 RECIPE = TESTS.parent / "config" / "diffuagent.yaml"
@@ -28,8 +30,8 @@ FINDINGS = {
     "11 published twins": "reporting/test_beside_published.py::test_published_numbers_stand_beside_ours_in_tables_3_and_6",
     "12 noise that does not act": "training/test_stage.py::test_as_shipped_replies_begin_with_a_block_and_what_follows_in_it_is_masked",
     "13 one draw for SFT and VRPO": "benchmarks/test_multihop_qa.py::test_preferences_have_a_draw_of_their_own",
-    "14 systems without code": "reporting/test_coverage.py::test_lines_are_those_stored",
-    "15 DLLM Agent without training": "reporting/test_coverage.py::test_lines_are_those_stored",
+    "14 systems without code": "reporting/test_coverage.py::test_every_published_row_is_repeated_but_for_weights_that_nobody_has",
+    "15 DLLM Agent without training": "test_fidelity.py::test_the_teams_of_dllm_agent_are_trained_alike_and_their_attention_is_read",
     "16 claims that test something else": "test_fidelity.py::test_claims_name_the_categories_and_constants_of_their_statements",
     "17 steps in neither memory nor window": "agents/test_modules.py::test_every_interaction_is_in_the_memory_or_in_the_window",
     "18 windows that no caption names": "test_published_settings.py::"
@@ -68,6 +70,18 @@ def test_strict_leaves_for_any_reason_and_modest_for_a_good_one():
     assert "YES if any one of these holds" in strict and len(re.findall(r"^\d\. ", strict, re.MULTILINE)) == 4
     assert "YES only if there is good reason" in modest and "1." not in modest
     assert all("Do it." in text and "say why" in text for text in (strict, modest))
+
+
+def test_the_teams_of_dllm_agent_are_trained_alike_and_their_attention_is_read():
+    config = load([TESTS.parent / "config" / "dllm_agent.yaml"])
+    teams = {agent: config.backbones[config.agents[agent].policy].training for agent in config.trained_teams("multihop_qa")}
+    assert {"pangu-ar-team", "pangu-dllm-team", *(f"pangu-block{switch}-team" for switch in ("", "-noisy", "-naive"))} <= set(teams)
+    alike = ("mixture", "budget_factor", "learning_rate", "warmup")
+    assert len({str([getattr(training, name) for name in alike]) for training in teams.values()}) == 1
+    inputs = Inputs(config, Path("no-results"))
+    assert {(agent, stage) for agent, stage in attention_rows(inputs)} == {
+        (agent, stage) for agent in teams for stage in ("plan", "search")
+    }
 
 
 def test_claims_name_the_categories_and_constants_of_their_statements():

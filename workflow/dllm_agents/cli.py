@@ -52,7 +52,7 @@ COMMANDS = {
     "merge-episodes": Command("agents.merge", "put the episodes of all parts of a rollout into one file, in task order"),
     "replay-verifiers": Command("analysis.verification", "replay early-exit verifiers on stored episodes of one benchmark"),
     "score": Command("analysis.stage:score", "score episodes with the official checkers"),
-    "attention": Command("analysis.attention", "read where the replies of a planner workflow look while they are decoded"),
+    "attention": Command("analysis.attention", "read where the replies of a team of planner and seekers look while they are decoded"),
     "classify-failures": Command("analysis.stage:classify", "name the failures in episodes, with evidence"),
     "tabulate": Command("reporting.tables", "make a table from scores and failures"),
     "plot": Command("reporting.figures", "make a figure from scores and failures"),

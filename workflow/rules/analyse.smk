@@ -67,8 +67,11 @@ rule attention:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=memory("score"),
-        runtime=minutes("score"),
+        mem_mb=memory("rollout"),
+        runtime=minutes("rollout"),
+        gpu=lambda wildcards: demand.rollout_gpus(
+            CONFIG, wildcards.agent, wildcards.benchmark
+        ),
     params:
         models=lambda wildcards, input: model_arguments(input.models),
     shell:

@@ -3,21 +3,21 @@
 A stored episode is played again with its own answers, which gives every prompt as it was. For a reply, the forwards that settled its
 tokens are run again (an AR model settles one a forward, a diffusion model several, with the tokens not yet settled masked), and the
 attention of the rows that predicted those tokens is averaged over layers and heads. Its mass is summed over the spans of the prompt.
-The paper's own definition is not public; this one is this project's.
+The paper's text neither defines nor shows it; this definition is this project's.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dllm_agents import benchmarks
+from dllm_agents import benchmarks, foreign, tool_calls
 from dllm_agents.agents.play import Player
 from dllm_agents.agents.policy import Message
 from dllm_agents.agents.recording import Answer, Replay, StreamedAnswer
@@ -26,11 +26,13 @@ from dllm_agents.client.client import Completion
 from dllm_agents.commands import add_paths, named_directory, say
 from dllm_agents.config import Config
 from dllm_agents.config import load as load_config
+from dllm_agents.config.roles import TEAM_WORKFLOWS
+from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.files import read_jsonl
 from dllm_agents.frames import write_frame
 from dllm_agents.models.attention import attention_weights
-from dllm_agents.models.loading import Model, load
+from dllm_agents.models.loading import Model, load_model
 from dllm_agents.records import Attention, Episode, Task, TracedEpisode
 
 STAGES = ("plan", "search", "write")
@@ -68,7 +70,7 @@ class Listening(Replay):
         return ask
 
     def stream(self, role: str) -> StreamedAnswer:
-        raise NotImplementedError("attention is read in the planner workflow, which streams nothing")
+        raise NotImplementedError("attention is read in teams of a planner, which stream nothing")
 
 
 def measure(config: Config, agent: str, tasks_path: Path, episodes_path: Path, models: Mapping[str, Path], output: Path) -> int:
@@ -77,15 +79,16 @@ def measure(config: Config, agent: str, tasks_path: Path, episodes_path: Path, m
     Raises StageError for an agent that does not plan, and for a role whose checkpoint is not given.
     """
     entry = config.agents[agent]
-    if entry.workflow != "planner":
-        raise StageError(f"agents.{agent}: attention by stage is read in the planner workflow; name an agent with workflow: planner")
+    if entry.workflow not in TEAM_WORKFLOWS:
+        teams = " or ".join(sorted(TEAM_WORKFLOWS))
+        raise StageError(f"agents.{agent}: attention by stage is read in teams; name an agent with workflow: {teams}")
     tasks = {task.id: task for task in read_jsonl(tasks_path, Task)}
     benchmark = benchmarks.load(next(iter(tasks.values())).benchmark, config)
     backbones = config.agent_backbones(agent, benchmark.name)
     missing = sorted(set(backbones.values()) - set(models))
     if missing:
         raise StageError(f"attention: no checkpoint of {missing[0]}; give it as --model {missing[0]}=DIR")
-    loaded = {name: load(directory) for name, directory in models.items()}
+    loaded = {name: load_model(directory, config.backbones[name].dtype) for name, directory in models.items()}
     player = Player(config, agent, benchmark)
     rows: list[Attention] = []
     for episode in read_jsonl(episodes_path, TracedEpisode):
@@ -93,7 +96,7 @@ def measure(config: Config, agent: str, tasks_path: Path, episodes_path: Path, m
             continue
         listening = Listening(episode, tuple(backbones))
         player.play(_quick(tasks[episode.task_id]), listening)
-        for stage, exchange in _by_stage(episode, listening.exchanges):
+        for stage, exchange in by_stage(episode, listening.exchanges):
             name = backbones[exchange.role]
             attention = look(loaded[name], exchange, spans_of(episode, exchange))
             if attention is not None:
@@ -106,7 +109,7 @@ def _quick(task: Task) -> Task:
     return task.model_copy(update={"data": task.data | {"tool_delay": 0.0}})
 
 
-def _by_stage(episode: Episode, exchanges: Sequence[Said]) -> list[tuple[str, Said]]:
+def by_stage(episode: Episode, exchanges: Sequence[Said]) -> list[tuple[str, Said]]:
     """(stage, reply), whichever of several seekers was faster. The stage is that of the step the reply became."""
     stages = {step.call: step.stage for step in episode.steps}
     staged = [(stages.get((item.role, item.seed)), item) for item in exchanges]
@@ -124,7 +127,36 @@ def spans_of(episode: Episode, exchange: Said) -> dict[str, list[str]]:
         if isinstance(reply, Reply):
             plan += reply.queries
             results += [reply.answer] if reply.answer else []
+        for call in tool_calls.read(step.action or "")[1] if episode.team else ():
+            plan += _texts(call["arguments"].get("queries"))
+    if episode.team:  # whose prompts show results as JSON, or what was picked out of it
+        results += [text for line in results for text in _texts(_value(line)) if " " in text and text not in plan]
     return {"question": [episode.goal], "results": results, "plan": plan}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in plain data, however deep."""
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(item)
+
+
+def _value(line: str) -> Any:
+    """The value of a line of JSON; None for a line that was cut."""
+    try:
+        return foreign.loads(line)
+    except ValueError:
+        return None
+
+
+class Seen(NamedTuple):
+    """A forward of a reply: the tokens it saw, the rows that predicted what it settled, and where the block begins that its own tokens see
+    both ways."""
+
+    token_ids: Tensor
+    rows: Tensor
+    block_start: int | None = None
 
 
 def look(model: Model, exchange: Said, spans: Mapping[str, Sequence[str]]) -> Attention | None:
@@ -142,21 +174,36 @@ def look(model: Model, exchange: Said, spans: Mapping[str, Sequence[str]]) -> At
     kinds = [_kind(start, stop, places) for start, stop in prompt["offset_mapping"]]
     count = len(kinds)
     ids = torch.tensor(prompt["input_ids"] + reply)
-    heads = []
-    for forward in _spread(sorted(set(trace))):
-        settled = [position for position, step in enumerate(trace) if step == forward]
-        shown = ids.clone()
-        if model.mask_id is not None:
-            late = torch.tensor([position for position, step in enumerate(trace) if step >= forward])
-            shown[count + late] = model.mask_id
-        rows = torch.tensor([count + position - (model.mask_id is None or model.shift) for position in settled])
-        # [layers, heads, rows, keys] -> [rows, keys]
-        heads.append(attention_weights(model, shown[: int(rows.max()) + 1] if model.mask_id is None else shown)[:, :, rows].mean((0, 1)))
+    decoding = exchange.completion.decoding
+    forwards = (seen_by(model, ids, count, trace, forward, decoding) for forward in _spread(sorted(set(trace))))
+    # [layers, heads, rows, keys] -> [rows, keys]
+    heads = [attention_weights(model, *seen).mean((0, 1)) for seen in forwards]
     mass = _mass(heads, kinds)
     entropies = torch.cat([_entropy(weights[:, :count]) for weights in heads])
     names = {"task_id": "", "agent": "", "backbone": "", "stage": "", "entropy": float(entropies.mean())}
     counts = {"rows": sum(map(len, heads)), "prompt_tokens": count}
     return Attention.model_validate(names | counts | {kind: mass[kind] for kind in (*SPANS, "own")})
+
+
+def seen_by(model: Model, ids: Tensor, count: int, trace: Sequence[int], forward: int, decoding: Decoding | None) -> Seen:
+    """What one forward of a reply saw: `ids` are `count` of the prompt and the reply's, `trace` the forward that settled each of these."""
+    settled = torch.tensor([position for position, step in enumerate(trace) if step == forward])
+    by_token = model.mask_id is None or (decoding is not None and decoding.strategy == "ar")
+    rows = count + settled - int(by_token or model.shift)
+    start: int | None = None
+    length = len(ids)
+    if model.attention == "context_causal" and not by_token:
+        block = decoding and decoding.block_length or model.block_length or len(trace)
+        start = count + int(settled[0]) // block * block
+        # A block's first token is decided by the pass over all before it, where every token sees its past alone.
+        by_token, length = count + int(settled[0]) == start, start + block
+    if by_token:
+        return Seen(ids[: int(rows.max()) + 1], rows)
+    assert model.mask_id is not None, "only diffusion models settle tokens in any order"
+    shown = torch.full((max(length, len(ids)),), model.mask_id)
+    early = torch.tensor([step < forward for step in trace])
+    shown[:count], shown[count : len(ids)][early] = ids[:count], ids[count:][early]
+    return Seen(shown[:length], rows, start)
 
 
 def marked(text: str, spans: Mapping[str, Sequence[str]]) -> list[tuple[int, int, str]]:

@@ -134,6 +134,17 @@ class Config(Section):
         played = {self.workflow(name, benchmark) for name in policies if benchmark in self.agent_benchmarks(name)}
         return not played or not played <= TEAM_WORKFLOWS
 
+    def trained_teams(self, benchmark: str) -> list[str]:
+        """The agents of the run that play a benchmark as a planner and seekers whose backbones are all trained here: those whose attention
+        is read."""
+        return [
+            agent
+            for agent in self.run.agents
+            if benchmark in self.agent_benchmarks(agent)
+            and self.agents[agent].workflow in TEAM_WORKFLOWS
+            and all(self.backbones[name].training for name in self.agent_backbones(agent, benchmark).values())
+        ]
+
     def call_orders(self, backbone: str, benchmark: str) -> list[bool]:
         """Whether agents of the run have this backbone write a search call before the thought: False, True or both; [False] without any."""
         policies = [self.agents[name] for name in self.run.agents if benchmark in self.agent_benchmarks(name)]

@@ -44,6 +44,7 @@ WORKFLOWS: dict[str, Workflow] = {
     "threats": Workflow(keys=("acting",), plays=("react", "search", "tool_calling")),
 }
 TEAM_WORKFLOWS = {name for name, workflow in WORKFLOWS.items() if "seeker" in workflow.roles}
+"""Workflows of a planner that hands tasks to seekers."""
 MODULES = ("memory", "verifier", "selector", "editor")
 """Roles that are sections of an agent, with a backbone and settings of their own."""
 MODULE_ROLES = (*MODULES, *TEAM)

@@ -75,16 +75,6 @@ class Files:
         graphs = [benchmark for agent, benchmark in self.plays() if self.graph_trajectories(agent, benchmark)]
         return list(dict.fromkeys([*(name for pair in self.trained() for name in self.taught_on(*pair)), *graphs]))
 
-    def attention_agents(self, benchmark: str) -> list[str]:
-        """The agents whose attention is read: planner teams whose backbones are all trained in this run."""
-        return [
-            agent
-            for agent, played in self.plays()
-            if played == benchmark
-            and self.config.agents[agent].workflow == "planner"
-            and all(self.config.backbones[name].training for name in self.config.agent_backbones(agent, benchmark).values())
-        ]
-
     def checkpoints(self, backbones: Sequence[str], benchmark: str) -> list[Path]:
         """The checkpoints of those backbones that are trained here."""
         trained = [name for name in dict.fromkeys(backbones) if self.config.backbones[name].training]
@@ -143,7 +133,7 @@ class Files:
         if kind == "serving":
             yield from map(self.results.serving, self.config.used_backbones())
         elif kind == "attention":
-            yield from (self.results.attention(name, agent) for name in chosen for agent in self.attention_agents(name))
+            yield from (self.results.attention(name, agent) for name in chosen for agent in self.config.trained_teams(name))
         elif kind == "exits":
             yield from (self.results.exits(name) for name in chosen if name in self.verified_benchmarks())
         elif kind == "trajectories":

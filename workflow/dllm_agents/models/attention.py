@@ -250,22 +250,32 @@ def _one_by_one(queries: Tensor, keys: Tensor, values: Tensor, views: list[tuple
 
 
 def _weights(queries: Tensor, keys: Tensor, segment: Segment) -> Tensor:
-    """What attention weighs values with: [heads, n, limit] for `queries` [n, heads, size] and `keys` [kv heads, positions, size]."""
+    """What attention weighs values with in the rows that are wanted: [heads, k, limit] for `queries` [n, heads, size] and `keys`
+    [kv heads, positions, size]."""
     start = segment.slot.start  # type: ignore[union-attr]
+    rows = (segment.rows - segment.start).to(queries.device)
     seen = keys[:, start : start + segment.limit].float().repeat_interleave(queries.shape[1] // keys.shape[0], dim=0)
-    scores = queries.transpose(0, 1).float() @ seen.transpose(1, 2) / math.sqrt(queries.shape[-1])
+    scores = queries[rows].transpose(0, 1).float() @ seen.transpose(1, 2) / math.sqrt(queries.shape[-1])
     mask = segment.mask(queries.device)
-    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+    return (scores if mask is None else scores.masked_fill(~mask[rows], -torch.inf)).softmax(-1)
 
 
 @torch.inference_mode()
-def attention_weights(model: Model, token_ids: Tensor) -> Tensor:
-    """The attention weights of one forward over a whole sequence [n], under the model's own mask: [layers, heads, n, n] in float32."""
+def attention_weights(model: Model, token_ids: Tensor, rows: Tensor, block_start: int | None = None) -> Tensor:
+    """The attention weights of some rows [k] of one forward over a sequence [n], under the model's own mask: [layers, heads, k, n] in
+    float32. Context-causal weights see the tokens from `block_start` on, where the rows are, both ways; without it every token its past."""
     length = len(token_ids)
-    batch = Batch(model, [Segment(token_ids, 0, length, model.attention, model.block_length, torch.arange(0))])
-    model.layers.reach(batch.reach)
+    slot = Slot(model, length)
+    attention: Attention = "causal" if model.attention == "context_causal" else model.attention
+    model.layers.reach(length)
     weights: list[Tensor] = []
-    hidden_states(model.layers, batch.on(model.device), batch.pool, weights=weights)
+    if block_start is not None:
+        before = Segment(token_ids[:block_start], 0, block_start, attention, None, torch.arange(0), slot)
+        hidden_states(model.layers, Batch(model, [before]).on(model.device), slot.pool)
+        attention = "full"
+    start = block_start or 0
+    segment = Segment(token_ids[start:], start, length, attention, model.block_length, rows, slot)
+    hidden_states(model.layers, Batch(model, [segment]).on(model.device), slot.pool, weights=weights)
     return torch.stack(weights)
 
 

@@ -64,7 +64,7 @@ class _NoResults(Inputs):
         return super().exits(benchmark)
 
     def attention(self, agent: str, benchmark: str) -> pd.DataFrame:
-        if agent in Files(self.config).attention_agents(benchmark):
+        if agent in self.config.trained_teams(benchmark):
             self.needs.add((agent, benchmark))
         return super().attention(agent, benchmark)
 
@@ -85,10 +85,15 @@ def covered(entry: Entry, config: Config) -> Coverage:
     played = _players(entry, config, read)
     agents = tuple(agent for agent in config.run.agents if any(agent == player for player, _ in played))
     if not agents:
-        return Coverage(entry.name, why=f"the run has no {entry.agents or 'agent that plays its benchmarks'}")
+        return Coverage(entry.name, why=f"the run has no {entry.agents or _player_of(entry)}")
     benchmarks = tuple(name for name in config.run.benchmarks if any(name == benchmark for _, benchmark in played))
     stand_ins = (config.benchmark_options(name).stand_in for name in benchmarks)
     return Coverage(entry.name, agents, benchmarks, "", _unrepeated(entry, config, agents), tuple(filter(None, stand_ins)))
+
+
+def _player_of(entry: Entry) -> str:
+    """Whom a table or figure of named benchmarks needs, in words."""
+    return f"agent that plays {' or '.join(map(display_name, dict.fromkeys(entry.needs.values())))}"
 
 
 def _players(entry: Entry, config: Config, read: list[str]) -> set[tuple[str, str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dllm_agents.config import BFCL_SINGLE_TURN
+from dllm_agents.config.roles import TEAM_WORKFLOWS, WORKFLOWS
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import bare, cell, mean_row, rate_row, ratio_row, without_value
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEARCH = "multihop_qa"
-STAGES = ("plan", "search", "write")
+STAGES = {"plan": "planner", "search": "seeker", "write": "writer"}
+"""Stage of a team's work -> the role whose replies it holds."""
 ATTENTION_SPANS = {"question": "Question", "plan": "Plan", "results": "Results", "format": "Rest of prompt", "own": "Reply"}
 """What a reply can look at: column of the attention records -> its name to a reader."""
 COSTS = {
@@ -96,7 +98,7 @@ def planning(inputs: Inputs) -> Table:
     rows: list[TableRow] = []
     lines = []
     for agent in inputs.agents:
-        if inputs.config.agents[agent].workflow is not None and SEARCH in inputs.config.agent_benchmarks(agent):
+        if inputs.config.agents[agent].workflow in TEAM_WORKFLOWS and SEARCH in inputs.config.agent_benchmarks(agent):
             own = planning_rows(inputs, agent)
             rows += own
             lines.append(Line(agent, [inputs.paradigm(agent), Text(str(own[0].n or 0), own[0]), *own]))
@@ -212,6 +214,7 @@ def draw_attention(inputs: Inputs, figure: Figure) -> None:
     if not bars:
         say_not_run(axis)
         return
+    figure.set_figheight(max(2.8, 0.8 + 0.22 * len(bars)))
     shades = [str(0.15 + 0.17 * index) for index in range(len(ATTENTION_SPANS))]
     for place, (_, by_span) in enumerate(reversed(bars)):
         left = 0.0
@@ -229,9 +232,10 @@ def draw_attention(inputs: Inputs, figure: Figure) -> None:
 def attention_rows(inputs: Inputs) -> dict[tuple[str, str], dict[str, TableRow]]:
     """(planning agent, workflow stage) -> what its replies looked at: mean share of attention per span, and entropy."""
     means = {}
-    for agent in (name for name in inputs.agents if inputs.config.agents[name].workflow == "planner"):
+    for agent in inputs.config.trained_teams(SEARCH):
         frame = inputs.attention(agent, SEARCH)
-        for stage in STAGES:
+        roles = WORKFLOWS[inputs.config.workflow(agent, SEARCH)].roles
+        for stage in (name for name, role in STAGES.items() if role in roles):
             part = frame[frame["stage"] == stage]
             means[agent, stage] = {
                 name: mean_row(agent, SEARCH, stage, name, [float(value) for value in part[name]], inputs.config.seed, share=True)

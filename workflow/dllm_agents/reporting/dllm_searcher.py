@@ -195,7 +195,10 @@ def training_stages(inputs: Inputs) -> tuple[list[Stage], list[Stage]]:
     agents whose backbone comes ready."""
     config = inputs.config
     alone: dict[str, str] = {}
-    for agent in (agent for agent in inputs.agents if inputs.paradigm(agent) == "diffusion"):
+    # One agent a backbone, in a run of several papers the one that searches.
+    for agent in sorted(inputs.agents, key=lambda name: SEARCH not in config.agent_benchmarks(name)):
+        if inputs.paradigm(agent) != "diffusion":
+            continue
         # The paper decodes these by P-ReAct; an agent that acts so stands before one that does not.
         parallel = published.searcher_name(config, agent) is not None and config.agents[agent].acting == "p_react"
         if inputs.alone(agent) or parallel:
