@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dllm_agents import preflight
+from dllm_agents import preflight, prompts
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 
@@ -61,6 +61,19 @@ def test_prompt_files_without_their_slots_or_room_are_named(tmp_path: Path, file
     with pytest.raises(ValueError) as caught:
         preflight.check(config)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("module", "template"), [("memory", "memory.j2"), ("selector", "selector.j2"), ("editor", "editor.j2")])
+def test_a_module_s_own_prompt_without_its_slots_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, template: str
+) -> None:
+    (tmp_path / template).write_text("Help the agent.")
+    monkeypatch.setattr(prompts, "MODULE_STYLE", str(tmp_path))
+    agent = {"policy": "m", module: {"backbone": "m"}}
+    run = {"agents": ["a"], "benchmarks": ["babyai" if module == "memory" else "bfcl"]}
+    config = Config.model_validate({"backbones": {"m": {"url": "http://x"}}, "agents": {"a": agent}, "run": run})
+    with pytest.raises(ValueError, match=rf"agents.a.{module}.*{template}: has no slot "):
+        preflight._check_prompts(config)
 
 
 @pytest.mark.parametrize("recipe", ["demo", "test", "small", "paper"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dllm_agents import prompts
 from dllm_agents.config import Config
+from dllm_agents.config.roles import MODULES
 from dllm_agents.config.section import Mistake
 from dllm_agents.decoding.settings import DecodingError
 from dllm_agents.errors import StageError
@@ -34,7 +35,7 @@ def check(config: Config) -> None:
 
 
 def _check_prompts(config: Config) -> None:
-    """Every policy's prompts have their slots, and room."""
+    """The prompts of every policy and module have their slots, and room."""
     for agent in config.run.agents:
         backbone = config.backbones.get(config.agents[agent].policy)
         for benchmark in config.agent_benchmarks(agent) if backbone is not None else []:
@@ -43,6 +44,11 @@ def _check_prompts(config: Config) -> None:
                 prompts.check(backbone.prompt, config.workflow(agent, benchmark), benchmark, backbone.context_on(benchmark))
             except StageError as error:
                 raise Mistake(f"{config.origin_key(config.agents[agent].policy)}.prompt", str(error)) from None
+            for role in set(MODULES) & set(config.agent_backbones(agent, benchmark)):
+                try:
+                    prompts.check(prompts.MODULE_STYLE, role, benchmark, backbone.context)
+                except StageError as error:
+                    raise Mistake(f"agents.{agent}.{role}", str(error)) from None
 
 
 def _check_strategies(config: Config) -> None:

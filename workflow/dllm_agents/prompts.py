@@ -67,13 +67,17 @@ NEEDED: dict[str, dict[str, tuple[set[str], ...]]] = {
     "search": {"search.j2": ({"goal"},)},
     "tool_calling": {"tool_calling.j2": ({"question"}, {"functions"})},
     "planner": {"planner.j2": ({"goal"},), "writer.j2": ({"goal"}, {"findings"})},
+    "memory": {"memory.j2": ({"goal"}, {"steps"})},
+    "verifier": {"early_exit.j2": ({"goal"}, {"steps"})},
+    "selector": {"selector.j2": ({"functions"}, {"user", "history"})},
+    "editor": {"editor.j2": ({"output"},)},
 }
-"""Workflow -> its templates, and the slots of which each must have one."""
+"""Workflow or module -> its templates, and the slots of which each must have one."""
 
 
 def check(style: str, workflow: str, benchmark: str, context: int) -> None:
-    """Raise StageError for a template without the slots that a workflow fills, or without that of a text which the style has for the
-    benchmark; and for an example that cannot fit a context of so many tokens, having more words."""
+    """Raise StageError for a template without the slots that a workflow or module fills, or without that of a text which the style has for
+    the benchmark; and for an example that cannot fit a context of so many tokens, having more words."""
     folder = style_folder(style)
     for template, needed in NEEDED.get(workflow, {}).items():
         path = folder / template

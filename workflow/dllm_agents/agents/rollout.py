@@ -92,6 +92,9 @@ def play_shard(config: Config, agent_name: str, shard: Shard, stack: ExitStack, 
     tasks, benchmark = load_tasks(config, shard.tasks)
     agent = config.agents[agent_name]
     backbone = config.backbones.get(agent.policy)
+    if backbone is not None:
+        context = backbone.context_on(benchmark.name)
+        prompts.check(backbone.prompt, config.workflow(agent_name, benchmark.name), benchmark.name, context)
     tasks = spread(tasks, agent.tasks.get(benchmark.name) or (backbone.tasks.get(benchmark.name) if backbone else None))
     index, parts = shard.part
     tasks = tasks[index - 1 :: parts]  # dealt out, so that every part meets every category
