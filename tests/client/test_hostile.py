@@ -16,7 +16,9 @@ from local_server import Handler, local_servers
 
 from dllm_agents.agents.recording import recorded
 from dllm_agents.client import client as client_module
+from dllm_agents.client import reading
 from dllm_agents.client.client import BadReply, Client, Endpoint, RequestRefused, ServerFault, completion_of, reason_of
+from dllm_agents.client.judge import parse_grade
 from dllm_agents.client.reading import BrokenStream, Collected, events, json_object, lines
 from dllm_agents.client.streaming import stream
 from dllm_agents.config import Backbone
@@ -64,8 +66,8 @@ def test_any_stream_is_stored_or_refused(replies: list[Any], escaped: bool) -> N
     collected = Collected()
     with suppress(BadReply, BrokenStream):
         for event in events([body]):
-            collected.add(event)
-            collected.complete_calls()
+            if collected.add(event) and collected.has_grown():
+                collected.complete_calls()
         stored(collected.payload())
 
 
@@ -81,6 +83,52 @@ def test_a_line_in_tiny_pieces_takes_linear_time() -> None:
     begun = time.process_time()
     assert [len(line) for line in lines(pieces)] == [200_000]
     assert time.process_time() - begun < 20  # four minutes where every piece was searched again with all before it
+
+
+def looks(pieces: int, **delta: Any) -> tuple[int, list[Any]]:
+    """How often a stream of equal pieces is looked at, and the calls of the last look."""
+    collected, count, calls = Collected(), 0, ()
+    for _ in range(pieces):
+        if collected.add({"choices": [{"delta": delta}]}) and collected.has_grown():
+            count, calls = count + 1, collected.complete_calls()
+    return count, list(calls)
+
+
+def test_an_answer_in_tiny_pieces_is_not_looked_at_after_each() -> None:
+    short, long = looks(1000, content="é")[0], looks(40_000, content="é")[0]
+    assert short == 1000 and long < 6000
+    part = {"index": 0, "function": {"name": "f", "arguments": "["}}
+    assert looks(40_000, tool_calls=[part])[0] < 6000
+
+
+def test_a_call_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[Any] = []
+    monkeypatch.setattr(reading, "tool_call", lambda call: parsed.append(call) or {"name": "f", "arguments": {}})
+    collected = Collected()
+    collected.add({"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{}"}}]}}]})
+    for _ in range(50):
+        collected.add({"choices": [{"delta": {"content": "x"}}]})
+        assert len(collected.complete_calls()) == 1
+    assert len(parsed) == 1
+
+
+@pytest.mark.parametrize("arguments", [5, None, True, 1.5, [], {}, [5], "5", "", '"x"'])
+def test_arguments_of_any_kind_are_an_answer_or_none(arguments: Any) -> None:
+    collected = Collected()
+    for _ in range(2):
+        event = {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": arguments}}]}}]}
+        with suppress(BadReply):
+            if collected.add(event) and collected.has_grown():
+                collected.complete_calls()
+    with suppress(BadReply):
+        stored(collected.payload())
+
+
+def test_a_judge_of_nothing_but_line_ends_takes_linear_time() -> None:
+    begun = time.process_time()
+    for reply in ("\n" * 100_000, "correct" + ":" * 100_000, "- " * 50_000 + "\n" * 50_000):
+        assert parse_grade(reply).verdict == "unparsable"
+    assert time.process_time() - begun < 20  # minutes where a line's beginning may be any number of lines
 
 
 @pytest.mark.parametrize("calls", [128, 129])

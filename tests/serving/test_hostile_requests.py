@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -104,3 +105,29 @@ def test_a_body_in_pieces_of_one_byte_takes_linear_time() -> None:
 
     asyncio.run(Gate(app)({"type": "http", "path": "/v1/x", "method": "POST", "headers": []}, receive, send))
     assert sent[-1]["body"] == b"200000" and time.process_time() - begun < 20
+
+
+HALF = "\\ud800"
+HALVES = {
+    "tools": '"tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"HALF": "HALF"}}}]',
+    "calls": '"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": '
+    '{"name": "f", "arguments": "{\\"a\\": \\"\\HALF\\"}"}}]}, {"role": "user", "content": "x"}]',
+    "variables": '"chat_template_kwargs": {"HALF": ["HALF"], "shown": "HALF"}',
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_a_pair_in_what_the_template_shows_is_valid_text(name: str, tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    shows = deepcopy(tokenizer)
+    shows.chat_template = "{{ tools | tojson }}{{ shown }}{% for m in messages %}{{ m | tojson }}{% endfor %}"
+    client = TestClient(create_app(scripted("x"), shows, "tiny", Decoding(), 512), raise_server_exceptions=False)
+    body = json.dumps(CHAT)[:-1] + ", " + HALVES[name].replace("HALF", HALF) + "}"
+    response = client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("variable", ["x" * 3_000_000, nested(70)])
+def test_a_variable_of_the_template_has_the_bounds_of_a_prompt(variable: Any, tokenizer: Any, scripted: Callable[..., Any]) -> None:
+    client = TestClient(create_app(scripted("x"), tokenizer, "tiny", Decoding(), 512), raise_server_exceptions=False)
+    response = client.post("/v1/chat/completions", json={**CHAT, "chat_template_kwargs": {"a": variable}})
+    assert response.status_code == 400 and response.json()["error"]["param"] == "chat_template_kwargs"

@@ -15,8 +15,9 @@ from dllm_agents.errors import StageError
 
 JUDGE_PROMPTS = "judge"
 MAX_JUDGED_CHARACTERS = 2_000
-_CORRECT = re.compile(r"^\W*(?:是否正确|correct)\W*[:：]\W*(是|否|yes|no)\b", re.IGNORECASE | re.MULTILINE)
-_CONFIDENCE = re.compile(r"^\W*(?:置信度|confidence)\W*[:：]\W*(\d{1,3})(?:\.\d+)?\s*[%％]?", re.IGNORECASE | re.MULTILINE)
+_LABELLED = r"^[^\w\n]{0,40}(?:%s)\W{0,40}[:：]\W{0,40}"  # bounded: any number of line ends would be tried from each of them
+_CORRECT = re.compile(_LABELLED % "是否正确|correct" + r"(是|否|yes|no)\b", re.IGNORECASE | re.MULTILINE)
+_CONFIDENCE = re.compile(_LABELLED % "置信度|confidence" + r"(\d{1,3})(?:\.\d+)?\s*[%％]?", re.IGNORECASE | re.MULTILINE)
 _VERDICT = re.compile(r"(?:verdict:\s*)?(correct|incorrect)\.?", re.IGNORECASE)
 
 JudgeVerdict = Literal["correct", "incorrect", "unparsable"]

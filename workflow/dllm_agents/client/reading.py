@@ -98,6 +98,10 @@ DONE: dict[str, Any] = {}
 """The event that stands for a stream's end mark."""
 
 
+def _grown(length: int) -> int:
+    return length + length // 1000
+
+
 @dataclass
 class Collected:
     """The pieces of one stream. `ended` once the server has said that the answer is whole."""
@@ -107,6 +111,8 @@ class Collected:
     choice: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
+    _shown: int = 0
+    _read: dict[Any, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, event: Mapping[str, Any]) -> bool:
         """Take in one event; whether it told something new of the answer. Raises BadReply for what is no event of a completion."""
@@ -153,10 +159,25 @@ class Collected:
         elif arguments is not None:
             call["function"]["arguments"] = arguments
 
+    def has_grown(self) -> bool:
+        """Whether text and calls are longer by a thousandth than when this was last true. Looked at after every piece, a long answer in
+        tiny ones would take the square of its length."""
+        written = (call["function"]["arguments"] for call in self.calls.values())
+        size = len(self.content) + sum(1 + (len(text) if isinstance(text, str) else 0) for text in written)
+        if size <= _grown(self._shown):
+            return False
+        self._shown = size
+        return True
+
     def complete_calls(self) -> tuple[dict[str, Any], ...]:
-        """The calls whose arguments are an object by now."""
-        read = [tool_call(call) for call in self.calls.values() if call["function"]["arguments"] != ""]
-        return tuple(call for call in read if isinstance(call["arguments"], dict))
+        """The calls whose arguments are an object by now. One that grows is read again for every thousandth."""
+        for key, call in self.calls.items():
+            arguments = call["function"]["arguments"]
+            last = self._read[key][0] if key in self._read else ""
+            grows = isinstance(arguments, str) and isinstance(last, str)
+            if len(arguments) > _grown(len(last)) if grows else arguments is not last:
+                self._read[key] = arguments, tool_call(call)
+        return tuple(call for _, call in self._read.values() if isinstance(call["arguments"], dict))
 
     def payload(self) -> dict[str, Any]:
         """The answer as a whole one would have come."""

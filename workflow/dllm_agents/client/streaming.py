@@ -47,7 +47,7 @@ def stream(
     def read(response: httpx.Response, started: float) -> Iterator[Partial | Completion]:
         collected = Collected()
         for event in _whole_events(client.blocks(response), collected):
-            if collected.add(event):
+            if collected.add(event) and collected.has_grown():
                 yield Partial(foreign.valid_text(collected.content), collected.complete_calls())
         yield completion_of(collected.payload(), time.perf_counter() - started)
 

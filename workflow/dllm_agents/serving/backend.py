@@ -81,11 +81,15 @@ class Backend:
             messages = [message.template_values() for message in request.messages]
             self._check_text("".join(message["content"] for message in messages), "messages")
             tools = None if request.tools_in_prompt else request.offered_tools()
-            shown = [tools, *(message.get("tool_calls") for message in messages)]
-            if foreign.depth(shown) > foreign.DEEPEST:
-                raise BadRequest(f"nested over {foreign.DEEPEST} levels deep", "tools")
-            self._check_text(json.dumps(shown), "tools")
             values = request.template_variables(dict(self.served.template_values))
+            for shown, param in (
+                ([tools, *(message.get("tool_calls") for message in messages)], "tools"),
+                (values, "chat_template_kwargs"),
+            ):
+                if foreign.depth(shown) > foreign.DEEPEST:
+                    raise BadRequest(f"nested over {foreign.DEEPEST} levels deep", param)
+                self._check_text(json.dumps(shown), param)
+            messages, tools, values = foreign.valid([messages, tools, values])
             try:
                 return [chat_prompt(self.tokenizer, messages, tools, values, self.served.control)]
             except TemplateError as error:
