@@ -10,11 +10,12 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dllm_agents.download import _listed, _recorded
+from dllm_agents.download import _checked, _listed, _recorded
 from dllm_agents.errors import StageError
 
 COMMIT = "a" * 40
@@ -183,8 +184,14 @@ def test_a_commit_that_is_none_fetches_nothing(hub: str, tmp_path: Path, commit:
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["mine.yaml"]
 
 
-@pytest.mark.parametrize("revision", ["../../../evil", "-x", "a b", "/etc"])
-def test_a_revision_that_is_none_is_one_line(revision: str) -> None:
+@pytest.mark.parametrize("name", ["config.json", "a\0b.json", "x" * 5000])
+def test_a_file_that_is_listed_and_not_sent_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StageError, match="the hub lists this file, and did not send it"):
+        _checked(tmp_path / name, SimpleNamespace(lfs=None, blob_id="0" * 40))
+
+
+@pytest.mark.parametrize("revision", ["../../../evil", "-x", "a b", "/etc", 5, ["main"], {}])
+def test_a_revision_that_is_none_is_one_line(revision: Any) -> None:
     with pytest.raises(StageError, match="backbones.b: revision"):
         _listed("backbones.b", "model", "me/model", revision)
 

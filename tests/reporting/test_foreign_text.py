@@ -1,6 +1,8 @@
 """Text of models and data files in what others open: tables, exports, figures and the terminal."""
 
+import csv
 import html
+import io
 import json
 import re
 import shutil
@@ -14,9 +16,10 @@ from workflow_run import configuration, write_run
 
 from dllm_agents.errors import StageError
 from dllm_agents.foreign import visible
+from dllm_agents.records import TableRow
 from dllm_agents.reporting import show as showing
 from dllm_agents.reporting.export import export
-from dllm_agents.reporting.layout import Block, Layout, Line, to_latex, to_markdown
+from dllm_agents.reporting.layout import Block, Layout, Line, to_csv, to_latex, to_markdown
 from dllm_agents.reporting.style import theme
 
 HOSTILE = [
@@ -63,6 +66,15 @@ def test_a_latex_table_keeps_its_rows_and_runs_no_command_of_a_cell(text):
     assert set(re.findall(r"\\[a-zA-Z]+", page)) <= own
     assert not re.search(r"\\\\\s*[\[*]", page)
     page.encode()
+
+
+@given(TEXT | st.sampled_from(["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "-"]))
+def test_a_name_in_a_csv_file_is_no_formula_and_no_control_character(text):
+    row = TableRow(agent=text, benchmark=text, category=text, metric=text, n=1, value=-1.0)
+    (_, cells) = csv.reader(io.StringIO(to_csv([row])))
+    for name in cells[:4]:
+        assert not re.match(r"[=+@\t\r]|-.", name) and name.removeprefix("'") == visible(text).removeprefix("'") and visible(name) == name
+    assert cells[5].startswith("-1")
 
 
 @pytest.mark.parametrize("text", HOSTILE)

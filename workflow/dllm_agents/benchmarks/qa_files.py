@@ -110,7 +110,7 @@ def _rows(path: str) -> Iterator[tuple[int, Any]]:
                 yield from _json_rows(path, handle)
     except OSError as error:
         raise StageError(f"{path}: {error.strerror or error}; check the paths under benchmarks.multihop_qa") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, NotImplementedError) as error:  # the last is Parquet's
         reason = f" ({error})" if isinstance(error, UnicodeDecodeError) else ""
         raise StageError(f"{path}: not readable as JSON or Parquet{reason}; give JSON Lines, a JSON array or Parquet") from None
 

@@ -149,8 +149,14 @@ def to_csv(rows: Iterable[TableRow]) -> str:
         values = [_plain(row, name) for name in ("value", "low", "high", "published")]
         if row.value is None:
             values[0] = row.missing
-        writer.writerow([row.agent, row.benchmark, row.category, row.metric, "" if row.n is None else row.n, *values])
+        names = map(_named, (row.agent, row.benchmark, row.category, row.metric))
+        writer.writerow([*names, "" if row.n is None else row.n, *values])
     return out.getvalue()
+
+
+def _named(text: str) -> str:
+    """A name without control characters, and with an apostrophe where a spreadsheet would take it for a formula."""
+    return f"'{visible(text)}" if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text[1:]) else visible(text)
 
 
 def to_markdown(layout: Layout, caption: str) -> str:
