@@ -1,36 +1,41 @@
-"""What constraints cost at a large vocabulary: compiling BFCL's calls, and a step's predictions with and without one.
+"""What constraints cost at a large vocabulary: compiling BFCL's calls, and what a step of the 60M model takes longer with one.
 
-    python benchmarks/constraints.py VOCABULARY [TASKS]
+    python benchmarks/constraints.py VOCABULARY [TASKS] [--threads N] [--temperature T] [--rule RULE]
 
-VOCABULARY is a tokenizer.json, or a tiktoken file (base64 of a token and its rank, a line each). Seconds are processor seconds of one
-thread, so that a shared machine can be measured; a step's forward is not run, its logits are random.
+VOCABULARY is a tokenizer.json, or a tiktoken file (base64 of a token and its rank, a line each). Compilation is in processor seconds of one
+thread, so that a shared machine can be measured. A step is a dual-cache call of 32 rows a request behind a prompt of 512, by the runner
+of the engine, and its predictions; on the same logits these are made once without and once with constraints, which of them first in turns.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
-import sys
+import random
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from shapes import SMALL, draw_prompt, random_model
 
 from dllm_agents.benchmarks.bfcl import BFCL
 from dllm_agents.benchmarks.bfcl_language import call_pattern
 from dllm_agents.config import BFCLOptions
-from dllm_agents.decoding.canvas import Call, Canvas
 from dllm_agents.decoding.constrained import Constraint
 from dllm_agents.decoding.constraints import ConstraintError, TokenAutomaton, Vocabulary, language
 from dllm_agents.decoding.constraints.automata import compile_expression
 from dllm_agents.decoding.predicting import predictions
-from dllm_agents.decoding.selection import strictly_above
+from dllm_agents.decoding.session import Session
 from dllm_agents.decoding.settings import Decoding
-from dllm_agents.decoding.state import State
+from dllm_agents.engine.runner import Runner
+from dllm_agents.models.attention import Slot
+from dllm_agents.models.loading import Model
 
 CATEGORIES = ["simple", "live_simple", "multiple", "live_multiple"]
-ROWS = 32
+PROMPT, ROWS, STEPS = 512, 32, 12
 
 
 def vocabulary(path: Path) -> Vocabulary:
@@ -62,33 +67,40 @@ def compile_times(words: Vocabulary, count: int) -> list[TokenAutomaton]:
     return automata
 
 
-def step_seconds(automata: list[TokenAutomaton], size: int, share: float, batch: int, steps: int = 16) -> tuple[float, float]:
-    """Processor seconds of a step's predictions for `batch` requests of 32 rows, without constraints and with: `share` of the places hold
-    a token that may stand there, as a trained model's would."""
+@torch.inference_mode()
+def step_seconds(
+    model: Model, automata: list[TokenAutomaton], share: float, batch: int, decoding: Decoding
+) -> list[tuple[float, float, float]]:
+    """For each step of `batch` requests its seconds without constraints, with them, and in the forward: `share` of the places hold a
+    token that may stand there, as a trained model's would, the others one drawn from the vocabulary."""
     rng = np.random.default_rng(0)
-    decoding = Decoding(max_new_tokens=ROWS, mask_id=size - 1, stop_ids=[size - 2], constraint_rule="mask", threshold=0.9)
-    times = {False: 0.0, True: 0.0}
-    for step in range(steps):
-        chosen = [automata[rng.integers(len(automata))] for _ in range(batch)]
-        logits = torch.randn(batch * ROWS, size)
-        for number, automaton in enumerate(chosen):
-            for row, token in enumerate(spelled(automaton, rng)):
-                if rng.random() < share:
-                    logits[number * ROWS + row, token] = 30.0
-        for constrained in (False, True):
-            requests = []
-            for automaton in chosen:
-                canvas = Canvas([0], 1 + ROWS, size - 1)
-                state = State(canvas, decoding, (size - 2,), False, "full")
-                state.constraint = Constraint(automaton, canvas, decoding) if constrained else None
-                positions = canvas.masked(1, 1 + ROWS)
-                requests.append((state, Call(0, 1 + ROWS, 1 + ROWS, positions, positions, "full", rule=strictly_above(0.9))))
-            started = time.thread_time()
-            predictions(requests, logits)
-            if step >= steps // 4:  # the memo of sets is warm, as in a run
-                times[constrained] += time.thread_time() - started
-    count = steps - steps // 4
-    return times[False] / count, times[True] / count
+    runner, sessions = Runner(model, batch * (PROMPT + ROWS)), []
+    for number in range(batch):
+        session = Session(model, draw_prompt(PROMPT, 32000, number), decoding)
+        session.state.constraint = Constraint(automata[number % len(automata)], session.canvas, decoding)
+        sessions.append((session, Slot(model, PROMPT + ROWS, runner.pool, number * (PROMPT + ROWS))))
+    likely = [spelled(session.state.constraint.lattice.automaton, rng) for session, _ in sessions]
+    likely = [[token if rng.random() < share else int(rng.integers(len(automata[0].class_of))) for token in tokens] for tokens in likely]
+    seconds = []
+    for step in range(STEPS + 1):  # the first one reads the prompts
+        started = time.perf_counter()
+        logits = runner.logits([session.segment(slot) for session, slot in sessions])
+        forward, row = time.perf_counter() - started, 0
+        for (session, _), tokens in zip(sessions, likely, strict=True):
+            for place in session.call.positions:
+                logits[row, tokens[place - PROMPT]] = 30.0
+                row += 1
+        ways = {False: [(replace(s.state, constraint=None), s.call) for s, _ in sessions], True: [(s.state, s.call) for s, _ in sessions]}
+        times, predicted = {}, {}
+        for constrained in random.Random(step).sample([False, True], 2):
+            started = time.perf_counter()
+            predicted[constrained] = predictions(ways[constrained], logits)
+            times[constrained] = time.perf_counter() - started
+        for (session, _), prediction in zip(sessions, predicted[True], strict=True):
+            session.advance(prediction)
+        if step:
+            seconds.append((forward + times[False], forward + times[True], forward))
+    return seconds
 
 
 def spelled(automaton: TokenAutomaton, rng: np.random.Generator) -> list[int]:
@@ -105,15 +117,40 @@ def spelled(automaton: TokenAutomaton, rng: np.random.Generator) -> list[int]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    words = vocabulary(Path(sys.argv[1]))
-    automata = [a for a in compile_times(words, int(sys.argv[2]) if len(sys.argv) > 2 else 160) if a.shortest <= ROWS][:8]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vocabulary", type=Path)
+    parser.add_argument("tasks", type=int, nargs="?", default=160)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--rule", default="mask")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    words = vocabulary(options.vocabulary)
+    automata = [a for a in compile_times(words, options.tasks) if a.shortest <= ROWS][:8]
+    model = random_model({**SMALL, "vocab_size": words.size}, "full")
+    decoding = Decoding(
+        strategy="fast_dllm",
+        cache="dual",
+        steps=16,
+        block_length=ROWS,
+        max_new_tokens=ROWS,
+        stop_early=False,
+        mask_id=words.size - 1,
+        stop_ids=[words.size - 2],
+        constraint_rule=options.rule,
+        temperature=options.temperature,
+    )
     for share in (1.0, 0.5):
         for batch in (1, 8):
-            free, constrained = step_seconds(automata, words.size, share, batch)
+            seconds = np.array(step_seconds(model, automata, share, batch, decoding))
+            extra = 100 * (seconds[:, 1] - seconds[:, 0]) / seconds[:, 0].mean()
+            draws = np.random.default_rng(0).choice(extra, (2000, len(extra))).mean(axis=1)
+            low, high = np.quantile(draws, [0.025, 0.975])
             print(
-                f"step of {batch} x {ROWS} rows, {words.size} tokens, {share:.0%} of them fit: predictions {1000 * free:.1f} ms, "
-                f"with constraints {1000 * constrained:.1f} ms ({constrained / free:.2f} of it)"
+                f"step of {batch} x {ROWS} rows, {words.size} tokens, {share:.0%} of them fit: {1000 * seconds[:, 0].mean():.0f} ms "
+                f"({1000 * seconds[:, 2].mean():.0f} forward); a constraint adds {extra.mean():.1f} % [{low:.1f}, {high:.1f}], "
+                f"{extra.max():.1f} at most, n = {len(extra)} steps",
+                flush=True,
             )
 
 

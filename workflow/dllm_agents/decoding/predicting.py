@@ -21,19 +21,18 @@ COMMIT_NOTHING = Rule(0)
 @torch.inference_mode()
 def predictions(requests: Sequence[tuple[State, Call]], logits: Tensor) -> list[Prediction | StageError]:
     """What each call predicts, from `logits` [rows of all calls, vocabulary]. A request whose logits are not finite gets the error."""
+    constraints = [None if call.rule is None else state.constraint for state, call in requests]
+    # Before the host waits for the logits: a device may still be computing them.
+    flags = [None if constraint is None else constraint.flags(call) for (_, call), constraint in zip(requests, constraints, strict=True)]
     numbers = _numbers(requests, logits)
     bounds = np.cumsum([0, *(len(call.positions) for _, call in requests)]).tolist()
     parts = [slice(first, last) for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
     entropy = -numbers[ENTROPY] if len(numbers) > ENTROPY else None  # as the model says it, whatever a constraint changes
     free, finite = numbers[TOKEN].astype(np.int64), np.isfinite(numbers[CONFIDENCE])
     whole = bool(finite.all())
-    constraints = [
-        None if state.constraint is None or call.rule is None or not (whole or finite[part].all()) else state.constraint
-        for (state, call), part in zip(requests, parts, strict=True)
-    ]
-    for (_, call), part, constraint in zip(requests, parts, constraints, strict=True):
-        if constraint is not None:
-            constraint.allow(call, numbers[:, part], logits[part])
+    for (_, call), part, constraint, allowed in zip(requests, parts, constraints, flags, strict=True):
+        if constraint is not None and allowed is not None and (whole or finite[part].all()):
+            constraint.allow(call, allowed, numbers[:, part], logits[part])
     token_ids = free if constraints == [None] * len(constraints) else numbers[TOKEN].astype(np.int64)
     # In single precision, as in the published code, unless the strategy asks for more.
     single = numbers[CONFIDENCE].astype(np.float32).astype(np.float64)

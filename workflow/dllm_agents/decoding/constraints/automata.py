@@ -13,7 +13,8 @@ from dllm_agents.decoding.constraints.expressions import ConstraintError, Expres
 
 MAX_STATES = 1 << 14
 MAX_PARTS = 60_000
-SECONDS = 5.0
+# A refusal comes within a second: so much for the automaton over bytes, which takes hundredths of one as a rule, and the tokens' cells.
+SECONDS = 0.7
 
 
 @dataclass
@@ -194,8 +195,9 @@ def _determinise(e: Expression, bounds: Bounds) -> DFA:
     start = nfa.state()
     final = nfa.add(e, start)
     bounds.check(parts=len(nfa.edges))
-    class_of, members = _byte_classes({bits for edges in nfa.edges for bits, _ in edges})
-    classes = {bits: [c for c, byte in enumerate(members) if bits >> byte & 1] for edges in nfa.edges for bits, _ in edges}
+    sets = {bits for edges in nfa.edges for bits, _ in edges}
+    class_of, members = _byte_classes(sets)
+    classes = {bits: [c for c, byte in enumerate(members) if bits >> byte & 1] for bits in sets}
     moves = [[(classes[bits], target) for bits, target in edges] for edges in nfa.edges]
     closures: dict[int, frozenset[int]] = {}
 
@@ -223,7 +225,12 @@ def _determinise(e: Expression, bounds: Bounds) -> DFA:
         for c, reached in targets.items():
             key = frozenset(reached)
             if key not in number:
-                union = frozenset().union(*map(closure, key))
+                together: set[int] = set()
+                for i, state in enumerate(key):
+                    if i % 64 == 63:
+                        bounds.check()
+                    together |= closure(state)
+                union = frozenset(together)
                 if union not in index:
                     index[union] = len(order)
                     order.append(union)
@@ -259,44 +266,70 @@ def _without(pattern: bytes) -> DFA:
 
 
 def _intersect(a: DFA, b: DFA, bounds: Bounds) -> DFA:
+    """The pairs of states that texts lead to, p and q as p * len(b) + q, all that are as far from the start at once."""
     pairs, class_of = np.unique(np.stack([a.class_of, b.class_of]), axis=1, return_inverse=True)
-    index = {(a.start, b.start): 0}
-    order, rows = [(a.start, b.start)], []
-    left, right = a.table[:, pairs[0]].tolist(), b.table[:, pairs[1]].tolist()
-    for p, q in order:
+    left, right = a.table[:, pairs[0]].astype(np.int64), b.table[:, pairs[1]]
+    many = len(right)
+    order, rows, fresh = [a.start * many + b.start], [], np.array([a.start * many + b.start])
+    reached = set(order)
+    while len(fresh):
+        p, q = left[fresh // many], right[fresh % many]
+        rows.append(np.where((p < 0) | (q < 0), -1, p * many + q))
+        fresh = np.array([pair for pair in np.unique(rows[-1]).tolist() if pair >= 0 and pair not in reached], dtype=np.int64)
+        reached.update(fresh.tolist())
+        order += fresh.tolist()
         bounds.check(states=len(order))
-        row = []
-        for pair in zip(left[p], right[q], strict=True):
-            if min(pair) < 0:
-                row.append(-1)
-                continue
-            if pair not in index:
-                index[pair] = len(order)
-                order.append(pair)
-            row.append(index[pair])
-        rows.append(row)
-    accepting = np.array([bool(a.accepting[p] and b.accepting[q]) for p, q in order])
-    return DFA(np.array(rows, dtype=np.int32), class_of.astype(np.int32).reshape(256), accepting)
+    table, codes = np.concatenate(rows), np.array(order)
+    by_code = np.argsort(codes)
+    numbers = by_code[np.searchsorted(codes[by_code], np.maximum(table, codes.min()))]
+    accepting = a.accepting[codes // many] & b.accepting[codes % many]
+    return DFA(np.where(table < 0, -1, numbers).astype(np.int32), class_of.astype(np.int32).reshape(256), accepting)
 
 
 def minimise(d: DFA, bounds: Bounds) -> DFA:
-    """Moore's partition refinement; the rows of a round are compared by a 64-bit hash. States that reach no accepting one are like the
-    sink that a missing move leads to, and go with it."""
+    """Partition refinement (Moore), in a round only where a class that is led to has been split (after Hopcroft), so that a long count
+    costs no more than its length; states of a class are told apart by a 64-bit hash of the classes they lead to.
+
+    States that reach no accepting one are like the sink that a missing move leads to, and go with it."""
     rng = np.random.default_rng(0)
     sink, kinds = d.table.shape
     table = np.vstack([np.where(d.table < 0, sink, d.table), np.full((1, kinds), sink)])
     accepting = np.append(d.accepting, False)
-    labels, count = accepting.astype(np.int64), 0
-    weights = rng.integers(1, 2**63, size=kinds + 1, dtype=np.uint64) | np.uint64(1)
-    while labels.max() + 1 > count:
+    weights = np.asarray(rng.integers(1, 2**63, size=kinds, dtype=np.uint64) | np.uint64(1))
+    of_target, of_own = (rng.integers(1, 2**63, size=sink + 3, dtype=np.uint64) for _ in range(2))
+    moves = np.argsort(table, axis=None, kind="stable")  # by the state they lead to
+    first = np.searchsorted(table.ravel()[moves], np.arange(sink + 2))
+    labels = accepting.astype(np.int64)
+    count, sizes = 2, np.bincount(labels, minlength=sink + 3)
+    signature = np.asarray((of_target[labels[table]] * weights).sum(axis=1, dtype=np.uint64))
+    affected = np.arange(sink + 1)
+    while len(affected):
         bounds.check()
-        count = int(labels.max()) + 1
-        values = rng.integers(0, 2**63, size=count, dtype=np.uint64)
-        signature = (values[labels[table]] * weights[:-1]).sum(axis=1, dtype=np.uint64) + values[labels] * weights[-1]
-        labels = np.unique(signature, return_inverse=True)[1]
+        _, at, part, size = np.unique(
+            signature[affected] + of_own[labels[affected]], return_index=True, return_inverse=True, return_counts=True
+        )
+        old = labels[affected[at]]
+        # Who is not affected keeps the class's name, else its largest part does.
+        ranked = np.lexsort((-size, old))
+        stays = np.zeros(len(at), dtype=bool)
+        stays[ranked[np.unique(old[ranked], return_index=True)[1]]] = True
+        stays &= np.bincount(old, weights=size, minlength=count)[old] == sizes[old]
+        names = np.where(stays, old, count - 1 + np.cumsum(~stays))
+        np.subtract.at(sizes, old[~stays], size[~stays])
+        sizes[names[~stays]] = size[~stays]
+        count += int((~stays).sum())
+        renamed = names[part]
+        moved, renamed = affected[renamed != labels[affected]], renamed[renamed != labels[affected]]
+        lengths = first[moved + 1] - first[moved]
+        into = moves[np.repeat(first[moved] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())]
+        change = np.repeat(of_target[renamed] - of_target[labels[moved]], lengths)
+        labels[moved] = renamed
+        np.add.at(signature, into // kinds, weights[into % kinds] * change)
+        affected = np.unique(into // kinds)
+    labels = np.unique(labels, return_inverse=True)[1]
     if labels[d.start] == labels[sink]:
         return DFA(np.full((1, kinds), -1, dtype=np.int32), d.class_of, np.zeros(1, dtype=bool))
     first = np.unique(labels, return_index=True)[1]
-    kept = np.arange(count) != labels[sink]
+    kept = np.arange(len(first)) != labels[sink]
     number = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
     return DFA(number[labels[table[first[kept]]]], d.class_of, accepting[first[kept]], int(number[labels[d.start]]))

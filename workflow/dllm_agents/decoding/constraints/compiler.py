@@ -25,12 +25,13 @@ JSON_OBJECT = {"type": "object"}
 JSON_OBJECT_DEPTH = 4
 
 
-def language(constraint: Any) -> Expression:
+def language(constraint: Any, bounds: Bounds | None = None) -> Expression:
     """The texts a constraint allows: a JSON Schema, {"regex": text}, {"choice": [text, ...]}, or a turn that may call tools,
     {"tools": [{name, parameters}, ...], "required": false, "several": true}; with "answer" (a constraint) one without a call matches that.
 
     Raises ConstraintError.
     """
+    bounds = bounds or Bounds()
     match constraint:
         case {"regex": str() as pattern} if len(constraint) == 1:
             return compile_pattern(pattern)
@@ -41,19 +42,19 @@ def language(constraint: Any) -> Expression:
         case {"tools": [*tools]}:
             if not tools or not all(isinstance(tool, Mapping) and isinstance(tool.get("name"), str) for tool in tools):
                 raise ConstraintError("unsupported_schema", "tools", "a list of at least one tool with a name is wanted")
-            return _turn(constraint, tools)
-    return json_text(constraint, JSON_OBJECT_DEPTH if constraint == JSON_OBJECT else ANY_DEPTH)
+            return _turn(constraint, tools, bounds)
+    return json_text(constraint, JSON_OBJECT_DEPTH if constraint == JSON_OBJECT else ANY_DEPTH, bounds=bounds)
 
 
-def _turn(constraint: Mapping[str, Any], tools: list[Any]) -> Expression:
+def _turn(constraint: Mapping[str, Any], tools: list[Any], bounds: Bounds) -> Expression:
     try:
-        call = json_text(call_schema(tools), barred=CLOSE.encode())
+        call = json_text(call_schema(tools), barred=CLOSE.encode(), bounds=bounds)
     except ConstraintError as error:
         where = re.sub(r"^#/anyOf/(\d+)/properties/arguments", r"#/tools/\1/parameters", error.where)
         raise ConstraintError(error.code, where, str(error).partition(f"{error.where}: ")[2]) from None
     answer = constraint.get("answer")
     turn = tool_turn(call, bool(constraint.get("required")) or answer is not None, bool(constraint.get("several", True)))
-    return turn if answer is None else alt(language(answer), turn)
+    return turn if answer is None else alt(language(answer, bounds), turn)
 
 
 class Cache:
@@ -109,7 +110,7 @@ def check(constraint: Any) -> str:
     if not isinstance(constraint, Mapping | bool):
         raise ConstraintError("unsupported_schema", "#", "a constraint is a JSON object")
     try:
-        text = json.dumps(constraint)
+        text = json.dumps(constraint, allow_nan=False)
     except RecursionError:
         raise ConstraintError("schema_too_large", "#", "nested too deeply") from None
     except (TypeError, ValueError) as error:
@@ -121,10 +122,13 @@ def check(constraint: Any) -> str:
 
 def _compile(constraint: Any, words: Vocabulary, stop_ids: Sequence[int], mask_id: int | None) -> TokenAutomaton:
     bounds = Bounds()
-    d = compile_expression(language(constraint), bounds)
+    try:
+        d = compile_expression(language(constraint, bounds), bounds)
+    except RecursionError:
+        raise ConstraintError("schema_too_large", "#", "nested too deeply") from None
     if d.empty:
         raise ConstraintError("unsatisfiable_schema", "#", "no text satisfies it")
-    automaton = TokenAutomaton(d, words, stop_ids, mask_id, bounds)
+    automaton = TokenAutomaton(d, words, stop_ids, mask_id)
     if automaton.shortest >= FAR:
         raise ConstraintError("unsatisfiable_schema", "#", "the tokenizer can write no text that satisfies it")
     return automaton

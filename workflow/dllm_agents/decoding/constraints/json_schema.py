@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
-from urllib.parse import unquote
 
 from dllm_agents.decoding.constraints import numbers, strings
+from dllm_agents.decoding.constraints.automata import Bounds
 from dllm_agents.decoding.constraints.expressions import (
     NEVER,
     ConstraintError,
@@ -33,7 +32,7 @@ from dllm_agents.decoding.constraints.expressions import (
     size,
     without,
 )
-from dllm_agents.decoding.constraints.merging import IGNORED, canonical, count, disjoint, kinds, merge, types_of, unsupported
+from dllm_agents.decoding.constraints.merging import Document, canonical, count, disjoint, keywords, kinds, merge, types_of, unsupported
 
 RECURSION = 3
 DEPTH = 64
@@ -41,6 +40,7 @@ ANY_DEPTH = 2
 FREE_KEYS = 4
 FREE_SIZE = 6000
 MAX_NODES = 20_000
+MAX_PLACES = 256
 KEYWORDS = {
     "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties"},
     "array": {"items", "prefixItems", "minItems", "maxItems"},
@@ -53,12 +53,15 @@ COMMA = cat(BLANK, lit(","), BLANK)
 COLON = cat(BLANK, lit(":"), BLANK)
 
 
-def json_text(schema: Any, any_depth: int = ANY_DEPTH, barred: bytes = b"") -> Expression:
+def json_text(schema: Any, any_depth: int = ANY_DEPTH, barred: bytes = b"", bounds: Bounds | None = None) -> Expression:
     """The JSON documents that satisfy `schema`, with blanks around them and `barred` in none of their strings.
 
     Raises ConstraintError with a JSON pointer.
     """
-    return cat(BLANK, _Compiler(schema, any_depth, barred).node(schema, "#", 0), BLANK)
+    try:
+        return cat(BLANK, _Compiler(schema, any_depth, barred, bounds or Bounds()).node(schema, "#", 0), BLANK)
+    except RecursionError:
+        raise ConstraintError("schema_too_large", "#", "nested too deeply") from None
 
 
 def literal(value: Any) -> Expression:
@@ -73,23 +76,22 @@ def literal(value: Any) -> Expression:
 
 
 class _Compiler:
-    def __init__(self, root: Any, any_depth: int, barred: bytes) -> None:
-        self.root, self.any_depth, self.barred = root, any_depth, barred
+    def __init__(self, root: Any, any_depth: int, barred: bytes, bounds: Bounds) -> None:
+        self.any_depth, self.barred, self.document = any_depth, barred, Document(root, bounds)
         self.nodes = 0
         self.open_references: Counter[str] = Counter()
 
     def node(self, schema: Any, where: str, depth: int) -> Expression:
         """The values of one schema at the JSON pointer `where`."""
         self.nodes += 1
+        self.document.bounds.check()
         if depth > DEPTH:
             raise ConstraintError("schema_too_large", where, f"nested more than {DEPTH} deep")
         if self.nodes > MAX_NODES:
             raise ConstraintError("schema_too_large", where, f"more than {MAX_NODES} schemas, recursive ones counted each time")
         if schema is False:
             return NEVER
-        if not isinstance(schema, Mapping) and schema is not True:
-            raise unsupported(where, "a schema is an object or a boolean")
-        stated = {} if schema is True else {key: value for key, value in schema.items() if key not in IGNORED}
+        stated = keywords(schema, where)
         if "$id" in stated and where != "#":
             raise unsupported(f"{where}/$id", "$id inside a schema is not supported")
         stated.pop("$id", None)
@@ -101,45 +103,28 @@ class _Compiler:
         if "allOf" in stated:
             rest = {key: value for key, value in stated.items() if key != "allOf"}
             for part in _list(stated["allOf"], f"{where}/allOf"):
-                rest = merge(rest, part, where, self.resolve)
+                rest = merge(rest, part, where, self.document)
             return self.node(rest, where, depth + 1)
         for key in ("anyOf", "oneOf"):
             if key in stated:
                 return self._choice(key, stated, where, depth)
         return self._plain(stated, where, depth)
 
-    def resolve(self, reference: Any, where: str) -> Any:
-        """The schema a `$ref` within the document points to."""
-        if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
-            raise unsupported(f"{where}/$ref", f"{reference!r} leads outside the schema")
-        target = self.root
-        for part in unquote(reference[1:]).split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and name.isdecimal() and int(name) < len(target):
-                target = target[int(name)]
-            elif isinstance(target, Mapping) and name in target:
-                target = target[name]
-            else:
-                raise unsupported(f"{where}/$ref", f"{reference!r} leads nowhere")
-            if isinstance(target, Mapping) and "$id" in target and target is not self.root:
-                raise unsupported(f"{where}/$ref", "$id inside a schema is not supported")
-        return target
-
     def _reference(self, stated: dict[str, Any], where: str, depth: int) -> Expression:
         reference = stated["$ref"]
-        target = self.resolve(reference, where)
+        target = self.document.resolve(reference, where)
         if self.open_references[reference] >= RECURSION:
             return NEVER
         rest = {key: value for key, value in stated.items() if key != "$ref"}
         self.open_references[reference] += 1
-        value = self.node(merge(target, rest, where, self.resolve) if rest else target, where if rest else reference, depth + 1)
+        value = self.node(merge(target, rest, where, self.document) if rest else target, where if rest else reference, depth + 1)
         self.open_references[reference] -= 1
         return value
 
     def _choice(self, key: str, stated: dict[str, Any], where: str, depth: int) -> Expression:
         rest = {name: value for name, value in stated.items() if name != key}
-        options = [merge(option, rest, where, self.resolve) for option in _list(stated[key], f"{where}/{key}")]
-        if key == "oneOf" and not disjoint(options, where, self.resolve):
+        options = [merge(option, rest, where, self.document) for option in _list(stated[key], f"{where}/{key}")]
+        if key == "oneOf" and not disjoint(options, where, self.document):
             raise unsupported(f"{where}/oneOf", "branches that may overlap; use anyOf, or a constant that tells them apart")
         return alt(*(self.node(option, f"{where}/{key}/{i}", depth + 1) for i, option in enumerate(options)))
 
@@ -181,6 +166,8 @@ class _Compiler:
 
     def _array(self, stated: dict[str, Any], where: str, depth: int) -> Expression:
         places = _list(stated.get("prefixItems", []), f"{where}/prefixItems", True)
+        if len(places) > MAX_PLACES:
+            raise ConstraintError("schema_too_large", f"{where}/prefixItems", f"{len(places)} places; at most {MAX_PLACES}")
         first = [self.node(item, f"{where}/prefixItems/{i}", depth + 1) for i, item in enumerate(places)]
         low, high = count(stated, "minItems", where) or 0, count(stated, "maxItems", where)
         item = NEVER if high is not None and high <= len(first) else self._any(stated.get("items", True), f"{where}/items", depth)
@@ -199,9 +186,7 @@ class _Compiler:
 
     def _object(self, stated: dict[str, Any], where: str, depth: int) -> Expression:
         properties = stated.get("properties", {})
-        if not isinstance(properties, Mapping):
-            raise unsupported(f"{where}/properties", "an object is wanted")
-        required = dict.fromkeys(_list(stated.get("required", []), f"{where}/required", True))
+        required = dict.fromkeys(stated.get("required", []))
         additional = stated.get("additionalProperties", not properties)
         undeclared = {key: stated.get("additionalProperties", True) for key in required if key not in properties}
         pairs = []
@@ -243,7 +228,7 @@ def _bounds(stated: dict[str, Any], where: str) -> tuple[Fraction | None, Fracti
     sides: dict[bool, list[Fraction]] = {False: [], True: []}
     for keyword in KEYWORDS["number"] & set(stated):
         value, upper = stated[keyword], "ax" in keyword
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value in (math.inf, -math.inf):
             raise unsupported(f"{where}/{keyword}", "a finite number is wanted")
         sides[upper].append(numbers.bound(value, upper if keyword.startswith("exclusive") else None))
     return max(sides[False], default=None), min(sides[True], default=None)

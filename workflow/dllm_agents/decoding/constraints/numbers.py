@@ -40,7 +40,7 @@ def numbers(low: Fraction | None, high: Fraction | None) -> Expression:
 
 def bound(value: float, below: bool | None = None) -> Fraction:
     """A bound as written in decimal; exclusive ones are moved to the float next `below` (or, False, above) them."""
-    if below is not None:
+    if below is not None and abs(value) < UNIT**3:
         value = math.nextafter(value, -math.inf if below else math.inf)
     return Fraction(value) if isinstance(value, int) else Fraction(Decimal(repr(value)))
 

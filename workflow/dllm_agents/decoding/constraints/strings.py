@@ -48,7 +48,7 @@ def string(stated: Mapping[str, Any], where: str) -> Expression:
         matching = compile_pattern(stated["pattern"], f"{where}/pattern", spell, search=True)
         inside = matching if inside == FREE else both(inside, matching)
     if "format" in stated:
-        if stated["format"] not in FORMATS:
+        if stated["format"] not in list(FORMATS):
             raise unsupported(f"{where}/format", f"{stated['format']!r} is not supported; supported: {', '.join(FORMATS)}")
         form = compile_pattern(FORMATS[stated["format"]], f"{where}/format")
         inside = form if inside == FREE else both(inside, form)
