@@ -25,7 +25,7 @@ help:
 	@echo "make status   what of $(CONFIG) is done, running, missing or stale, and why"
 	@echo "make provenance   record where the results of $(CONFIG) came from; make verify names what changed since"
 	@echo "make lock     renew the pinned packages of every environment (UPGRADE=--upgrade for newer ones)"
-	@echo "make test-schemas   what constraints make of the official JSON-Schema-Test-Suite, which jsonschema's sources bring"
+	@echo "make test-schemas   constraints against the official JSON-Schema-Test-Suite, which jsonschema's sources bring, llguidance and xgrammar"
 	@echo "make test-export    read exported episodes back with inspect_ai and datasets, in an environment of their own"
 	@echo "make audit    pip-audit on the locked packages, where its service can be reached"
 	@echo "make clean    remove the environment; results and the records of their settings stay"
@@ -88,8 +88,13 @@ build/schemas/.unpacked: envs/requirements.txt | $(BIN)/python
 	tar -xzf build/schemas/jsonschema-$(SCHEMAS).tar.gz -C build/schemas --strip-components=1
 	touch $@
 
-test-schemas: $(VENV)/.installed-dev build/schemas/.unpacked
-	JSON_SCHEMA_TEST_SUITE=build/schemas/json/tests/draft2020-12 $(BIN)/python -m pytest -k official_suite tests/decoding
+# xgrammar asks for CUDA's packages, which compiling a grammar does without.
+$(VENV)/.installed-schemas: $(VENV)/.installed-dev envs/schemas.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement envs/schemas.txt
+	touch $@
+
+test-schemas: $(VENV)/.installed-schemas build/schemas/.unpacked
+	JSON_SCHEMA_TEST_SUITE=build/schemas/json/tests/draft2020-12 $(BIN)/python -m pytest -k "official_suite or foreign_grammars" tests/decoding
 
 # The clients bring two hundred packages that nothing else here needs; the server they ask is the project's own.
 .venv-clients/.installed: envs/clients.txt

@@ -242,8 +242,8 @@ def structured_outputs(constraint: Mapping[str, Any]) -> dict[str, Any]:
     if set(constraint) <= {"regex", "choice"}:
         return dict(constraint)
     if "tools" not in constraint:
-        return {"json": dict(constraint)}
-    calls = [{"type": "json_schema", "json_schema": tool_schema(tool)} for tool in constraint["tools"]]
+        return {"json": _anchored(constraint)}
+    calls = [{"type": "json_schema", "json_schema": _anchored(tool_schema(tool))} for tool in constraint["tools"]]
     turn = {
         "type": "triggered_tags",
         "triggers": [OPEN],
@@ -259,7 +259,30 @@ def _formats(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The texts of a constraint as formats of a structural tag."""
     if "choice" in answer:
         return [{"type": "const_string", "value": text} for text in answer["choice"]]
-    return [{"type": "regex", "pattern": answer["regex"]} if "regex" in answer else {"type": "json_schema", "json_schema": dict(answer)}]
+    return [
+        {"type": "regex", "pattern": answer["regex"]} if "regex" in answer else {"type": "json_schema", "json_schema": _anchored(answer)}
+    ]
+
+
+def _anchored(schema: Any) -> Any:
+    """The schema with patterns for xgrammar, which takes each for the whole string: what may stand around a match is written out."""
+    if isinstance(schema, list):
+        return [_anchored(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: _whole(part) if key == "pattern" else part if key in ("const", "enum") else _anchored(part) for key, part in schema.items()
+    }
+
+
+def _whole(pattern: Any) -> Any:
+    if not isinstance(pattern, str):  # a property of that name
+        return _anchored(pattern)
+    first, last = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
+    if first and last or "|" in pattern and (first or last):  # of which branch the anchor is only a parser could tell
+        return pattern
+    around = r'[^"\\\x00-\x1F]*'
+    return f"^{'' if first else around}(?:{pattern[first : len(pattern) - last]}){'' if last else around}$"
 
 
 def api_key(backbone: Backbone) -> str | None:
