@@ -34,6 +34,7 @@ class ConstraintError(DecodingError):
     `field` is the setting to change."""
 
     def __init__(self, code: str, where: str, message: str, field: str = "constraint") -> None:
+        where = where[:500]  # keys may be of any length
         super().__init__(f"{field}: {where}: {message}" if where else f"{field}: {message}")
         self.code, self.where, self.field = code, where, field
 

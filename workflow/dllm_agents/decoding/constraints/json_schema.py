@@ -97,7 +97,7 @@ class _Compiler:
         stated.pop("$id", None)
         for key in stated:
             if key not in SUPPORTED:
-                raise unsupported(f"{where}/{key}", f"{key} is not supported")
+                raise unsupported(f"{where}/{key}", f"{key:.100} is not supported")
         if "$ref" in stated:
             return self._reference(stated, where, depth)
         if "allOf" in stated:

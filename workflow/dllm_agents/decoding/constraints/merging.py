@@ -35,7 +35,7 @@ class Document:
     def resolve(self, reference: Any, where: str) -> Any:
         """The schema a `$ref` within the document points to."""
         if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
-            raise unsupported(f"{where}/$ref", f"{reference!r} leads outside the schema")
+            raise unsupported(f"{where}/$ref", f"{reference!r:.200} leads outside the schema")
         target = self.root
         for part in unquote(reference[1:]).split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
@@ -44,7 +44,7 @@ class Document:
             elif isinstance(target, Mapping) and name in target:
                 target = target[name]
             else:
-                raise unsupported(f"{where}/$ref", f"{reference!r} leads nowhere")
+                raise unsupported(f"{where}/$ref", f"{reference!r:.200} leads nowhere")
             if isinstance(target, Mapping) and "$id" in target and target is not self.root:
                 raise unsupported(f"{where}/$ref", "$id inside a schema is not supported")
         return target
@@ -82,7 +82,7 @@ def types_of(stated: Mapping[str, Any], where: str) -> list[str] | None:
     types = stated["type"] if isinstance(stated["type"], list) else [stated["type"]]
     for name in types:
         if name not in TYPES:
-            raise unsupported(f"{where}/type", f"{name!r} is no type of JSON Schema")
+            raise unsupported(f"{where}/type", f"{name!r:.100} is no type of JSON Schema")
     return list(dict.fromkeys(types))
 
 

@@ -49,7 +49,7 @@ def string(stated: Mapping[str, Any], where: str) -> Expression:
         inside = matching if inside == FREE else both(inside, matching)
     if "format" in stated:
         if stated["format"] not in list(FORMATS):
-            raise unsupported(f"{where}/format", f"{stated['format']!r} is not supported; supported: {', '.join(FORMATS)}")
+            raise unsupported(f"{where}/format", f"{stated['format']!r:.100} is not supported; supported: {', '.join(FORMATS)}")
         form = compile_pattern(FORMATS[stated["format"]], f"{where}/format")
         inside = form if inside == FREE else both(inside, form)
     return cat(lit('"'), inside, lit('"'))
