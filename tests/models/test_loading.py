@@ -245,6 +245,22 @@ def test_odd_configurations_of_diffusion_families_give_the_plain_reference_s_log
     torch.testing.assert_close(logits(model, tokens), by_hand(Plain.load(tmp_path), model, tokens), rtol=1e-4, atol=1e-3)
 
 
+SENSELESS: list[dict[str, Any]] = [
+    *({"rms_norm_eps": value} for value in ("1e-6", None, -1.0, 0, float("nan"))),
+    *({"rope_theta": value} for value in ("1e6", 0, -5.0, float("inf"))),
+    {"tie_word_embeddings": "false"},
+    {"weight_tying": "false"},
+]
+
+
+@pytest.mark.parametrize("model_type", ["llada", "Dream", "sdar", "qwen3"])
+def test_numbers_and_flags_that_make_no_sense_are_named_with_their_file(tmp_path: Path, model_type: str) -> None:
+    for settings in SENSELESS:
+        write(tmp_path, model_type, extra=settings)
+        with pytest.raises(StageError, match=rf"config.json: {next(iter(settings))} is .*; it must be (a number above 0|true or false)"):
+            load(tmp_path)
+
+
 @pytest.mark.parametrize("model_type", ["llada", "Dream", "Fast_dLLM_Qwen", "sdar", "PanguEmbedded"])
 @pytest.mark.parametrize("named", ["config", "list", "generation", "tokenizer", "nowhere", "outside"])
 def test_end_tokens_of_diffusion_families_wherever_they_are_named(tmp_path: Path, model_type: str, named: str) -> None:

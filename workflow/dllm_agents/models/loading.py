@@ -5,6 +5,7 @@ No remote code is run and no pickle is opened. What is wrong with a directory is
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -31,6 +32,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # One of them is there where a tokenizer is; without any, transformers makes an empty one for some families.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.model.v3", "tekken.json", "vocab.json", "vocab.txt", "spiece.model")
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+# A text, "false" among them, would be taken for true.
+FLAGS = ("tie_word_embeddings", "weight_tying", "attention_bias", "mlp_bias", "bias", "use_sliding_window")
 # Keys that say nothing of the network, and of which `num_labels` makes transformers build tables of that length.
 IGNORED_KEYS = ("num_labels", "id2label", "label2id", "problem_type", "task_specific_params")
 # Sizes no published checkpoint comes near; beyond them a config is a mistake, and building it would eat the machine.
@@ -103,8 +106,8 @@ def read_tokenizer(directory: Path) -> Any:
         reader = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
         return reader.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizer file is foreign data, and every reader fails in its own way
-        reason = str(error).strip().splitlines()
-        raise StageError(f"{directory}: no readable tokenizer ({reason[0] if reason else type(error).__name__})") from None
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StageError(f"{directory}: no readable tokenizer ({reason})") from None
 
 
 def load(
@@ -168,7 +171,15 @@ def _dtype(dtype: str | torch.dtype | None, raw: dict[str, Any]) -> torch.dtype:
 
 def _network_values(family: Family, raw: dict[str, Any]) -> dict[str, Any]:
     """The keys of a config.json as transformers has them. Raises StageError naming the first that makes no sense."""
+    for key in FLAGS:
+        if raw.get(key) not in (True, False, None):
+            raise StageError(f"{key} is {raw[key]!r}; it must be true or false")
     values = family.configure(raw)
+    for key in ("rms_norm_eps", "rope_theta"):
+        value = values.get(key, 1)
+        elsewhere = value is None and key == "rope_theta"  # in rope_parameters
+        if not elsewhere and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            raise StageError(f"{key} is {value!r}; it must be a number above 0")
     for key in ("auto_map", "architectures", "quantization_config", "model_type", "dllm"):
         if key == "quantization_config" and values.get(key):
             raise StageError("quantization_config: quantised checkpoints are not read; take the bf16 one")
