@@ -30,7 +30,8 @@ class Teacher:
         """Hand out the next hop, or end with the answer."""
         thought = f"I know {self._begun} of {len(self._hops)}."
         if self._begun == len(self._hops):
-            return self._reply("planner", messages, thought, done(tools.PLANNER_DONE, "", final_answer=self._objects[-1]))
+            answer = self._objects[-1]
+            return self._reply("planner", messages, f"{thought} The answer is {answer}.", done(tools.PLANNER_DONE, "", final_answer=answer))
         hop = self._hops[self._begun]
         self._begun, self._searched = self._begun + 1, False
         return self._reply("planner", messages, thought, {"name": tools.ASSIGN, "arguments": {"tasks": [{"task_content": hop["query"]}]}})
