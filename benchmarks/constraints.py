@@ -2,9 +2,10 @@
 
     python benchmarks/constraints.py VOCABULARY [TASKS] [--threads N] [--temperature T] [--rule RULE]
 
-VOCABULARY is a tokenizer.json, or a tiktoken file (base64 of a token and its rank, a line each). Compilation is in processor seconds of one
-thread, so that a shared machine can be measured. A step is a dual-cache call of 32 rows a request behind a prompt of 512, by the runner
-of the engine, and its predictions; on the same logits these are made once without and once with constraints, which of them first in turns.
+VOCABULARY is a tokenizer.json, or a tiktoken file (base64 of a token and its rank, a line each). Seconds are a thread's processor seconds,
+so that a shared machine can be measured, of several threads those of the clock. A step is a dual-cache call of 32 rows a request behind a
+prompt of 512, by the engine's runner, and its predictions; on the same logits these are made once without constraints and once with
+them, which of the two first in turns.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def step_seconds(
 ) -> list[tuple[float, float, float]]:
     """For each step of `batch` requests its seconds without constraints, with them, and in the forward: `share` of the places hold a
     token that may stand there, as a trained model's would, the others one drawn from the vocabulary."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     rng = np.random.default_rng(0)
     runner, sessions = Runner(model, batch * (PROMPT + ROWS)), []
     for number in range(batch):
@@ -83,9 +85,9 @@ def step_seconds(
     likely = [[token if rng.random() < share else int(rng.integers(len(automata[0].class_of))) for token in tokens] for tokens in likely]
     seconds = []
     for step in range(STEPS + 1):  # the first one reads the prompts
-        started = time.perf_counter()
+        started = clock()
         logits = runner.logits([session.segment(slot) for session, slot in sessions])
-        forward, row = time.perf_counter() - started, 0
+        forward, row = clock() - started, 0
         for (session, _), tokens in zip(sessions, likely, strict=True):
             for place in session.call.positions:
                 logits[row, tokens[place - PROMPT]] = 30.0
@@ -93,9 +95,9 @@ def step_seconds(
         ways = {False: [(replace(s.state, constraint=None), s.call) for s, _ in sessions], True: [(s.state, s.call) for s, _ in sessions]}
         times, predicted = {}, {}
         for constrained in random.Random(step).sample([False, True], 2):
-            started = time.perf_counter()
+            started = clock()
             predicted[constrained] = predictions(ways[constrained], logits)
-            times[constrained] = time.perf_counter() - started
+            times[constrained] = clock() - started
         for (session, _), prediction in zip(sessions, predicted[True], strict=True):
             session.advance(prediction)
         if step:
