@@ -227,7 +227,7 @@ def _determinise(e: Expression, bounds: Bounds) -> DFA:
             if key not in number:
                 together: set[int] = set()
                 for i, state in enumerate(key):
-                    if i % 64 == 63:
+                    if i % 8 == 7:
                         bounds.check()
                     together |= closure(state)
                 union = frozenset(together)
