@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import resource
 import time
@@ -205,6 +206,30 @@ def test_a_body_that_trickles_for_ever_is_given_up(endless: Any, streamed: bool,
     url, _ = endless(200, b"data: ", b":", 0.02)
     with pytest.raises(BadReply, match=r"not whole after 0\.3 s"):
         ask(url, streamed)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip,gzip,gzip", "br", "zstd", "deflate, gzip", "x\u00e9", "gzip"])
+def test_a_body_that_is_compressed_twice_is_not_unpacked(streamed: bool, encoding: str) -> None:
+    answer: Any = {"choices": [{"index": 0, "message": {"content": "fine"}, "finish_reason": "stop"}]}
+    content = gzip.compress(json.dumps(answer).encode())
+
+    class Compressed(Handler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Encoding", encoding)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    with local_servers() as serve:
+        url = f"{serve(Compressed)}/v1"
+        if encoding == "gzip":
+            answer = ask(url, streamed)
+            assert (answer[-1] if streamed else answer).text == "fine"
+        else:
+            with pytest.raises(BadReply, match="compressed as .* which nobody asked for"):
+                ask(url, streamed)
 
 
 def test_an_endless_list_of_models_is_one_line(endless: Any) -> None:

@@ -77,6 +77,19 @@ def valid(value: Any) -> Any:
     return {valid_text(key): valid(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
+"""The header to send with every request whose answer is read by `body_of`."""
+
+
+def body_of(response: Any) -> Iterable[bytes]:
+    """The blocks of an httpx response's body. Raises TooMuch for one that is compressed twice, or in another way than was asked for: a
+    block of it may stand for gigabytes."""
+    encoding = response.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity", "gzip", "deflate"):
+        raise TooMuch(f"compressed as {visible(encoding)[:60]!r}, which nobody asked for")
+    return response.iter_bytes()  # type: ignore[no-any-return]
+
+
 def gather(blocks: Iterable[bytes], most: int, seconds: float) -> bytes:
     """A whole body from its blocks. Raises TooMuch beyond `most` bytes, and if it is incomplete after `seconds`."""
     return b"".join(bounded(blocks, most, seconds))

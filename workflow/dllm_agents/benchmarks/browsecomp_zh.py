@@ -144,9 +144,9 @@ def _content(address: str) -> bytes:
     """The content of a file, given by path, hf://datasets/... or web address. Raises StageError if it cannot be read or is too large."""
     try:
         if address.startswith(("http://", "https://")):
-            with httpx.stream("GET", address, timeout=SECONDS, follow_redirects=True) as response:
+            with httpx.stream("GET", address, headers=foreign.ACCEPTED, timeout=SECONDS, follow_redirects=True) as response:
                 response.raise_for_status()
-                return foreign.gather(response.iter_bytes(), MAX_FILE_BYTES, SECONDS)
+                return foreign.gather(foreign.body_of(response), MAX_FILE_BYTES, SECONDS)
         with open(local_file(address), "rb") as handle:
             return foreign.gather([handle.read(MAX_FILE_BYTES + 1)], MAX_FILE_BYTES, SECONDS)
     except foreign.TooMuch as error:

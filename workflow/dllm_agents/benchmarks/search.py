@@ -181,7 +181,7 @@ class WebSearch:
         import httpx
 
         self._url, self._key, self._retries, self._backoff = url, key, retries, backoff
-        self._client = httpx.Client(timeout=timeout, headers={"X-API-KEY": key}, follow_redirects=False)
+        self._client = httpx.Client(timeout=timeout, headers={"X-API-KEY": key, **foreign.ACCEPTED}, follow_redirects=False)
 
     def search(self, query: str, k: int) -> list[Passage]:
         problem = ""
@@ -207,7 +207,7 @@ class WebSearch:
 
         try:
             with self._client.stream("POST", self._url, json={"q": query, "num": k}) as response:
-                body = foreign.gather(response.iter_bytes(), MAX_RESPONSE_BYTES, MAX_SECONDS)
+                body = foreign.gather(foreign.body_of(response), MAX_RESPONSE_BYTES, MAX_SECONDS)
                 return response.status_code, body.decode("utf-8", "replace")
         except httpx.HTTPError as error:
             return 0, type(error).__name__

@@ -125,7 +125,7 @@ class Client:
         self._extensions = {"trace": self._check_server} if endpoint.is_alive else {}
         self._http = httpx.Client(
             base_url=endpoint.base_url.rstrip("/") + "/",
-            headers=endpoint.headers(),
+            headers=endpoint.headers() | foreign.ACCEPTED,
             timeout=httpx.Timeout(timeout, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             # A proxy set for the outside world must not see requests to a server on this machine.
@@ -226,7 +226,7 @@ class Client:
     def blocks(self, response: httpx.Response) -> Iterator[bytes]:
         """A reply as it comes. Raises BadReply beyond 16 MiB, and when it is not whole after an hour."""
         try:
-            yield from foreign.bounded(response.iter_bytes(), MAX_REPLY_BYTES, REPLY_SECONDS)
+            yield from foreign.bounded(foreign.body_of(response), MAX_REPLY_BYTES, REPLY_SECONDS)
         except foreign.TooMuch as error:
             raise BadReply(f"{self.endpoint!r}: a reply {error}") from None
 

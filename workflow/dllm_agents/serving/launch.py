@@ -175,12 +175,13 @@ def configured_endpoint(name: str, backbone: Backbone, where: str) -> Endpoint:
     StageError when nothing answers there, and when it is not clear which of several models is meant."""
     key = api_key(backbone)
     endpoint = Endpoint(str(backbone.url), backbone.served_name or name, native=False, api_key=key)
+    address = f"{endpoint.base_url.rstrip('/')}/models"
     try:
-        with httpx.stream("GET", f"{endpoint.base_url.rstrip('/')}/models", headers=endpoint.headers(), timeout=LIST_SECONDS) as response:
+        with httpx.stream("GET", address, headers=endpoint.headers() | foreign.ACCEPTED, timeout=LIST_SECONDS) as response:
             if response.status_code in (404, 405, 501) and backbone.served_name:
                 return endpoint  # no list of models is needed where the name is given
             response.raise_for_status()
-            listed = foreign.loads(foreign.gather(response.iter_bytes(), LIST_BYTES, LIST_SECONDS))["data"]
+            listed = foreign.loads(foreign.gather(foreign.body_of(response), LIST_BYTES, LIST_SECONDS))["data"]
         native = any(entry.get("owned_by") == "dllm-agents" for entry in listed)
         models = [str(entry["id"]) for entry in listed]
     except (httpx.HTTPError, httpx.InvalidURL, foreign.TooMuch, ValueError, KeyError, TypeError, AttributeError) as error:

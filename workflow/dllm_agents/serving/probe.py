@@ -148,8 +148,8 @@ def _peak_memory_mb(endpoint: Endpoint) -> float:
 
     address = endpoint.base_url.removesuffix("/v1") + "/metrics"
     try:
-        with httpx.stream("GET", address, headers=endpoint.headers(), trust_env=False, timeout=30.0) as response:
-            text = foreign.gather(response.iter_bytes(), METRICS_BYTES, 30.0).decode("utf-8", "replace")
+        with httpx.stream("GET", address, headers=endpoint.headers() | foreign.ACCEPTED, trust_env=False, timeout=30.0) as response:
+            text = foreign.gather(foreign.body_of(response), METRICS_BYTES, 30.0).decode("utf-8", "replace")
         line = re.search(rf"^{PEAK_MEMORY} (\S+)$", text, re.MULTILINE)
         return float(line[1]) / 2**20 if line else 0.0
     except (httpx.HTTPError, foreign.TooMuch, ValueError):
