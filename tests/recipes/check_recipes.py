@@ -51,7 +51,7 @@ def test_a_recipe_runs_end_to_end(recipe: str, tmp_path: Path) -> None:
     for name in config.report.figures:
         assert (results / "figures" / f"{name}.png").stat().st_size > 5000, name
     for line in coverage(config):
-        if not line.why and line.result in TABLES and line.result in config.report.tables:
+        if not line.why and line.result in config.report.tables and "tasks" not in TABLES[line.result].needs:  # those count no agents
             _holds(results / "tables" / f"{line.result}.csv", line.agents, least=0 if line.result in READ else 1)
 
 
