@@ -240,3 +240,18 @@ def test_requests_with_and_without_constraints_decode_together(app):
         number, answer = ended.get(timeout=60)
         alone = generate(backend.engine.model, *requests[number])
         assert (answer.token_ids, answer.reveal_step, answer.repaired) == (alone.token_ids, alone.reveal_step, alone.repaired)
+
+
+def test_tools_that_are_not_strict_share_one_bound_of_time(monkeypatch):
+    from dllm_agents.decoding.constraints import automata
+    from dllm_agents.serving.api import ChatRequest
+    from dllm_agents.serving.structured import _of_tools
+
+    ticks = []
+    monkeypatch.setattr(automata.time, "thread_time", lambda: ticks.append(1) or 0.01 * len(ticks))
+    parameters = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(40)}}
+    loose = [{"type": "function", "function": {"name": f"f{i}", "parameters": parameters}} for i in range(100)]
+    turn = _of_tools(ChatRequest(model="m", messages=ASK, tools=[WEATHER, *loose]))
+    held = [tool["parameters"] is not None for tool in turn["tools"]]
+    assert held == sorted(held, reverse=True) and 1 < sum(held) < 10, "the first are held to their parameters, the rest to calls alone"
+    assert len(ticks) < 300, "a tool behind the bound is looked at once"

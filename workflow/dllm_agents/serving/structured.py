@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from dllm_agents.decoding.constraints import ConstraintError, check, json_text
+from dllm_agents.decoding.constraints import Bounds, ConstraintError, check, json_text
 from dllm_agents.decoding.settings import Decoding, DecodingError
 from dllm_agents.serving.api import BadRequest, ChatRequest, CompletionRequest
 
@@ -96,17 +96,18 @@ def _of_tools(request: ChatRequest) -> dict[str, Any] | None:
         if not functions:
             raise BadRequest(f"no tool is named {choice.function.name!r:.100}", "tool_choice")
     several = request.parallel_tool_calls is not False and (choice is None or isinstance(choice, str))
-    tools = [{"name": function.name, "parameters": _parameters(function)} for function in functions]
+    bounds = Bounds()
+    tools = [{"name": function.name, "parameters": _parameters(function, bounds)} for function in functions]
     return {"tools": tools, "required": choice not in (None, "auto"), "several": several}
 
 
-def _parameters(function: Any) -> dict[str, Any] | None:
-    """A function's parameters; of one that is not strict only where they can be held to."""
+def _parameters(function: Any, bounds: Bounds) -> dict[str, Any] | None:
+    """A function's parameters; of one that is not strict only where they can be held to within what all tools together may take."""
     if function.strict or not function.parameters:
         return function.parameters
     try:
         check(function.parameters)
-        json_text(function.parameters)
+        json_text(function.parameters, bounds=bounds)
     except ConstraintError:
         return None
     return function.parameters
