@@ -17,7 +17,8 @@ Taught = tuple[team.Role, list[Message], str]
 
 
 class Teacher:
-    """Both backbones of an episode; `taught` holds what they were asked and what they replied, in order."""
+    """Both backbones of an episode; `taught` holds what they were asked and what they replied, in order. A blank before an answer makes its
+    first word the token that it is in running text."""
 
     def __init__(self, task: Task) -> None:
         self.taught: list[Taught] = []
@@ -31,7 +32,8 @@ class Teacher:
         thought = f"I know {self._begun} of {len(self._hops)}."
         if self._begun == len(self._hops):
             answer = self._objects[-1]
-            return self._reply("planner", messages, f"{thought} The answer is {answer}.", done(tools.PLANNER_DONE, "", final_answer=answer))
+            call = done(tools.PLANNER_DONE, "", final_answer=f" {answer}")
+            return self._reply("planner", messages, f"{thought} The answer is {answer}.", call)
         hop = self._hops[self._begun]
         self._begun, self._searched = self._begun + 1, False
         return self._reply("planner", messages, thought, {"name": tools.ASSIGN, "arguments": {"tasks": [{"task_content": hop["query"]}]}})
@@ -40,7 +42,7 @@ class Teacher:
         """Search for the hop, then report what the gold passage says."""
         hop, bridge = self._hops[self._begun - 1], self._objects[self._begun - 1]
         if self._searched:
-            return self._reply("seeker", messages, hop["text"] or "The passages say so.", done(tools.SEEKER_DONE, bridge))
+            return self._reply("seeker", messages, hop["text"] or "The passages say so.", done(tools.SEEKER_DONE, f" {bridge}"))
         self._searched = True
         search = {"name": "batch_web_search", "arguments": {"queries": [hop["query"]]}}
         return self._reply("seeker", messages, f"I need the {hop['query']}.", search)
