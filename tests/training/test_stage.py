@@ -437,6 +437,8 @@ def test_masks_of_trajectories_can_be_aligned_or_naive(tmp_path):
     for switches in ({}, {"context_mask": "naive"}, {"context_mask": "edges"}, {"context_noise": "noisy"}):
         losses[str(switches)] = str(train(conversational(**switches), "turns", "multihop_qa", path, tmp_path / str(len(losses))).loss_curve)
     assert len(set(losses.values())) == 4
+    mixed = train(conversational(mixture=["multihop_qa"]), "turns", "mixture", [path], tmp_path / "mixed")
+    assert str(mixed.loss_curve) == losses["{}"], "conversations may be a part of a mixture"
     with pytest.raises(ValueError, match="context_mask and context_noise need objective block_diffusion"):
         Training(objective="full_diffusion", context_noise="noisy")
 
