@@ -1,5 +1,6 @@
 """Pages that a model asks for: public addresses alone, within bounds, as plain text."""
 
+import gzip
 import socket
 import threading
 import time
@@ -25,6 +26,10 @@ def site():
                 status, headers = 302, {"Location": f"http://inside.test:{self.server.server_port}/page"}
             elif self.path == "/host":
                 kind, body = "text/plain", self.headers["Host"].encode()
+            elif self.path.startswith("/packed"):
+                headers = {"Content-Encoding": self.path.partition("=")[2] or "gzip"}
+                body = gzip.compress(b"x" * 6_000_000 if "long" in self.path else body)
+                body = body[:-4] if "cut" in self.path else body
             elif self.path == "/loop":
                 status, headers = 302, {"Location": "/loop"}
             elif self.path == "/plain":
@@ -99,6 +104,12 @@ def test_no_address_inside_is_asked(url, monkeypatch):
     assert page_text(url) is None
 
 
+def test_a_page_that_is_sent_compressed_unasked_is_unpacked_within_its_bound(site):
+    assert page_text(f"{site}/packed", allow_private=True) == "Head\nOne two three\nfour"
+    for refused in ("packed-long", "packed-cut", "packed=br", "packed=gzip,gzip", "packed=deflate,x"):
+        assert page_text(f"{site}/{refused}", allow_private=True) is None
+
+
 def test_this_machine_is_not_asked(site):
     assert page_text(f"{site}/page") is None
 
@@ -149,14 +160,15 @@ def test_the_target_of_a_redirect_is_checked_too(site, resolver):
     assert page_text(site.replace(INSIDE, "a.test") + "/inside") == "Head\nOne two three\nfour"
 
 
-def test_the_next_address_is_tried_where_one_is_silent(site, resolver, monkeypatch):
+@pytest.mark.parametrize("fault", [ConnectionRefusedError, TimeoutError])
+def test_the_next_address_is_tried_where_one_is_silent(site, resolver, monkeypatch, fault):
     answers, connected = resolver
     answers["two.test"] = [["93.184.215.15", PUBLIC]]
     connect = socket.create_connection
 
     def refuse_one(address, *rest, **options):
         if address[0] == "93.184.215.15":
-            raise ConnectionRefusedError
+            raise fault
         return connect(address, *rest, **options)
 
     monkeypatch.setattr(socket, "create_connection", refuse_one)

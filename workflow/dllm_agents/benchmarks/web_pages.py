@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
+import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
@@ -22,7 +23,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = [(b"User-Agent", b"dllm-agents"), (b"Accept-Encoding", b"identity")]
 _FAULTS = (
     *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol),
-    *(httpx.InvalidURL, foreign.TooMuch, ValueError),
+    *(httpx.InvalidURL, foreign.TooMuch, ValueError, zlib.error),
 )
 # IPv6 networks that lead to an address of IPv4 which is not looked at, or into a site.
 _TRANSLATED = [ipaddress.ip_network(name) for name in ("::/8", "2002::/16", "fec0::/10")]
@@ -60,7 +61,21 @@ def _get(pool: httpcore.ConnectionPool, url: httpx.URL) -> tuple[int, str, bytes
         if response.status in _REDIRECTS:
             return response.status, "", headers.get(b"location", b"")
         body = foreign.gather(response.iter_stream(), MAX_PAGE_BYTES, SECONDS)
+        body = _unpacked(body, headers.get(b"content-encoding", b"").strip().lower())
         return response.status, headers.get(b"content-type", b"").decode("ascii", "replace").lower(), body
+
+
+def _unpacked(body: bytes, encoding: bytes) -> bytes:
+    """The body of a page that is stored compressed, and so sent compressed to whoever asks."""
+    if encoding in (b"", b"identity"):
+        return body
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise foreign.TooMuch("compressed in another way")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS + 32)
+    page = unpacker.decompress(body, MAX_PAGE_BYTES)
+    if not unpacker.eof:
+        raise foreign.TooMuch("too long, or cut off")
+    return page
 
 
 class _Network(httpcore.SyncBackend):
@@ -81,8 +96,9 @@ class _Network(httpcore.SyncBackend):
             raise httpcore.ConnectError("not a public address")
         for number, address in enumerate(addresses, 1):
             try:
-                return _Timed(super().connect_tcp(address, port, self._left()), self._left)
-            except httpcore.ConnectError:
+                share = self._left() / (len(addresses) - number + 1)  # one that is silent leaves the others their time
+                return _Timed(super().connect_tcp(address, port, share), self._left)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if number == len(addresses):
                     raise
         raise httpcore.ConnectError("no address")
