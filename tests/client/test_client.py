@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from local_server import Handler, local_servers
 
-from dllm_agents.client.client import BadReply, Client, Endpoint, PromptTooLong, RequestRefused, ServerFault, SettingsRefused
+from dllm_agents.client.client import (
+    BadReply,
+    Client,
+    Endpoint,
+    PromptTooLong,
+    RequestRefused,
+    ServerFault,
+    SettingsRefused,
+    structured_outputs,
+)
 from dllm_agents.config import Backbone
 from dllm_agents.decoding.constraints.turns import tool_schema
 from dllm_agents.decoding.settings import Decoding
@@ -86,6 +95,14 @@ def test_a_constraint_is_spelled_as_vllm_does(server: Any, constraint: dict[str,
         client.complete([{"role": "user", "content": "x"}], decoding=Decoding(constraint=constraint))
     asked = seen[0]["structured_outputs"]
     assert asked == spelling if "tools" not in constraint else json.loads(asked["structural_tag"])["format"] == spelling
+
+
+@pytest.mark.parametrize(
+    ("pattern", "whole"),
+    [(r"^a$", r"^a$"), (r"^a\\$", r"^a\\$"), (r"^a\$", r'^(?:a\$)[^"\\\x00-\x1F]*$'), (r"^a\\\$", r'^(?:a\\\$)[^"\\\x00-\x1F]*$')],
+)
+def test_a_dollar_is_an_anchor_unless_it_is_escaped(pattern: str, whole: str) -> None:
+    assert structured_outputs({"pattern": pattern}) == {"json": {"pattern": whole}}
 
 
 def test_our_own_server_gets_every_decoding_field(server: Any) -> None:

@@ -278,7 +278,7 @@ def _anchored(schema: Any) -> Any:
 def _whole(pattern: Any) -> Any:
     if not isinstance(pattern, str):  # a property of that name
         return _anchored(pattern)
-    first, last = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
+    first, last = pattern.startswith("^"), re.search(r"(?<!\\)(?:\\\\)*\$\Z", pattern) is not None
     if first and last or "|" in pattern and (first or last):  # of which branch the anchor is only a parser could tell
         return pattern
     around = r'[^"\\\x00-\x1F]*'
