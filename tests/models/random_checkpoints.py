@@ -15,8 +15,8 @@ HIDDEN, HEADS, LAYERS, INNER = 64, 4, 2, 96
 
 
 class Random:
-    """Seeded weights, large enough that the predictions are far from uniform. From the mask id on the
-    head's rows are zero: none is ever the best."""
+    """Seeded weights, large enough that the predictions are far from uniform. The head's row of the mask id, and those that no token has,
+    are zero: none is ever the best."""
 
     def __init__(self, seed: int, scale: float = 0.3) -> None:
         self.generator, self.scale = torch.Generator().manual_seed(seed), scale
@@ -29,7 +29,8 @@ class Random:
 
     def head(self, vocabulary: int, mask: int) -> Tensor:
         head = self.matrix(vocabulary, HIDDEN)
-        head[mask:] = 0
+        head[mask] = 0
+        head[VOCABULARY:] = 0
         return head
 
 
