@@ -65,8 +65,9 @@ def test_more_and_less_do_not_hold_where_a_difference_of_the_margin_is_excluded(
     steps = {"metric": "steps", "expect": "less"}
     for other, n, expected in ((7, 96, "does not hold"), (7, 40, "cannot tell"), (6.5, 96, "holds"), (7.5, 96, "does not hold")):
         for agent, value in (("tiny-ar", 7), ("tiny-block", other)):
-            # Of the second half a task takes a step more than of the first.
-            rows = [score(agent, "babyai", "GoToObj", k, success=k % 2 == 0, steps=math.floor(value + (k % 2) / 2)) for k in range(n)]
+            # Of a half every second task takes a step more; and tasks are of three lengths.
+            steps_of = [math.floor(value + (k % 2) / 2) + k % 3 for k in range(n)]
+            rows = [score(agent, "babyai", "GoToObj", k, success=k % 2 == 0, steps=count) for k, count in enumerate(steps_of)]
             write_frame(tmp_path / f"scores/babyai/{agent}.parquet", rows, Score)
         assert verdict(Inputs(configuration(), tmp_path), **steps) == expected, (other, n)
 
@@ -76,7 +77,6 @@ def test_there_being_none_is_no_evidence_where_there_is_no_room_for_any(tmp_path
         inputs = run(tmp_path, {"tiny-ar": share, "tiny-block": share}, loops={"tiny-ar": share, "tiny-block": share})
         overall, (finding,) = evaluate(claim(metric="failure.loop", expect=expect), inputs)
         assert (overall, finding.why) == ("cannot tell", f"there is no room for {expect}")
-        assert verdict(inputs, metric="failure.loop", expect="less" if expect == "more" else "more") == "does not hold"
     # Nothing takes less than one step.
     inputs = run(tmp_path, {"tiny-ar": 0.5, "tiny-block": 0.5}, steps=1)
     assert evaluate(claim(metric="steps", expect="less"), inputs)[1][0].why == "there is no room for less"
@@ -148,7 +148,8 @@ def test_failures_are_metrics_and_may_be_compared_within_a_group(tmp_path):
 
 def test_modules_are_compared_beside_the_same_policies(tmp_path):
     """What another policy does is no merit of its memory."""
-    inputs = run(tmp_path, {"tiny-ar": 1.0, "ar-memory-ar": 1.0, "ar-memory-block": 1.0, "block-memory-block": 0.0})
+    solved = {"tiny-ar": 1.0, "ar-memory-ar": 1.0, "ar-memory-block": 1.0, "block-memory-block": 0.0}
+    inputs = run(tmp_path, solved, measures={"memory.calls": 1.0})
     for agent, policy, keeper in (
         ("ar-memory-ar", "ar", "ar"),
         ("ar-memory-block", "ar", "block"),
@@ -163,6 +164,9 @@ def test_modules_are_compared_beside_the_same_policies(tmp_path):
         0.0,
         ["dLLM memory agents (ar-memory-block)", "AR memory agents (ar-memory-ar)"],
     )
+    # A task that ended before either memory was asked compares the policy with itself.
+    uncalled = Inputs(inputs.config, run(tmp_path, solved).results)
+    assert evaluate(claim(**memory), uncalled)[1][0].why == "no two tasks in which the memory was called"
 
 
 def test_a_tuned_model_is_not_compared_with_the_one_it_started_from(tmp_path):
@@ -298,6 +302,25 @@ def test_no_two_are_the_same_at_the_floor_or_the_ceiling(tmp_path):
     for share, why in ((1.0, "both are at the ceiling"), (0.0, "both are at the floor")):
         overall, (finding,) = evaluate(claim(expect="same"), run(tmp_path, {"tiny-ar": share, "tiny-block": share}))
         assert (overall, finding.why) == ("cannot tell", why)
+
+
+@pytest.mark.parametrize(("share", "why"), [(1.0, "both are at the ceiling"), (0.96875, ""), (0.25, ""), (0.0, "both are at the floor")])
+def test_no_two_differ_at_the_floor_or_the_ceiling_either(tmp_path, share, why):
+    """That nobody loses on tasks which both always solve is no evidence against "less", as it is none for "not less"."""
+    expect = "more" if share == 0 else "less"
+    inputs = run(tmp_path, {"tiny-ar": share, "tiny-block": share}, loops={"tiny-ar": share, "tiny-block": share})
+    overall, (finding,) = evaluate(claim(metric="failure.loop", expect=expect), inputs)
+    assert (overall, finding.why) == ("cannot tell" if why else "does not hold", why)
+
+
+def test_an_amount_that_no_task_varies_is_no_evidence(tmp_path):
+    """Where every question takes exactly seven rounds, none could have needed fewer."""
+    for varied in (0, 1):
+        for agent in ("tiny-ar", "tiny-block"):
+            rows = [score(agent, "babyai", "GoToObj", k, success=k % 2 == 0, steps=7 + varied * (k % 3)) for k in range(96)]
+            write_frame(tmp_path / f"scores/babyai/{agent}.parquet", rows, Score)
+        overall, (finding,) = evaluate(claim(metric="steps", expect="less"), Inputs(configuration(), tmp_path))
+        assert (overall, finding.why) == (("does not hold", "") if varied else ("cannot tell", "every task takes both the same"))
 
 
 def test_tasks_without_a_difference_still_leave_room_for_one(tmp_path):

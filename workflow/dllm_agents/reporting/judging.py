@@ -34,7 +34,7 @@ MUTE = 0.5
 @dataclass(frozen=True)
 class Finding:
     """What a test found on a benchmark: the number it looks at with its 95 % interval (90 % for equivalence) over n tasks, the values of
-    both groups, and why it does not tell where it does not."""
+    both groups, whether tasks differ in it at all, and why it does not tell where it does not."""
 
     test: Test
     verdict: Verdict
@@ -45,6 +45,7 @@ class Finding:
     high: float | None = None
     sides: tuple[tuple[str, float], ...] = ()
     margin: float = 0.0
+    varied: bool = True
     why: str = ""
 
     @property
@@ -120,9 +121,12 @@ def _played(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
     else:
         second = [_per_task(test, test.against.metric or test.metric, agents, inputs, benchmark) for agents in sides.against]
         both = pd.concat(
-            one.join(other[["value", "solved"]], rsuffix="_other", how="inner").assign(trained=index)
+            one.join(other[["value", "solved", "called"]], rsuffix="_other", how="inner").assign(trained=index)
             for index, (one, other) in enumerate(zip(first, second, strict=True))
         )
+        if test.of.role == test.against.role != "policy":
+            # Where neither module was called, the policy alone is compared with itself.
+            both = both[both["called"] | both["called_other"]]
         if test.tasks == "both_solve":
             both = both[both["solved"] & both["solved_other"]]
         finding = _compared(test, both, inputs)
@@ -131,8 +135,14 @@ def _played(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
 
 def _compared(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
     if len(both) < 2:
-        return Finding(test, "cannot tell", n=len(both), why="no two tasks that both have" + " solved" * (test.tasks == "both_solve"))
+        return Finding(test, "cannot tell", n=len(both), why=_too_few(test))
     return _ratio(test, both, inputs.config.seed) if test.expect == "ratio_at_most" else _difference(test, both, inputs)
+
+
+def _too_few(test: Test) -> str:
+    if test.of.role != "policy" and test.against is not None and test.against.role == test.of.role:
+        return f"no two tasks in which the {test.of.role} was called"
+    return "no two tasks that both have" + " solved" * (test.tasks == "both_solve")
 
 
 def _checked(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> Finding:
@@ -154,7 +164,8 @@ def _checked(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> 
 
 
 def _per_task(test: Test, metric: str, agents: Sequence[str], inputs: Inputs, benchmark: str) -> pd.DataFrame:
-    """The metric per task, averaged over the agents that all have it: columns value, solved (by all), cluster; index task_id."""
+    """The metric per task, averaged over the agents that all have it: columns value, solved (by all), called (the group's module,
+    of any), cluster; index task_id."""
     parts = []
     for agent in agents:
         frame = _with_metric(inputs, agent, benchmark, metric)
@@ -166,7 +177,8 @@ def _per_task(test: Test, metric: str, agents: Sequence[str], inputs: Inputs, be
     base = parts[0].loc[index].reset_index()
     value = np.mean([part.loc[index, "value"].to_numpy(dtype=float) for part in parts], axis=0) if index else []
     solved = np.all([part.loc[index, "success"].to_numpy(dtype=bool) for part in parts], axis=0) if index else []
-    return pd.DataFrame({"value": value, "solved": solved, "cluster": clusters(base)}, index=index)
+    called = np.any([measured(part.loc[index], f"{test.of.role}.calls") > 0 for part in parts], axis=0) if index else []
+    return pd.DataFrame({"value": value, "solved": solved, "called": called, "cluster": clusters(base)}, index=index)
 
 
 def _with_metric(inputs: Inputs, agent: str, benchmark: str, metric: str) -> pd.DataFrame:
@@ -246,7 +258,8 @@ def _difference(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
     }[test.expect]
     sides = (("", float(first.mean())), ("", float(second.mean())))
     value, told = float((first - second).mean()), _verdict(inside, outside)
-    return Finding(test, told, n=len(both), value=value, low=low, high=high, sides=sides, margin=margin)
+    varied = bool(np.ptp([first, second]) > 0)
+    return Finding(test, told, n=len(both), value=value, low=low, high=high, sides=sides, margin=margin, varied=varied)
 
 
 def _ratio(test: Test, both: pd.DataFrame, seed: int) -> Finding:
@@ -302,7 +315,7 @@ def _replayed(test: Test, inputs: Inputs, benchmark: str) -> Finding | None:
 
 def _no_room(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> str:
     """Why a finding says nothing all the same; empty where it does."""
-    test, values = finding.test, [value for _, value in finding.sides]
+    test = finding.test
     both = [[agent for agents in side for agent in agents] for side in (sides.of, sides.against)]
     lame = [reason for agents in both if (reason := _like_a_baseline(test, agents, inputs, benchmark))]
     outcome = test.metric in ("success", "progress")
@@ -315,9 +328,15 @@ def _no_room(finding: Finding, sides: Sides, inputs: Inputs, benchmark: str) -> 
     # To differ in success one side must be better than chance; to be as good, or to be compared otherwise, both must.
     if lame and (len(lame) == 2 or not outcome or (test.expect in ("same", "not_less") and finding.verdict == "holds")):
         return lame[0]
-    if test.expect in ("same", "not_less") and METRICS[test.metric][2] == "%" and (min(values) >= CEILING or max(values) <= FLOOR):
+    return _at_an_end(finding) if test.expect in ("same", "not_less") else _no_way(finding)
+
+
+def _at_an_end(finding: Finding) -> str:
+    """Whether the tasks are too easy or too hard to tell two groups apart that are equally good."""
+    values = [value for _, value in finding.sides]
+    if METRICS[finding.test.metric][2] == "%" and (min(values) >= CEILING or max(values) <= FLOOR):
         return "both are at the ceiling" if min(values) >= CEILING else "both are at the floor"
-    return _no_way(finding)
+    return "" if finding.varied else "every task takes both the same"
 
 
 def _no_way(finding: Finding) -> str:
@@ -330,7 +349,7 @@ def _no_way(finding: Finding) -> str:
         return ""
     most = 100.0 if METRICS[test.metric][2] == "%" else math.inf
     room = most - second if test.expect == "more" else second - LEAST.get(test.metric, 0.0)
-    return f"there is no room for {test.expect}" if room <= finding.margin else ""
+    return f"there is no room for {test.expect}" if room <= finding.margin else _at_an_end(finding)
 
 
 def _like_a_baseline(test: Test, agents: list[str], inputs: Inputs, benchmark: str) -> str:
