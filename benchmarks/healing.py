@@ -37,7 +37,7 @@ class Published:
         return ask
 
     def stream(self, role: str):
-        raise NotImplementedError(role)
+        raise NotImplementedError(f"{role}: conversations stream nothing")
 
 
 def main() -> None:

@@ -120,11 +120,11 @@ PUBLIC, INSIDE = "93.184.215.14", "127.0.0.1"
 @pytest.fixture
 def resolver(monkeypatch):
     """Names whose answers change from question to question, and who is connected to; every connection ends up at this machine."""
-    answers, asked, connected = {}, socket.getaddrinfo, []
+    answers, resolve, connected = {}, socket.getaddrinfo, []
 
     def getaddrinfo(host, port, *rest, **options):
         addresses = answers[host].pop(0) if host in answers else [host]
-        return [item for address in addresses for item in asked(address, port, type=socket.SOCK_STREAM)]
+        return [item for address in addresses for item in resolve(address, port, type=socket.SOCK_STREAM)]
 
     def connect(address, timeout, **_):
         connected.append(address[0])

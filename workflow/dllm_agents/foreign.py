@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 DEEPEST = 64
@@ -88,6 +89,12 @@ def body_of(response: Any) -> Iterable[bytes]:
     if encoding.strip().lower() not in ("", "identity", "gzip", "deflate"):
         raise TooMuch(f"compressed as {visible(encoding)[:60]!r}, which nobody asked for")
     return response.iter_bytes()  # type: ignore[no-any-return]
+
+
+def file_bytes(path: str | Path, most: int) -> bytes:
+    """The content of a file. Raises OSError, and TooMuch beyond `most` bytes."""
+    with open(path, "rb") as handle:
+        return gather([handle.read(most + 1)], most, math.inf)
 
 
 def gather(blocks: Iterable[bytes], most: int, seconds: float) -> bytes:

@@ -187,16 +187,16 @@ def look(model: Model, exchange: Said, spans: Mapping[str, Sequence[str]]) -> At
 
 def seen_by(model: Model, ids: Tensor, count: int, trace: Sequence[int], forward: int, decoding: Decoding | None) -> Seen:
     """What one forward of a reply saw: `ids` are `count` of the prompt and the reply's, `trace` the forward that settled each of these."""
-    settled = torch.tensor([position for position, step in enumerate(trace) if step == forward])
+    places = torch.tensor([place for place, step in enumerate(trace) if step == forward])
     by_token = model.mask_id is None or (decoding is not None and decoding.strategy == "ar")
-    rows = count + settled - int(by_token or model.shift)
+    rows = count + places - int(by_token or model.shift)
     start: int | None = None
     length = len(ids)
     if model.attention == "context_causal" and not by_token:
         block = decoding and decoding.block_length or model.block_length or len(trace)
-        start = count + int(settled[0]) // block * block
+        start = count + int(places[0]) // block * block
         # A block's first token is decided by the pass over all before it, where every token sees its past alone.
-        by_token, length = count + int(settled[0]) == start, start + block
+        by_token, length = count + int(places[0]) == start, start + block
     if by_token:
         return Seen(ids[: int(rows.max()) + 1], rows)
     assert model.mask_id is not None, "only diffusion models settle tokens in any order"

@@ -61,8 +61,7 @@ class Files:
     @staticmethod
     def _content(path: Path) -> bytes:
         try:
-            with open(path, "rb") as handle:
-                return foreign.gather([handle.read(MAX_FILE_BYTES + 1)], MAX_FILE_BYTES, 60)
+            return foreign.file_bytes(path, MAX_FILE_BYTES)
         except OSError as error:
             raise StageError(f"{path}: {error.strerror}; correct benchmarks.bfcl.data, or leave its category out of `categories`") from None
         except foreign.TooMuch as excess:

@@ -147,8 +147,7 @@ def _content(address: str) -> bytes:
             with httpx.stream("GET", address, headers=foreign.ACCEPTED, timeout=SECONDS, follow_redirects=True) as response:
                 response.raise_for_status()
                 return foreign.gather(foreign.body_of(response), MAX_FILE_BYTES, SECONDS)
-        with open(local_file(address), "rb") as handle:
-            return foreign.gather([handle.read(MAX_FILE_BYTES + 1)], MAX_FILE_BYTES, SECONDS)
+        return foreign.file_bytes(local_file(address), MAX_FILE_BYTES)
     except foreign.TooMuch as error:
         raise StageError(f"{address}: {error}; take browsecomp-zh-encrypted.xlsx, of 88 KB") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:

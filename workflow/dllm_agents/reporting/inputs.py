@@ -17,7 +17,7 @@ import pandas as pd
 from dllm_agents.analysis.failures import BESIDE_CHECKER
 from dllm_agents.analysis.metrics import Errors
 from dllm_agents.config import SCRIPTED, Config, Training
-from dllm_agents.config.roles import WORKFLOWS
+from dllm_agents.config.roles import TEAM_WORKFLOWS
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
 from dllm_agents.frames import read_frame
@@ -199,7 +199,7 @@ class Inputs:
     def kind(self, agent: str) -> str | None:
         """`team` of planner and seekers, or `other` workflow than the benchmark's own; None where an agent has that."""
         workflow = self.config.agents[agent].workflow
-        return None if workflow is None else "team" if "seeker" in WORKFLOWS[workflow].roles else "other"
+        return None if workflow is None else "team" if workflow in TEAM_WORKFLOWS else "other"
 
     def random_agent(self) -> str | None:
         """The run's random baseline, if it has one."""
@@ -214,10 +214,6 @@ class Inputs:
         """How an agent's policy is trained in this run; None where it is not."""
         backbone = self.config.backbones.get(self.config.agents[agent].policy)
         return None if backbone is None else backbone.training
-
-    def trained(self, agent: str) -> bool:
-        """Whether an agent's policy is trained in this run."""
-        return self.training(agent) is not None
 
     def training_seed(self, agent: str) -> int | None:
         """The seed an agent's policy is trained with in this run; None where it is not trained here."""

@@ -257,9 +257,9 @@ def _difference(test: Test, both: pd.DataFrame, inputs: Inputs) -> Finding:
         "same": (-margin < low and high < margin, low > margin or high < -margin),
     }[test.expect]
     sides = (("", float(first.mean())), ("", float(second.mean())))
-    value, told = float((first - second).mean()), _verdict(inside, outside)
+    value, verdict = float((first - second).mean()), _verdict(inside, outside)
     varied = bool(np.ptp([first, second]) > 0)
-    return Finding(test, told, n=len(both), value=value, low=low, high=high, sides=sides, margin=margin, varied=varied)
+    return Finding(test, verdict, n=len(both), value=value, low=low, high=high, sides=sides, margin=margin, varied=varied)
 
 
 def _ratio(test: Test, both: pd.DataFrame, seed: int) -> Finding:

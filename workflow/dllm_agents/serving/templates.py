@@ -168,15 +168,19 @@ def control_texts(tokenizer: Any) -> list[str]:
     return sorted({*added, *map(str, tokenizer.all_special_tokens)} - {*TAGS, ""}, key=len, reverse=True)
 
 
+def control_pattern(tokenizer: Any) -> re.Pattern[str]:
+    """What finds a control token that is spelled out in a text."""
+    return re.compile("|".join(map(re.escape, control_texts(tokenizer))) or "(?!)")
+
+
 def _guarded(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[Sequence[Message], Tools, str | None]:
     """Messages and tools with a sentinel inside every control token that is spelled out in one, and the sentinel."""
-    controls, texts = control_texts(tokenizer), list(_texts([messages, tools]))
-    if not any(control in text for text in texts for control in controls):
+    pattern, texts = control_pattern(tokenizer), list(_texts([messages, tools]))
+    if not any(map(pattern.search, texts)):
         return messages, tools, None
     sentinel = next((mark for mark in _SENTINELS if not any(mark in text for text in texts)), None)
     if sentinel is None:
         raise TemplateError("the messages spell out control tokens beside every private character", "messages")
-    pattern = re.compile("|".join(map(re.escape, controls)))
 
     def apart(value: Any) -> Any:
         if isinstance(value, str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -21,7 +20,7 @@ from dllm_agents.decoding.session import filled
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
 from dllm_agents.records import EpisodeStep, Pair, Trajectory
-from dllm_agents.serving.templates import control_texts
+from dllm_agents.serving.templates import control_pattern
 from dllm_agents.training.objectives import Example
 
 if TYPE_CHECKING:
@@ -192,7 +191,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange], bl
 
 def _check_texts(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange]) -> None:
     """Raises StageError naming a task whose text would become a control token, or the mask."""
-    controls = re.compile("|".join(map(re.escape, control_texts(tokenizer))) or "(?!)")
+    controls = control_pattern(tokenizer)
     for exchange in exchanges:
         text = exchange.reply + "".join(message["content"] for message in exchange.messages)
         if match := controls.search(text):
