@@ -30,6 +30,10 @@ def site():
                 headers = {"Content-Encoding": self.path.partition("=")[2] or "gzip"}
                 body = gzip.compress(b"x" * 6_000_000 if "long" in self.path else body)
                 body = body[:-4] if "cut" in self.path else body
+            elif self.path == "/chinese":
+                status, headers = 302, {"Location": "/百科".encode().decode("latin-1")}
+            elif self.path.startswith("/%"):
+                kind, body = "text/plain", self.path.encode()
             elif self.path == "/loop":
                 status, headers = 302, {"Location": "/loop"}
             elif self.path == "/plain":
@@ -102,6 +106,10 @@ def test_what_is_read_of_a_page(site, monkeypatch):
 def test_no_address_inside_is_asked(url, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("connected"))
     assert page_text(url) is None
+
+
+def test_a_redirect_may_be_written_in_chinese(site):
+    assert page_text(f"{site}/chinese", allow_private=True) == "/%E7%99%BE%E7%A7%91"
 
 
 def test_a_page_that_is_sent_compressed_unasked_is_unpacked_within_its_bound(site):

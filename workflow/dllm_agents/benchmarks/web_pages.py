@@ -44,7 +44,7 @@ def page_text(url: str, allow_private: bool = False) -> str | None:
                 status, kind, body = _get(pool, address)
                 if status not in _REDIRECTS:
                     break
-                address = address.join(body.decode("ascii", "replace"))
+                address = address.join(body.decode("utf-8", "replace"))
         except _FAULTS:
             return None
     if status != 200:
