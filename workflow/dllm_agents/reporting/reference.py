@@ -24,12 +24,13 @@ def keep(results: Path, config: str, target: Path) -> list[Path]:
     tables = sorted(path for path in Results(results).table("x").parent.glob("*.csv") if not path.stem.endswith("_timing"))
     if not tables:
         raise StageError(f"{results}: has no tables; run `make report` first")
+    revision = provenance.git_revision() or "unknown"  # before the copies change the tree
     target.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copyfile(path, target / path.name)) for path in tables if path.stem != "serving"]
     with write_aside(target / ABOUT) as handle:
         handle.write(
             f"# Reference results of {config}\n\n`make report CONFIG={config}`, then `dllm-agents reference --config {config}`.\n\n"
-            f"- commit: {provenance.git_revision() or 'unknown'}\n- hardware: {provenance.hardware()}\n"
+            f"- commit: {revision}\n- hardware: {provenance.hardware()}\n"
             f"- packages: {', '.join(f'{name} {number}' for name, number in provenance.versions('torch', 'transformers').items())}\n"
         )
     return [*copies, target / ABOUT]
