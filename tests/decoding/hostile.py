@@ -63,7 +63,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "10,000 arrays": (nested(10_000, "items", {}), LARGE),
     "900 arrays": (nested(900, "items", {}), LARGE),
     "a list of letters": ({"regex": "([ab]|cd){15000}"}, LARGE),
-    "more tokens than cells": (tools(1, closed(x={"type": "string", "maxLength": 480}, u={"enum": WORDS[:300]})), LARGE),
+    "a long text beside 300 words": (tools(1, closed(x={"type": "string", "maxLength": 480}, u={"enum": WORDS[:300]})), LARGE),
     "4,000 words": ({"enum": [f"{i * 7919 % 10007:x}{i * 104729 % 99991:x}" for i in range(4000)]}, LARGE),
     "arrays of arrays": (lists(5, 12, 12, {"type": "integer"}), LARGE),
     "arrays of optional arrays": (lists(5, 0, 12, {"type": "string"}), LARGE),

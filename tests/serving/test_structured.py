@@ -248,7 +248,7 @@ def test_tools_that_are_not_strict_share_one_bound_of_time(monkeypatch):
     from dllm_agents.serving.structured import _of_tools
 
     ticks = []
-    monkeypatch.setattr(automata.time, "thread_time", lambda: ticks.append(1) or 0.01 * len(ticks))
+    monkeypatch.setattr(automata.time, "thread_time", lambda: ticks.append(1) or 0.05 * len(ticks))
     parameters = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(40)}}
     loose = [{"type": "function", "function": {"name": f"f{i}", "parameters": parameters}} for i in range(100)]
     turn = _of_tools(ChatRequest(model="m", messages=ASK, tools=[WEATHER, *loose]))

@@ -13,8 +13,10 @@ from dllm_agents.decoding.constraints.expressions import ConstraintError, Expres
 
 MAX_STATES = 1 << 14
 MAX_PARTS = 60_000
-# A refusal comes within a second: so much for the automaton over bytes, which takes hundredths of one as a rule, and the tokens' cells.
-SECONDS = 0.7
+# Steps of a compilation, each about a microsecond, so that a refusal comes within a second. They are the same on any machine, however busy:
+# a bound of 0.7 seconds refused plain schemas now and then.
+MAX_WORK = 1_000_000
+SECONDS = 5.0
 
 
 @dataclass
@@ -24,14 +26,16 @@ class Bounds:
     where: str = "#"
     states: int = MAX_STATES
     parts: int = MAX_PARTS
+    work: int = MAX_WORK
     seconds: float = SECONDS
 
     def __post_init__(self) -> None:
-        self._end = time.thread_time() + self.seconds
+        self._end, self._spent = time.thread_time() + self.seconds, 0
 
-    def check(self, states: int = 0, parts: int = 0) -> None:
-        """Raises ConstraintError (`schema_too_large`) past a bound."""
-        for count, most, what in ((states, self.states, "states"), (parts, self.parts, "parts")):
+    def check(self, states: int = 0, parts: int = 0, work: int = 1) -> None:
+        """Count `work` done. Raises ConstraintError (`schema_too_large`) past a bound."""
+        self._spent += work
+        for count, most, what in ((states, self.states, "states"), (parts, self.parts, "parts"), (self._spent, self.work, "steps")):
             if count > most:
                 raise ConstraintError("schema_too_large", self.where, f"needs more than {most} {what}; bound its lengths or split it")
         if time.thread_time() > self._end:
@@ -197,6 +201,7 @@ def _determinise(e: Expression, bounds: Bounds) -> DFA:
     bounds.check(parts=len(nfa.edges))
     sets = {bits for edges in nfa.edges for bits, _ in edges}
     class_of, members = _byte_classes(sets)
+    bounds.check(work=len(sets) * len(members) // 16 + 2 * len(nfa.edges))
     classes = {bits: [c for c, byte in enumerate(members) if bits >> byte & 1] for bits in sets}
     moves = [[(classes[bits], target) for bits, target in edges] for edges in nfa.edges]
     closures: dict[int, frozenset[int]] = {}
@@ -208,18 +213,21 @@ def _determinise(e: Expression, bounds: Bounds) -> DFA:
                 fresh = [other for other in nfa.epsilon[stack.pop()] if other not in reached]
                 reached.update(fresh)
                 stack += fresh
+            bounds.check(work=len(reached) // 2)
             closures[state] = frozenset(s for s in reached if moves[s] or s == final)
         return closures[state]
 
     first = closure(start)
     index, order, rows = {first: 0}, [first], []
     for states in order:
-        bounds.check(states=len(order))
         targets: dict[int, set[int]] = {}
+        work = 0
         for s in states:
             for kinds, target in moves[s]:
+                work += len(kinds)
                 for c in kinds:
                     targets.setdefault(c, set()).add(target)
+        bounds.check(states=len(order), work=(len(states) + work) // 2)
         row = [-1] * len(members)
         number: dict[frozenset[int], int] = {}
         for c, reached in targets.items():
@@ -228,7 +236,7 @@ def _determinise(e: Expression, bounds: Bounds) -> DFA:
                 together: set[int] = set()
                 for i, state in enumerate(key):
                     if i % 8 == 7:
-                        bounds.check()
+                        bounds.check(work=4 + len(together) // 32)
                     together |= closure(state)
                 union = frozenset(together)
                 if union not in index:
@@ -278,7 +286,7 @@ def _intersect(a: DFA, b: DFA, bounds: Bounds) -> DFA:
         fresh = np.array([pair for pair in np.unique(rows[-1]).tolist() if pair >= 0 and pair not in reached], dtype=np.int64)
         reached.update(fresh.tolist())
         order += fresh.tolist()
-        bounds.check(states=len(order))
+        bounds.check(states=len(order), work=rows[-1].size // 16)
     table, codes = np.concatenate(rows), np.array(order)
     by_code = np.argsort(codes)
     numbers = by_code[np.searchsorted(codes[by_code], np.maximum(table, codes.min()))]
@@ -303,8 +311,8 @@ def minimise(d: DFA, bounds: Bounds) -> DFA:
     count, sizes = 2, np.bincount(labels, minlength=sink + 3)
     signature = np.asarray((of_target[labels[table]] * weights).sum(axis=1, dtype=np.uint64))
     affected = np.arange(sink + 1)
+    bounds.check(work=table.size // 8)
     while len(affected):
-        bounds.check()
         _, at, part, size = np.unique(
             signature[affected] + of_own[labels[affected]], return_index=True, return_inverse=True, return_counts=True
         )
@@ -321,6 +329,7 @@ def minimise(d: DFA, bounds: Bounds) -> DFA:
         renamed = names[part]
         moved, renamed = affected[renamed != labels[affected]], renamed[renamed != labels[affected]]
         lengths = first[moved + 1] - first[moved]
+        bounds.check(work=100 + (len(affected) + int(lengths.sum())) // 16)
         into = moves[np.repeat(first[moved] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())]
         change = np.repeat(of_target[renamed] - of_target[labels[moved]], lengths)
         labels[moved] = renamed

@@ -84,7 +84,7 @@ class _Compiler:
     def node(self, schema: Any, where: str, depth: int) -> Expression:
         """The values of one schema at the JSON pointer `where`."""
         self.nodes += 1
-        self.document.bounds.check()
+        self.document.bounds.check(work=64)
         if depth > DEPTH:
             raise ConstraintError("schema_too_large", where, f"nested more than {DEPTH} deep")
         if self.nodes > MAX_NODES:

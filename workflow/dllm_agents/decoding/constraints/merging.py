@@ -116,7 +116,7 @@ def merge(a: Any, b: Any, where: str, document: Document, level: int = 0) -> Any
         raise unsupported(where, "schemas that refer to each other")
     if a is False or b is False:
         return False
-    document.bounds.check()
+    document.bounds.check(work=10)
     a, b = keywords(a, where), keywords(b, where)
     if not a or not b:
         return a or b
@@ -180,7 +180,7 @@ def _open(schema: Any, where: str, document: Document) -> Any:
 
 
 def _apart(a: Any, b: Any, where: str, document: Document) -> bool:
-    document.bounds.check()
+    document.bounds.check(work=10)
     if a is False or b is False:
         return True
     if not isinstance(a, Mapping) or not isinstance(b, Mapping):

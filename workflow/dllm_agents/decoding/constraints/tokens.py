@@ -14,7 +14,6 @@ from dllm_agents.decoding.constraints.vocabulary import Vocabulary
 
 MAX_CELLS = 1 << 24
 MEMO_BYTES = 1 << 23
-SECONDS = 5.0
 FAR = 1 << 30
 
 
@@ -75,7 +74,7 @@ class TokenAutomaton:
     def __init__(
         self, d: DFA, vocabulary: Vocabulary, stop_ids: Iterable[int], mask_id: int | None = None, bounds: Bounds | None = None
     ) -> None:
-        bounds = bounds or Bounds(seconds=SECONDS)
+        bounds = bounds or Bounds()
         stop_ids = list(stop_ids)
         if not stop_ids:
             raise ConstraintError("no_stop_id", "", "no stop id is known, so an answer could not end before its budget", "stop_ids")
