@@ -497,10 +497,11 @@ def test_the_roles_of_a_team_are_taught_only_where_one_plays(tmp_path):
         whole = Config.model_validate({"benchmarks": options, "backbones": {"m": entry}, "agents": agents, "run": run})
         taught[" ".join(played)] = train(whole, "m", "multihop_qa", path, tmp_path / str(len(taught))).examples
     steps = sum(len(trajectory.steps) for trajectory in accepted)
-    # A team's: a plan, two turns of a seeker for each hop, that nothing is missing, and the answer; beside an agent's own of every third
-    # task, by themselves of each.
+    # A team's: a plan, two turns of a seeker for each hop, that nothing is missing, and the answer; beside an agent's own of one task in
+    # three, by themselves of each.
     of_team = [2 * len(trajectory.task.data["hops"]) + 3 for trajectory in accepted]
-    assert taught == {"alone": steps, "alone team": steps + of_team[0], "team": sum(of_team)}
+    assert taught.pop("alone team") - steps in of_team
+    assert taught == {"alone": steps, "team": sum(of_team)}
 
 
 def test_a_teams_conversations_are_examples_of_their_own(tmp_path):
@@ -547,6 +548,26 @@ def test_calls_before_thoughts_are_taught_to_a_backbone_that_is_told_to_write_th
     assert all(reply.startswith("<think>") for reply in replies["react"])
     assert all(reply.startswith("<tool_call>") for reply in replies["tool_first"])
     assert {reply[:6] for reply in replies[True]} == {"<think", "<tool_"}, "who does both is taught both, task by task"
+
+
+@pytest.mark.parametrize("hops", [[2, 3], [2, 3, 4]])
+def test_questions_of_every_number_of_hops_are_taught_in_every_way(hops, tmp_path):
+    """Calls before and after thoughts, and teams, took turns as numbers of hops do: each number was taught in one way alone."""
+    from dllm_agents import benchmarks
+    from dllm_agents.trajectories import collect
+
+    agents = {"a": {"policy": "m"}, "b": {"policy": "m", "acting": "tool_first"}, "team": {"policy": "m", "workflow": "planner"}}
+    options, run = {"multihop_qa": {"train_tasks": 90, "hops": hops}}, {"benchmarks": ["multihop_qa"], "agents": list(agents)}
+    entry = {"prompt": "compact", "training": {"objective": "ar", **SMALL}}
+    config = Config.model_validate({"benchmarks": options, "backbones": {"m": entry}, "agents": agents, "run": run})
+    path = tmp_path / "t.jsonl"
+    tasks = benchmarks.load("multihop_qa", config).tasks("train")
+    write_jsonl(path, collect(config, "multihop_qa", tasks))
+    numbers, ways = {task.id: len(task.data["hops"]) for task in tasks}, set()
+    for exchange in data.accepted(config, "m", "multihop_qa", path, {}):
+        start = "plan" if "<plan>" in exchange.reply else exchange.reply[:6] if exchange.call else ""
+        ways.add((numbers[exchange.task], start))
+    assert ways >= {(number, start) for number in hops for start in ("plan", "<think", "<tool_")}
 
 
 def test_spans_that_do_not_fit_their_tokens_are_refused(accepted, tmp_path):

@@ -1,7 +1,7 @@
 """Tasks and teacher trajectories.
 
 Needs: the benchmarks' packages. Gives: tasks/<benchmark>.jsonl (evaluated), tasks/train/<benchmark>.jsonl,
-trajectories/<benchmark>/{teacher,accepted,rejected}.jsonl.
+trajectories/<benchmark>/{teacher,accepted,rejected}.jsonl. What trainings wait for goes first: they take longest.
 """
 
 
@@ -32,6 +32,7 @@ rule sample_training_tasks:
         RESULTS.log("sample_training_tasks", "{benchmark}.{split}"),
     wildcard_constraints:
         split="train|pairs",
+    priority: 1
     conda:
         "../../envs/main.yaml"
     resources:
@@ -56,6 +57,7 @@ rule collect_trajectories:
         RESULTS.log("collect_trajectories", "{benchmark}"),
     benchmark:
         RESULTS.timing("collect_trajectories", "{benchmark}")
+    priority: 1
     conda:
         "../../envs/main.yaml"
     threads: processors("collect_trajectories")
@@ -80,6 +82,7 @@ rule filter_trajectories:
         rejected=RESULTS.trajectories("{benchmark}", "rejected"),
     log:
         RESULTS.log("filter_trajectories", "{benchmark}"),
+    priority: 1
     conda:
         "../../envs/main.yaml"
     resources:

@@ -225,7 +225,7 @@ class MultiHopQAOptions(BenchmarkOptions):
     max_steps: int = Field(default=5, ge=1, description="turns per question")
     tool_delay: float | list[float] = Field(
         default=0.0,
-        description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, tasks take turns",
+        description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, drawn by seed",
         json_schema_extra=EVALUATION,
     )
     judge_url: str | None = Field(
@@ -266,7 +266,7 @@ class MultiHopQAOptions(BenchmarkOptions):
 
     @property
     def tool_delays(self) -> list[float]:
-        """The delays that evaluated tasks take in turn."""
+        """The delays that evaluated tasks share."""
         return self.tool_delay if isinstance(self.tool_delay, list) else [self.tool_delay]
 
     @model_validator(mode="after")
