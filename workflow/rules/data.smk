@@ -1,7 +1,7 @@
 """Tasks and teacher trajectories.
 
 Needs: the benchmarks' packages. Gives: tasks/<benchmark>.jsonl (evaluated), tasks/train/<benchmark>.jsonl,
-trajectories/<benchmark>/{teacher,accepted,rejected}.jsonl. What trainings wait for goes first: they take longest.
+trajectories/<benchmark>/{teacher,accepted,rejected}.jsonl. What trainings wait for goes first: trainings take longest.
 """
 
 

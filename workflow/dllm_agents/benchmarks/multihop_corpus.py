@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-GENERATOR_VERSION = "generated-2"
+GENERATOR_VERSION = "generated-3"
+WORLDS = "generated-2"
+"""What worlds and questions are drawn by; version 3 differs in the order of several numbers of hops alone."""
 HOPS = (2, 3, 4)
 TEST_WORLD = 0
 
@@ -100,7 +102,7 @@ class Question(NamedTuple):
 def facts(seed: int, world: int, names: int | None = None) -> dict[tuple[str, str], Fact]:
     """All facts of a world by (subject, relation), over the first `names` names of each kind (None: all); a relation leads to its objects
     about equally often. Same seed and world, same facts; no fact of a world > 0 is in world 0."""
-    generator = random.Random(f"{GENERATOR_VERSION}/{seed}/{world}")
+    generator = random.Random(f"{WORLDS}/{seed}/{world}")
     evaluated = facts(seed, TEST_WORLD, names) if world != TEST_WORLD else {}
     by_key: dict[tuple[str, str], Fact] = {}
     for relation, (subject_type, object_type) in RELATIONS.items():
@@ -117,7 +119,7 @@ def facts(seed: int, world: int, names: int | None = None) -> dict[tuple[str, st
 def paragraphs(seed: int, world: int, names: int | None = None) -> list[tuple[str, str]]:
     """The world's corpus as (title, text), one fact a paragraph, in an order that says nothing."""
     corpus = [(fact.subject, fact.text) for fact in facts(seed, world, names).values()]
-    random.Random(f"{GENERATOR_VERSION}/order/{seed}/{world}").shuffle(corpus)
+    random.Random(f"{WORLDS}/order/{seed}/{world}").shuffle(corpus)
     return corpus
 
 
@@ -130,13 +132,16 @@ def questions(
     hops: Sequence[int] = HOPS,
     answers: Counter[str] | None = None,
 ) -> list[Question]:
-    """`count` distinct questions of a world, each number of `hops` in turn. The name that was least often the answer is the next one, so
-    that none is rare; `answers` counts them over several worlds.
+    """`count` distinct questions of a world, as many of each number of `hops`. These come in another order every time, so that what takes
+    turns over questions (ways to teach them, delays, parts of a run) meets every number. The name that was least often the answer is the
+    next one, so that none is rare; `answers` counts them over several worlds.
 
     `search` gives the texts that a query finds. A question is kept only if no set of searches written from its own words finds
     every hop, so that the bridges have to be found one after the other. Raises ValueError when the world holds fewer questions.
     """
-    generator = random.Random(f"{GENERATOR_VERSION}/questions/{seed}/{world}")
+    generator = random.Random(f"{WORLDS}/questions/{seed}/{world}")
+    order = random.Random(f"{WORLDS}/hops/{seed}/{world}")
+    lengths = [length for _ in range(0, count, len(hops)) for length in order.sample(hops, len(hops))]
     leading: dict[str, list[Fact]] = {}
     for fact in facts(seed, world, names).values():
         leading.setdefault(fact.object, []).append(fact)
@@ -145,7 +150,7 @@ def questions(
     drawn: list[Question] = []
     answers = Counter() if answers is None else answers
     while len(drawn) < count:
-        length = hops[len(drawn) % len(hops)]
+        length = lengths[len(drawn)]
         if not waiting[length]:
             raise ValueError(f"a world holds only {len(drawn)} questions of the {count} asked for")
         name = min(waiting[length], key=lambda name: (answers[name], generator.random()))

@@ -209,10 +209,7 @@ class MultiHopQA(Benchmark):
         shares = [None] * len(names) if count is None else even_shares(count, len(names))
         tasks = [task for name, share in zip(names, shares, strict=True) for task in self._set_tasks(name, split, share)]
         if split == "test":
-            delays = list(itertools.islice(itertools.cycle(self.options.tool_delays), len(tasks)))
-            # Numbers of hops take turns, so that delays in turn would each meet one of them.
-            random.Random(f"{self.seed}/tool_delay").shuffle(delays)
-            for task, delay in zip(tasks, delays, strict=True):
+            for task, delay in zip(tasks, itertools.cycle(self.options.tool_delays), strict=False):
                 task.data |= {"tool_delay": delay} if delay else {}
         return tasks
 

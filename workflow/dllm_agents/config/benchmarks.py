@@ -225,7 +225,7 @@ class MultiHopQAOptions(BenchmarkOptions):
     max_steps: int = Field(default=5, ge=1, description="turns per question")
     tool_delay: float | list[float] = Field(
         default=0.0,
-        description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, drawn by seed",
+        description="seconds a search of an evaluated task takes at least, to stand for a network; of a list, tasks take turns",
         json_schema_extra=EVALUATION,
     )
     judge_url: str | None = Field(
@@ -243,7 +243,7 @@ class MultiHopQAOptions(BenchmarkOptions):
         default=None, ge=12, description="names of each kind that generated worlds draw on; null for all. Fewer are learnt sooner"
     )
     hops: list[Annotated[int, Field(ge=2, le=4)]] = Field(
-        default=[2, 3, 4], min_length=1, description="hops of generated questions, in turn"
+        default=[2, 3, 4], min_length=1, description="hops of generated questions, as many of each"
     )
     cache: str | None = Field(
         default=None,
@@ -266,7 +266,7 @@ class MultiHopQAOptions(BenchmarkOptions):
 
     @property
     def tool_delays(self) -> list[float]:
-        """The delays that evaluated tasks share."""
+        """The delays that evaluated tasks take in turn."""
         return self.tool_delay if isinstance(self.tool_delay, list) else [self.tool_delay]
 
     @model_validator(mode="after")

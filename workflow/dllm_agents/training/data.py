@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,16 +93,14 @@ def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dic
     if entry.training and entry.training.layout == "trajectory":  # a team's replies are conversations where their prompts have turns
         teams = [team for team in teams if team == "deepdiver" and prompts.has_template(entry.prompt, "deepdiver_turn.j2")]
     taught = []
-    trajectories, orders = list(iter_jsonl(source, Trajectory)), config.call_orders(backbone, name)
-    ways = [(orders[number % len(orders)], number % TEAM_EVERY == 0) for number in range(len(trajectories))]
-    # Kinds of tasks take turns too, and each is to be taught in every way.
-    random.Random(f"{config.seed}/{backbone}/{name}").shuffle(ways)
-    for trajectory, (tool_first, with_teams) in zip(trajectories, ways, strict=True):
+    # A backbone that plays both ways is taught them in turn, task by task.
+    orders = config.call_orders(backbone, name)
+    for number, (trajectory, tool_first) in enumerate(zip(iter_jsonl(source, Trajectory), cycle(orders), strict=False)):
         world = trajectory.task.data.get("world")
         worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
         if alone or not teams:
             taught += exchanges(benchmark, trajectory, entry.prompt, tool_first)
-        for team in teams if with_teams or not alone else ():
+        for team in teams if number % TEAM_EVERY == 0 or not alone else ():
             taught += team_exchanges(benchmark, trajectory, entry.prompt, team)
     if not taught:
         raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
