@@ -73,7 +73,8 @@ def study_config() -> dict[str, Any]:
         "scale": "study",
         "benchmarks": {"multihop_qa": QUESTIONS},
         "backbones": backbones,
-        "agents": {"random": {"policy": "random", "tasks": {"multihop_qa": QUESTIONS["tasks"]}}, **{name: {"policy": name} for name in backbones}},
+        "agents": {"random": {"policy": "random", "tasks": {"multihop_qa": QUESTIONS["tasks"]}}}
+        | {name: {"policy": name} for name in backbones},
         "run": {"benchmarks": ["babyai", "multihop_qa"], "agents": ["random", *backbones], "verification": {"agents": []}},
     }
 
