@@ -1,6 +1,5 @@
 """What constrained agents are held to, against the readers of their replies."""
 
-import ast
 import random
 import re
 import sys
@@ -52,6 +51,7 @@ READ = [
     'math.area( exact = True ,base=-3, unit="it\'s" )',
     "```[send(to=['a', \"b\"], size=2.50, place=(1, 2.5), options={'deep': False})]```",
     "[send(to=[], size=1e3)]",
+    "[\nmath.area(\nbase=1) , now() \n]",
 ]
 NOT_READ = [
     "[area(base=3)]",
@@ -63,6 +63,9 @@ NOT_READ = [
     "I will call [now()]",
     "[now(]",
     "[]",
+    "[ now()]",
+    "[now(),\nnow()]",
+    "[now()\n ]",
 ]
 
 
@@ -77,18 +80,19 @@ def test_calls_as_they_may_be_written(automaton):
     assert not any(automaton.accepts(text.encode()) or pattern.fullmatch(text) for text in NOT_READ)
 
 
-def test_every_text_is_calls_that_python_reads(automaton):
+def test_every_text_is_calls_that_the_official_decoder_reads(automaton):
+    """A blank behind the first bracket and a line's end between two calls are Python, and the official decoder reads neither."""
+    decoder = pytest.importorskip("bfcl_eval.model_handler.utils")
     texts = Texts(automaton, random.Random(0))
     names = set()
-    for _ in range(300):
-        text = texts.text(80).decode().strip("`\n ")
-        for call in ast.parse(f"[{text.removeprefix('[').removesuffix(']')}]", mode="eval").body.elts:
-            names.add(ast.unparse(call.func))
-            keys = [keyword.arg for keyword in call.keywords]
-            assert len(keys) == len(set(keys)) and not call.args
-            for keyword in call.keywords:
-                ast.literal_eval(keyword.value)
+    for _ in range(2000):
+        text = texts.text(80).decode()
+        calls = decoder.default_decode_ast_prompting(text)
+        assert calls, text
+        names |= {name for call in calls for name in call}
     assert names == {"math.area", "now", "send"}
+    bare = texts.text(80).decode().strip("`\n ").removeprefix("[").removesuffix("]")
+    assert not automaton.accepts(f"[ {bare}]".encode()) and not automaton.accepts(f"[{bare}\n, {bare}]".encode())
 
 
 class Prompting:

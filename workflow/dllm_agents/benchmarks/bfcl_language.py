@@ -48,8 +48,9 @@ def renamed(reply: str, names: Mapping[str, str]) -> str:
 
 def call_pattern(functions: Sequence[Mapping[str, Any]]) -> str:
     """The pattern of one call or more of the functions {name, parameters}."""
-    calls = f"(?:{'|'.join(_call(function) for function in functions)})"
-    return rf"{EDGE}\[?{BLANK}{calls}(?:{COMMA}{calls})*{BLANK}\]?{EDGE}"
+    call = f"(?:{'|'.join(_call(function) for function in functions)})"
+    # Brackets go before Python reads the rest: outside a call a line that begins with a blank, or ends before a comma, is none.
+    return rf"{EDGE}(?:\[\n*)?{call}(?: *, *{call})*(?: *\n*\])?{EDGE}"
 
 
 def _call(function: Mapping[str, Any]) -> str:
