@@ -19,7 +19,7 @@ def completion(text, tool_calls=(), finish_reason="stop"):
 
 @pytest.fixture(scope="module")
 def benchmark():
-    return benchmarks.load("multihop_qa", {"tasks": 3, "train_tasks": 0})
+    return benchmarks.load("multihop_qa", {"tasks": 3, "hops": [2], "train_tasks": 0})
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def task(benchmark):
 
 @pytest.fixture(scope="module")
 def slow():
-    return benchmarks.load("multihop_qa", {"tasks": 3, "tool_delay": 0.2})
+    return benchmarks.load("multihop_qa", {"tasks": 3, "hops": [2], "tool_delay": 0.2})
 
 
 @pytest.fixture(scope="module")

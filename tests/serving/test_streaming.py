@@ -127,7 +127,7 @@ def call_first(tokenizer, thought, action):
 
 
 def test_p_react_over_the_real_server_calls_before_it_has_thought(scripted, serving, tokenizer):
-    benchmark = benchmarks.load("multihop_qa", {"tasks": 1, "max_steps": 2})
+    benchmark = benchmarks.load("multihop_qa", {"tasks": 1, "hops": [2], "max_steps": 2})
     (task,) = benchmark.tasks("test")
     query, gold = task.data["hops"][0]["query"], task.data["answers"][0]
     replies = [call_first(tokenizer, "I look", tool_call([query])), call_first(tokenizer, "known", answer_text(gold))]
@@ -136,7 +136,7 @@ def test_p_react_over_the_real_server_calls_before_it_has_thought(scripted, serv
     settings = {"strategy": "llada", "max_new_tokens": 128, "tool_prefill": {}}
     config = Config.model_validate(
         {
-            "benchmarks": {"multihop_qa": {"tasks": 1, "max_steps": 2}},
+            "benchmarks": {"multihop_qa": {"tasks": 1, "hops": [2], "max_steps": 2}},
             "backbones": {"m": {"url": url, "prompt": "compact", "decoding": settings}},
             "agents": {"a": {"policy": "m", "acting": "p_react"}},
             "run": {"benchmarks": ["multihop_qa"], "agents": ["a"]},
