@@ -1,5 +1,6 @@
 """What constrained agents are held to, against the readers of their replies."""
 
+import ast
 import random
 import re
 import sys
@@ -87,12 +88,16 @@ def test_every_text_is_calls_that_the_official_decoder_reads(automaton):
     names = set()
     for _ in range(2000):
         text = texts.text(80).decode()
-        calls = decoder.default_decode_ast_prompting(text)
-        assert calls, text
-        names |= {name for call in calls for name in call}
+        assert decoder.default_decode_ast_prompting(text), text
+        inside = text.strip("`\n ").removeprefix("[").removesuffix("]")
+        for call in ast.parse(f"[{inside}]", mode="eval").body.elts:
+            names.add(ast.unparse(call.func))
+            keys = [keyword.arg for keyword in call.keywords]
+            assert len(keys) == len(set(keys)) and not call.args
+            for keyword in call.keywords:
+                ast.literal_eval(keyword.value)
     assert names == {"math.area", "now", "send"}
-    bare = texts.text(80).decode().strip("`\n ").removeprefix("[").removesuffix("]")
-    assert not automaton.accepts(f"[ {bare}]".encode()) and not automaton.accepts(f"[{bare}\n, {bare}]".encode())
+    assert not automaton.accepts(f"[ {inside}]".encode()) and not automaton.accepts(f"[{inside}\n, {inside}]".encode())
 
 
 class Prompting:
