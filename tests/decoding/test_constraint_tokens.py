@@ -177,3 +177,10 @@ def test_no_stop_id_is_refused():
     with pytest.raises(ConstraintError) as caught:
         Cache().automaton({"type": "null"}, byte_level(), 260, [])
     assert caught.value.code == "no_stop_id"
+
+
+def test_a_table_with_more_cells_than_its_bound_is_refused(monkeypatch):
+    monkeypatch.setattr("dllm_agents.decoding.constraints.tokens.MAX_CELLS", 8)
+    with pytest.raises(ConstraintError, match="more than 8 cells") as refusal:
+        TokenAutomaton(compile_expression(language({"regex": "[a-c]{9}"})), Vocabulary.of([b"a", b"b", b"c", None]), [3])
+    assert refusal.value.code == "schema_too_large"
