@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dllm_agents.benchmarks.bfcl_checker import Checker, unique_name
-from dllm_agents.benchmarks.isolation import WorkerLost
+from dllm_agents.benchmarks.worker import WorkerLost
 
 SECONDS = 5.0
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from dllm_agents.benchmarks import isolation
+from dllm_agents.benchmarks import isolation, worker
 
 
 def run(request: list[str]) -> str:
@@ -20,7 +20,8 @@ def run(request: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    scratch = Path(sys.argv[1])
+    worker.follow_job()
+    scratch, outside = map(Path, sys.argv[2:])
     without = scratch.name.removeprefix("without-").split(" and ")
     if "namespaces" in without:
         isolation._LIBC.unshare = lambda flags: -1
@@ -29,4 +30,4 @@ if __name__ == "__main__":
     if "seccomp" in without:
         isolation._filter_system_calls = lambda: False
     layers = isolation.confine(scratch)
-    isolation.serve(run, {"layers": layers, "blocked": isolation.probe(Path(sys.argv[2]), layers)}, 1, cpu_seconds=1.0)
+    worker.serve(run, {"layers": layers, "blocked": isolation.probe(outside, layers)}, 1, cpu_seconds=1.0)

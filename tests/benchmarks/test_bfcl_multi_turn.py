@@ -127,8 +127,7 @@ def test_an_episode_goes_on_in_a_new_process(bfcl, tasks):
     with bfcl.environment(tasks["multi_turn_base_0"]) as environment:
         environment.reset()
         environment.step("[cd(folder='document')]")
-        bfcl.checker.worker._process.kill()
-        bfcl.checker.worker._process.wait()
+        bfcl.checker.worker._process.close()
         assert '"current_working_directory": "/workspace/document"' in environment.step("[pwd()]").observation
 
 

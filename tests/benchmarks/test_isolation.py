@@ -4,15 +4,19 @@ import logging
 import os
 import platform
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dllm_agents.benchmarks import isolation
-from dllm_agents.benchmarks.isolation import Worker, WorkerLost
+from dllm_agents.benchmarks.isolation import Worker
+from dllm_agents.benchmarks.worker import WorkerLost, WorkerProcess
 from dllm_agents.errors import StageError
 
 linux = pytest.mark.skipif(
@@ -98,21 +102,40 @@ def test_a_crash_loses_only_its_own_request(worker):
 def test_a_worker_killed_from_outside_is_replaced(worker):
     assert worker.call(["result = 1"]) == "1"
     os.kill(worker._process.pid, signal.SIGKILL)
-    worker._process.wait()
+    psutil.Process(worker._process.pid).wait()
     assert worker.call(["result = 2"]) == "2"
 
 
 def test_a_worker_killed_while_it_starts_is_started_once_more(worker, monkeypatch):
-    read, killed = worker._read, []
+    receive, killed = WorkerProcess.receive, []
 
-    def kill_first(seconds):
+    def kill_first(process, *bounds):
         if not killed:
-            killed.append(worker._process.pid)
-            os.kill(worker._process.pid, signal.SIGKILL)
-        return read(seconds)
+            killed.append(process.pid)
+            os.kill(process.pid, signal.SIGKILL)
+        return receive(process, *bounds)
 
-    monkeypatch.setattr(worker, "_read", kill_first)
+    monkeypatch.setattr(WorkerProcess, "receive", kill_first)
     assert worker.call(["result = 1"]) == "1" and killed != [worker._process.pid]
+
+
+def test_killing_the_job_ends_a_sealed_worker(tmp_path):
+    """Whatever the layers: one of them, a user namespace, may make the kernel forget whom a process ends with."""
+    script = f"""
+        from dllm_agents.benchmarks.isolation import Worker
+        worker = Worker("hostile_worker", {str(tmp_path / "scratch")!r}, seconds=600)
+        worker.call(["pass"])
+        print(worker._process.pid, flush=True)
+        worker.call(["import time; time.sleep(600)"])
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    job = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    worker = psutil.Process(int(job.stdout.readline()))
+    job.kill()
+    job.communicate()
+    _, alive = psutil.wait_procs([worker], timeout=5)
+    alive and worker.kill()
+    assert not alive
 
 
 def test_output_that_is_no_reply_is_a_crash(worker):

@@ -3,6 +3,8 @@
 Snakemake starts a stage through a shell and cannot clean up after SIGKILL. So the workflow names itself in an environment variable,
 and a stage watches that process and its own shell: when either is gone it ends itself as SIGTERM would. Servers and simulators
 follow their job by the kernel's parent-death signal. A Snakemake inside a cluster's job watches what started it in the same way.
+
+As a program, `python -I lifeline.py JOB COMMAND...`, it guards the command for the process JOB; so it imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -12,14 +14,18 @@ import os
 import re
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 VARIABLE = "DLLM_AGENTS_WORKFLOW"
 CLEAN_UP_SECONDS = 3.0
-PR_SET_DUMPABLE = 4
+STOP_SECONDS = 5.0
+ORPHAN_SECONDS = 1.0  # of a server whose job is gone; nobody waits for its answers
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 SERVER_KEY = "DLLM_AGENTS_API_KEY"
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # which servers need, to fetch a checkpoint
 _KEY = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)\Z", re.IGNORECASE)
@@ -58,6 +64,33 @@ def follow_parent() -> None:
     except OSError:  # forbidden here, or a parent outside this process namespace
         return
     threading.Thread(target=_watch, args=([parent], _end), name="lifeline", daemon=True).start()
+
+
+def end_with_parent(parent: int | None = None, number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends, or send it at once where its parent is not the
+    process `parent` any more. (Linux; elsewhere a process is ended by what started it alone.)"""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:  # it ended before the kernel was asked
+        os.kill(os.getpid(), number)
+
+
+def guard(job: int, command: list[str]) -> int:
+    """Run a command as head of its process group, end as it ends, and end the whole group when this process is asked to end, or when the
+    job is gone: a server that hangs in a compilation does not hear a signal."""
+    server = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, partial(_end_group, job, server.pid))
+    end_with_parent(job, signal.SIGTERM)
+    return server.wait()
+
+
+def _end_group(job: int, server: int, *_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    deadline = time.monotonic() + (STOP_SECONDS if os.getppid() == job else ORPHAN_SECONDS)
+    while time.monotonic() < deadline and os.waitpid(server, os.WNOHANG)[0] == 0:
+        time.sleep(0.02)
+    os.killpg(0, signal.SIGKILL)
 
 
 def hide_keys() -> None:
@@ -109,3 +142,7 @@ def _started(pid: int) -> str:
             return file.read().rpartition(")")[2].split()[19]
     except OSError:
         return ""
+
+
+if __name__ == "__main__":
+    sys.exit(guard(int(sys.argv[1]), sys.argv[2:]))

@@ -13,11 +13,12 @@ from functools import partial
 from dllm_agents import benchmarks, prompts
 from dllm_agents.benchmarks.base import Benchmark, check_tasks
 from dllm_agents.benchmarks.search_reply import Reply, parse_reply
-from dllm_agents.benchmarks.simulator_process import SimulatorError, die_with_parent
+from dllm_agents.benchmarks.simulator_process import SimulatorError
 from dllm_agents.client.judge import judges
 from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Config, load
 from dllm_agents.files import iter_jsonl, read_jsonl, write_jsonl
+from dllm_agents.lifeline import end_with_parent
 from dllm_agents.progress import track
 from dllm_agents.provenance import versions
 from dllm_agents.records import EpisodeStep, Task, Trajectory
@@ -53,7 +54,7 @@ def collect(config: Config, benchmark_name: str, tasks: list[Task], workers: int
         yield from map(partial(_collect_one, benchmark, config.seed), tasks)
         return
     chunks = [tasks[start : start + 64] for start in range(0, len(tasks), 64)]
-    with ProcessPoolExecutor(workers, initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         for part in pool.map(partial(_collect_chunk, config, benchmark_name), chunks):
             yield from part
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dllm_agents.benchmarks.base import Verdict
-from dllm_agents.benchmarks.isolation import Worker, WorkerLost
+from dllm_agents.benchmarks.isolation import Worker
+from dllm_agents.benchmarks.worker import WorkerLost
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
 

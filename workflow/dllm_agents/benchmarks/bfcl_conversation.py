@@ -8,7 +8,7 @@ from typing import Any
 from dllm_agents.benchmarks import bfcl_answers, bfcl_faults
 from dllm_agents.benchmarks.base import Dialogue, Step, Verdict
 from dllm_agents.benchmarks.bfcl_checker import Checker, unique_name
-from dllm_agents.benchmarks.isolation import WorkerLost
+from dllm_agents.benchmarks.worker import WorkerLost
 from dllm_agents.records import Task
 
 TURN_DONE = "This request is fulfilled."

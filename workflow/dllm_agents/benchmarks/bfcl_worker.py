@@ -1,6 +1,6 @@
 """The process that runs BFCL's own code: prompts, decoder, checkers, multi-turn simulators.
 
-Started by `isolation.Worker` as `python -m dllm_agents.benchmarks.bfcl_worker SCRATCH OUTSIDE`. It imports bfcl-eval, puts
+Started by `isolation.Worker` as `python -m dllm_agents.benchmarks.bfcl_worker JOB SCRATCH OUTSIDE`. It imports bfcl-eval, puts
 `bfcl_parser` where the official code says `eval`, seals itself, and answers JSON requests `[operation, ...arguments]`.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_agents import thoughts
-from dllm_agents.benchmarks import bfcl_data, isolation
+from dllm_agents.benchmarks import bfcl_data, isolation, worker
 from dllm_agents.benchmarks.bfcl_parser import Evaluator, Refused
 
 CPU_SECONDS = 1.0  # an honest answer takes a millisecond, the first of a category 50
@@ -250,7 +250,8 @@ def answer(request: list[Any]) -> Any:
 
 
 def main() -> None:
-    scratch, outside = Path(sys.argv[1]), Path(sys.argv[2])
+    worker.follow_job()
+    scratch, outside = map(Path, sys.argv[2:])
     warnings.simplefilter("ignore")  # parsing model output warns, and keeps every warning
     import_bfcl(scratch)
     replace_eval()
@@ -260,7 +261,7 @@ def main() -> None:
     os.dup2(nowhere, 2)
     layers = isolation.confine(scratch)
     ready = {"layers": layers, "blocked": isolation.probe(outside, layers), "version": bfcl_data.version()}
-    isolation.serve(answer, ready, replies, CPU_SECONDS)
+    worker.serve(answer, ready, replies, CPU_SECONDS)
 
 
 if __name__ == "__main__":

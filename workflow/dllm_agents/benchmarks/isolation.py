@@ -1,39 +1,30 @@
 """A long-lived helper process for code that must not be trusted, and the kernel restrictions it puts on itself.
 
-Parent side: `Worker` starts `python -P -m <module>`, exchanges one JSON line per request and per reply, and replaces the process
-when it dies or overruns its time. Child side: `confine` gives up files, network, processes, signals and memory, one layer at a time,
-and `probe` tries what should now fail. The worker reports which of them its machine offers, the parent logs it.
+Parent side: `Worker` starts a worker process and replaces it when it dies or overruns its time. Child side: `confine` gives up files,
+network, processes, signals and memory, one layer at a time, and `probe` tries what should now fail. The worker reports which of them its
+machine offers, the parent logs it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
-import json
 import logging
 import os
 import platform
 import resource
 import secrets
-import selectors
-import signal
 import socket
 import stat
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
-import time
-import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from dllm_agents import foreign
+from dllm_agents.benchmarks.worker import WorkerLost, WorkerProcess
 from dllm_agents.errors import StageError
 
 log = logging.getLogger(__name__)
@@ -253,37 +244,14 @@ def _is_blocked(attempt: Any) -> bool:
     return False
 
 
-def serve(handle: Any, ready: dict[str, Any], replies: int, cpu_seconds: float) -> None:
-    """Answer JSON lines from standard input on the descriptor `replies` until it closes.
-
-    A request that burns more than `cpu_seconds` of processor time ends the process: the kernel's SIGPROF is not caught.
-    """
-
-    def send(reply: Any) -> None:
-        data = (json.dumps(reply) + "\n").encode()
-        while data:
-            data = data[os.write(replies, data) :]
-
-    send(ready)
-    for line in sys.stdin.buffer:
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        reply = handle(json.loads(line))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        send(reply)
-
-
 # --------------------------------------------------------------------------------------------------------------- parent side
-
-
-class WorkerLost(Exception):
-    """The worker ended during a request; the message is `timeout`, `crashed` or `too long`. The next request starts a new one."""
 
 
 class Worker:
     """A restartable helper process. Requests and replies are JSON values; safe to share between threads.
 
-    `module` is run as `python -P -m module <scratch> <outside>`; its first line is what it reached (`confine`, `probe`). A `scratch`
-    folder that another user owns or may write to is refused (StageError): what lies there is read by later workers.
+    `module` is run as `python -m module <process id> <scratch> <outside>`; what it is ready with is what it reached (`confine`, `probe`). A
+    `scratch` folder that another user owns or may write to is refused (StageError): what lies there is read by later workers.
     """
 
     def __init__(self, module: str, scratch: str | Path | None = None, seconds: float = 3.5) -> None:
@@ -294,8 +262,7 @@ class Worker:
         self._home = tempfile.TemporaryDirectory(prefix="dllm-agents-") if scratch is None else None
         self.scratch = Path(self._home.name, "scratch") if self._home else Path(scratch or "").resolve()
         self._lock = threading.RLock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+        self._process: WorkerProcess | None = None
 
     def call(self, request: Any) -> Any:
         """The reply to one request. Raises WorkerLost when the worker ended on it."""
@@ -319,14 +286,13 @@ class Worker:
     def _exchange(self, requests: Sequence[Any], replies: list[Any]) -> None:
         """Send what is not answered yet and read until all is, or until the worker is lost."""
         process = self._start()
-        writer = threading.Thread(target=_write, args=(process, requests[len(replies) :]), daemon=True)
+        writer = threading.Thread(target=process.send, args=(requests[len(replies) :],), daemon=True)
         writer.start()
         try:
             while len(replies) < len(requests):
-                replies.append(self._read(self.seconds))
+                replies.append(process.receive(self.seconds, REPLY_BYTES, PATIENCE))
         except WorkerLost as loss:
-            replies.append(loss)
-            self._stop()
+            replies.append(WorkerLost("crashed") if str(loss) == "unreadable" else loss)
         writer.join()
 
     def close(self) -> None:
@@ -336,36 +302,22 @@ class Worker:
             if self._home is not None:
                 self._home.cleanup()
 
-    def _start(self, again: bool = True) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is None:
+    def _start(self, again: bool = True) -> WorkerProcess:
+        if self._process is not None and self._process.alive:
             return self._process
         self._stop()
         self._own_scratch()
         kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL") if key in os.environ}
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)  # it runs in its scratch folder
+        own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HOME": str(self.scratch)}
         outside = self._probe_file()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", self.module, str(self.scratch), str(outside)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.scratch,
-            env=kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HOME": str(self.scratch)},
-            start_new_session=True,
-        )
-        weakref.finalize(self, _end, self._process)
-        self._buffer = b""
+        self._process = WorkerProcess(self.module, str(self.scratch), str(outside), folder=self.scratch, environment=kept | own)
         try:
-            self.ready = self._read(START_SECONDS)
+            self.ready = self._process.receive(START_SECONDS, REPLY_BYTES, PATIENCE)
         except WorkerLost as loss:
-            killed = again and self._process.poll() == -signal.SIGKILL  # from outside, such as to free memory
-            self._process.kill()
-            if killed:
+            if again and str(loss) == "crashed" and self._process.killed:  # from outside, such as to free memory
                 return self._start(again=False)
-            reason = (self._process.communicate()[1] or b"").decode(errors="replace").strip().splitlines()
-            raise StageError(
-                f"{self.module}: the isolated process did not start ({loss}); {reason[-1] if reason else 'no message'}"
-            ) from None
+            raise StageError(f"{self.module}: the isolated process did not start ({loss}); {self._process.last_words()}") from None
         finally:
             outside.unlink(missing_ok=True)
         self.restarts += 1
@@ -394,57 +346,6 @@ class Worker:
                 "%s: the kernel offers no isolation of %s here; only the parser stands in front", self.module, ", ".join(open_doors)
             )
 
-    def _read(self, seconds: float) -> Any:
-        """The next line from the worker, parsed, within `seconds` of wall time; more while other work keeps it off the processor."""
-        assert self._process is not None and self._process.stdout is not None
-        deadline = time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    if self._waits_for_a_processor() and time.monotonic() < deadline + PATIENCE * seconds:
-                        time.sleep(0.05)
-                        continue
-                    raise WorkerLost("timeout")
-                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    self._process.wait(timeout=START_SECONDS)
-                    raise WorkerLost("timeout" if self._process.returncode == -signal.SIGPROF else "crashed")
-                self._buffer += chunk
-                if len(self._buffer) > REPLY_BYTES:
-                    raise WorkerLost("too long")
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        try:
-            return foreign.loads(line)
-        except ValueError:
-            raise WorkerLost("crashed") from None
-
-    def _waits_for_a_processor(self) -> bool:
-        """Whether the worker could run: if the request is at fault the limit of processor time ends it; the machine's load must not."""
-        assert self._process is not None
-        try:
-            return psutil.Process(self._process.pid).status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
-        except psutil.Error:
-            return False
-
     def _stop(self) -> None:
         if self._process is not None:
-            _end(self._process)
-            self._process = None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
-
-
-def _write(process: subprocess.Popen[bytes], requests: Sequence[Any]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(OSError, ValueError):  # the worker ended, or was ended, meanwhile
-        for start in range(0, len(requests), 64):
-            process.stdin.write(b"".join(json.dumps(request).encode() + b"\n" for request in requests[start : start + 64]))
-            process.stdin.flush()
+            self._process.close()

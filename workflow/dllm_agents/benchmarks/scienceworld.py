@@ -22,10 +22,11 @@ from typing import Any
 from dllm_agents.benchmarks import agentboard
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
 from dllm_agents.benchmarks.patterns import Pattern
-from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess, die_with_parent
+from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess
 from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, thought
 from dllm_agents.config import ScienceWorldOptions
 from dllm_agents.errors import StageError
+from dllm_agents.lifeline import end_with_parent
 from dllm_agents.records import Task
 
 SIMULATOR = "dllm_agents.benchmarks.scienceworld:ScienceWorldSimulator"
@@ -56,7 +57,7 @@ class ScienceWorldSimulator:
         from py4j import java_gateway
 
         # The JVM dies with this process, however that ends. preexec_fn is safe: this process has one thread when it starts the JVM.
-        java_gateway.Popen = partial(subprocess.Popen, preexec_fn=die_with_parent)
+        java_gateway.Popen = partial(subprocess.Popen, preexec_fn=end_with_parent)
         from scienceworld import ScienceWorldEnv
 
         self._env = ScienceWorldEnv("", None, envStepLimit=10**9)

@@ -34,31 +34,7 @@ SGLANG_REQUESTS = "16"  # its default for diffusion models is one
 PORT_TRIES = 5
 LIST_BYTES, LIST_SECONDS = 1 << 20, 10.0  # of a server's list of models
 START_SECONDS = {"native": 600.0, "vllm": 1800.0, "sglang": 1800.0}
-STOP_SECONDS = 5.0
-ORPHAN_SECONDS = 1.0  # of a server whose job is gone; nobody waits for its answers
 LOG_TAIL = 8
-
-# Runs in a fresh interpreter, as head of the server's process group: start the server, end as it ends, and when the job is gone (the
-# kernel says so) end the whole group, since a server that hangs in a compilation does not hear a signal. The check after asking
-# closes the gap in which the job may have died already. (Linux; elsewhere the server is only ended by its context.)
-_GUARD = f"""
-import ctypes, os, signal, subprocess, sys, time
-job, command = int(sys.argv[1]), sys.argv[2:]
-def leave(*_):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(0, signal.SIGTERM)
-    deadline = time.monotonic() + ({STOP_SECONDS} if os.getppid() == job else {ORPHAN_SECONDS})
-    while time.monotonic() < deadline and os.waitpid(server.pid, os.WNOHANG)[0] == 0:
-        time.sleep(0.02)
-    os.killpg(0, signal.SIGKILL)
-server = subprocess.Popen(command)
-signal.signal(signal.SIGTERM, leave)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != job:
-    leave()
-sys.exit(server.wait())
-"""
 
 
 @dataclass(frozen=True)
@@ -227,7 +203,7 @@ def _spawn(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
     executable = shutil.which(launch.command[0])
     if executable is None:
         raise StageError(f"{launch.command[0]}: no such program; make its environment as envs/vllm.txt or envs/sglang.txt says")
-    guarded = [sys.executable, "-I", "-c", _GUARD, str(os.getpid()), executable, *launch.command[1:]]
+    guarded = [sys.executable, "-I", lifeline.__file__, str(os.getpid()), executable, *launch.command[1:]]
     # Keys of searches, judges and other backbones are none of a server's business.
     environment = {name: value for name, value in os.environ.items() if not lifeline.is_key(name)} | launch.environment
     with open(log, "wb") as output:
@@ -280,11 +256,11 @@ def _is_open(port: int) -> bool:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the server's whole process group: politely, then not."""
-    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
+            process.wait(lifeline.STOP_SECONDS)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
