@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "workflow" / "dllm_agents"
 # A room may import the rooms on the lines before its own, and those of its own line that make no circle.
 ROOMS = [
-    ["errors", "__init__", "foreign", "layout", "commands", "tool_calls", "thoughts"],
+    ["errors", "__init__", "foreign", "retry", "layout", "commands", "tool_calls", "thoughts"],
     ["records", "stage_records", "lifeline", "progress", "provenance", "catalogue", "frames", "files"],
     ["decoding.settings", "models.families"],
     ["config"],

@@ -6,23 +6,23 @@ import hashlib
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import httpx
 import numpy as np
 
 from dllm_agents import foreign
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
+from dllm_agents.retry import RETRIED_STATUS, PassingFault, retried
 
 MAX_QUERY_TERMS = 64
 RRF_CONSTANT = 60
 FUSED_DEPTH = 100
 MAX_RESPONSE_BYTES, MAX_SECONDS = 1_000_000, 60.0
-RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 WEB_KEY = "WEB_SEARCH_API_KEY"
 _TAG = re.compile(r"</?(?:think|tool_call|tool_response|answer)>|<\|[a-z_]{1,24}\|>")
 
@@ -178,45 +178,38 @@ class WebSearch:
     """
 
     def __init__(self, url: str, key: str, retries: int = 3, timeout: float = 20.0, backoff: float = 1.0) -> None:
-        import httpx
-
-        self._url, self._key, self._retries, self._backoff = url, key, retries, backoff
+        self._url, self._attempts, self._backoff = url, retries + 1, backoff
         self._client = httpx.Client(timeout=timeout, headers={"X-API-KEY": key, **foreign.ACCEPTED}, follow_redirects=False)
 
     def search(self, query: str, k: int) -> list[Passage]:
-        problem = ""
-        for attempt in range(self._retries + 1):
-            if attempt:
-                time.sleep(self._backoff * 2 ** (attempt - 1))
-            status, body = self._post(query, k)
-            if status == 200:
-                return self._read(body, k)
-            problem = body if status == 0 else f"HTTP {status}"
-            if status not in RETRIED_STATUS and status != 0:
-                break
-        raise StageError(f"{self._url}: web search failed ({problem}); check web_search_url and the key in WEB_SEARCH_API_KEY")
+        try:
+            return self._read(next(retried(partial(self._ask, query, k), self._attempts, self._backoff)), k)
+        except PassingFault as fault:
+            raise self._failure(fault) from None
 
     def document(self, link: str) -> str | None:
         from dllm_agents.benchmarks.web_pages import page_text
 
         return page_text(link)
 
-    def _post(self, query: str, k: int) -> tuple[int, str]:
-        """(status, body), or (0, what went wrong) when no complete answer came."""
-        import httpx
-
+    def _ask(self, query: str, k: int) -> Iterator[bytes]:
         try:
             with self._client.stream("POST", self._url, json={"q": query, "num": k}) as response:
-                body = foreign.gather(foreign.body_of(response), MAX_RESPONSE_BYTES, MAX_SECONDS)
-                return response.status_code, body.decode("utf-8", "replace")
+                if response.status_code != 200:
+                    fault = PassingFault(f"HTTP {response.status_code}")
+                    raise fault if response.status_code in RETRIED_STATUS else self._failure(fault)
+                yield foreign.gather(foreign.body_of(response), MAX_RESPONSE_BYTES, MAX_SECONDS)
         except httpx.HTTPError as error:
-            return 0, type(error).__name__
+            raise PassingFault(type(error).__name__) from None
         except foreign.TooMuch:
-            return 413, ""
-        except ValueError as error:  # a header or URL that cannot be sent; its message may hold the key
-            return 400, type(error).__name__
+            raise self._failure("HTTP 413") from None
+        except ValueError:  # a header or URL that cannot be sent; its message may hold the key
+            raise self._failure("HTTP 400") from None
 
-    def _read(self, body: str, k: int) -> list[Passage]:
+    def _failure(self, problem: object) -> StageError:
+        return StageError(f"{self._url}: web search failed ({problem}); check web_search_url and the key in WEB_SEARCH_API_KEY")
+
+    def _read(self, body: bytes, k: int) -> list[Passage]:
         try:
             results = foreign.loads(body)["organic"]
             return [Passage(*(str(result.get(key, "")) for key in ("title", "snippet", "link"))) for result in results[:k]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,12 +20,11 @@ from dllm_agents.decoding.constraints.turns import tool_schema
 from dllm_agents.decoding.settings import Decoding
 from dllm_agents.errors import StageError
 from dllm_agents.records import Dynamics
+from dllm_agents.retry import RETRIED_STATUS, PassingFault, retried
 from dllm_agents.tool_calls import CLOSE, OPEN
 
 T = TypeVar("T")
 REPLY_SECONDS = 3600.0  # from the first byte to the last, however steadily they come
-RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
-LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 GO_ON = "Go on."
 OPENAI_FIELDS = ("temperature", "top_p")
 LONGEST_REASON = 100  # characters of a finish reason
@@ -192,10 +190,8 @@ class Client:
     def exchange(self, body: dict[str, Any], read: Callable[[httpx.Response, float], Iterator[T]]) -> Iterator[T]:
         """What `read` makes of the answer (status 200) to a request and of the time it was sent. Server faults are retried, and so is an
         answer of which `read` raises BrokenStream. Raises as `complete` does."""
-        fault, response = "no answer", None
-        for attempt in range(self.attempts):
-            if attempt:
-                time.sleep(self._pause(attempt, response))
+
+        def ask() -> Iterator[T]:
             started = time.perf_counter()
             try:
                 with self._http.stream("POST", "chat/completions", json=body, extensions=self._extensions) as response:
@@ -203,12 +199,16 @@ class Client:
                         yield from read(response, started)
                         return
                     reason = reason_of(b"".join(self.blocks(response)))
-                    fault = f"HTTP {response.status_code}: {reason.message}"
                     if response.status_code not in RETRIED_STATUS:
                         raise refusal(response.status_code, reason, self.endpoint)
+                    raise PassingFault(f"HTTP {response.status_code}: {reason.message}", response.headers.get("Retry-After", ""))
             except (httpx.RequestError, httpx.StreamError, BrokenStream) as error:
-                fault, response = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, None
-        raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})")
+                raise PassingFault(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
+
+        try:
+            yield from retried(ask, self.attempts, self.backoff)
+        except PassingFault as fault:
+            raise ServerFault(f"{self.endpoint!r} does not answer after {self.attempts} attempts ({fault})") from None
 
     def _check_server(self, event: str, _: Any) -> None:
         """Send nothing over a new connection when the server has ended: another user may have taken its port since."""
@@ -229,12 +229,6 @@ class Client:
             yield from foreign.bounded(foreign.body_of(response), MAX_REPLY_BYTES, REPLY_SECONDS)
         except foreign.TooMuch as error:
             raise BadReply(f"{self.endpoint!r}: a reply {error}") from None
-
-    def _pause(self, attempt: int, response: httpx.Response | None = None) -> float:
-        """Seconds to wait before a retry: what the last answer asks for, at most a minute, and no less than the growing back-off."""
-        after = response.headers.get("Retry-After", "") if response is not None else ""
-        delay = min(float(after), LONGEST_PAUSE) if after.isdecimal() else 0.0
-        return max(delay, self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
 
 
 def structured_outputs(constraint: Mapping[str, Any]) -> dict[str, Any]:
