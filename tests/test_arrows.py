@@ -1,6 +1,7 @@
 """Imports go one way: a room imports those before it, and no file imports itself by a detour."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -113,3 +114,20 @@ def test_a_file_and_its_functions_can_be_read_at_a_sitting(name):
     ]
     assert not long
     assert len(text.splitlines()) <= LONGEST_FILE
+
+
+# A mechanism, by a word that no way of building it can do without, and the files it may stand in.
+HOMES = {
+    "a process is started": (r"\bPopen\b", {"benchmarks.worker", "benchmarks.scienceworld", "lifeline", "serving.launch"}),
+    "a process ends with its parent": (r"PDEATHSIG|pidfd_open", {"lifeline"}),
+    "a request is made again": (r"\bbackoff \*", {"retry"}),
+    "a file or folder is written aside": (r"\bmkstemp\b|\bmkdtemp\b", {"files"}),
+    "a file's content is hashed": (r"\bfile_digest\b", {"provenance"}),
+    "a list of AgentBoard's is read": (r"not a task of AgentBoard", {"benchmarks.agentboard"}),
+}
+
+
+@pytest.mark.parametrize(("word", "files"), HOMES.values(), ids=HOMES)
+def test_a_mechanism_has_one_home(word, files):
+    """A simulator's JVM is py4j's to start; a server is another program, which a guard in `lifeline` starts for `serving.launch`."""
+    assert {name for name, path in MODULES.items() if re.search(word, path.read_text())} == files

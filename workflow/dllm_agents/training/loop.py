@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dllm_agents.errors import StageError
-from dllm_agents.training.checkpoint import directory_aside
+from dllm_agents.files import directory_aside
 from dllm_agents.training.objectives import Batch
 from dllm_agents.training.optimiser import held_rate, make_optimisers, rate_fraction
 
