@@ -3,14 +3,13 @@ multi-turn: a conversation with the isolated simulators."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from dllm_agents import prompts
 from dllm_agents.agents.modules.editor import Editor
 from dllm_agents.agents.modules.selector import Seen, Selecting
 from dllm_agents.agents.policy import Complete, EpisodeLimit, ending_of
-from dllm_agents.agents.react import call_seed, close
+from dllm_agents.agents.react import call_seed, close, take_step
 from dllm_agents.benchmarks.base import Benchmark, Dialogue
 from dllm_agents.benchmarks.bfcl_language import call_pattern, called_names
 from dllm_agents.client.client import PromptTooLong
@@ -92,20 +91,8 @@ def converse(
             text = completion.text[:MAX_ANSWER]
             if editor is not None:
                 text = editor.edit(text, chosen, call_seed(seed, task, index, 2))[:MAX_ANSWER]
-            started = time.perf_counter()
-            observation, progress, done, valid = conversation.step(text)
-            outcome.steps.append(
-                EpisodeStep(
-                    index=index,
-                    call=completion.key,
-                    action=text or None,
-                    observation=observation,
-                    progress=progress,
-                    valid=valid,
-                    done=done,
-                    environment_seconds=time.perf_counter() - started,
-                )
-            )
+            outcome.steps.append(take_step(conversation, index, text or None, call=completion.key))
+            done = outcome.steps[-1].done
     except (EpisodeLimit, PromptTooLong) as stop:
         ended = ending_of(stop)
     outcome.tools = ToolMeasures(error_type=conversation.verdict.error_type if conversation.verdict is not None else None)
