@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dllm_agents import benchmarks
 from dllm_agents.config import Backbone, Config, Training, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_jsonl
@@ -14,7 +15,7 @@ from dllm_agents.models import adapters
 from dllm_agents.models.checkpoints import resolve_model
 from dllm_agents.records import EpisodeStep, Task, Trajectory
 from dllm_agents.stage_records import TrainingReport
-from dllm_agents.training import data, objectives
+from dllm_agents.training import data, objectives, stage
 from dllm_agents.training.objectives import IGNORE, Example, Row
 from dllm_agents.training.stage import train
 from dllm_agents.training.start import build_tokenizer, new_model
@@ -259,6 +260,48 @@ def test_what_is_learnt_is_measured_on_a_world_of_its_own(tmp_path):
     assert report.examples == 2 * (80 - 2 * 4), "two worlds of twenty are held out, whole"
     assert report.learnt is False and 0 <= report.held_out_accuracy < 1
     assert train(configuration(), "ar", "babyai", tmp_path / "worlds.jsonl", tmp_path / "m").learnt is None
+
+
+def test_what_is_learnt_is_what_the_role_knows_that_knows_least():
+    """Of a few plans among many long replies too: pooled, a planner that knows nothing would hardly lower the share."""
+    config = configuration()
+    budget = config.benchmarks.babyai.training
+    budget.learnt = 0.9
+    words = build_tokenizer([data.Exchange("t", [{"role": "user", "content": "a b"}], "c d e f", ())], 400)
+    model = new_model(config.backbones["ar"].training, words, "random")
+    alone = [Example.exchange([5, 6], [7, 7, 8, 9])] * 300
+    plans = [Example.exchange([5, 6], [10, 11, 12])._replace(role="planner")] * 6
+    rare = torch.ones(len(words), dtype=torch.bool)
+    objective = stage.objective_of(config.backbones["ar"].training, budget, words, rare)
+    shares = {}
+
+    def share(model, batches, rare):
+        generated = {tuple(targets[targets != -100].tolist()) for batch in batches for targets in batch.targets}
+        number = sum(len(batch.input_ids) for batch in batches)
+        shares[min(generated)] = number
+        return {(7, 7, 8, 9): 0.99, (10, 11, 12): 0.5}.get(min(generated))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.objectives, "accuracy", share)
+        assert stage._measure(model, alone + plans, objective, budget, rare, seed=1)() == 0.5
+        assert stage._measure(model, alone, objective, budget, rare, seed=1)() == 0.99
+        silent = [Example.exchange([5], [13])._replace(role="writer")]
+        assert stage._measure(model, alone + silent, objective, budget, rare, seed=1)() == 0.99, "a role without rare tokens says nothing"
+    assert shares[10, 11, 12] == 6, "all the replies of a role that has few"
+
+
+def test_a_teams_replies_carry_their_role():
+    config = Config(benchmarks={"multihop_qa": {"train_tasks": 1, "names": 16}}, run={"agents": []})
+    benchmark = benchmarks.load("multihop_qa", config)
+    task = benchmark.tasks("train")[0]
+    taught = data.team_exchanges(
+        benchmark,
+        Trajectory(task=task, teacher="oracle", seed=0, steps=[], success=True, progress=1, initial_observation="", exploration=0),
+        "compact",
+        "planner",
+    )
+    assert [exchange.role for exchange in taught if "<plan>" in exchange.reply] == ["planner", "planner"]
+    assert {exchange.role for exchange in taught} == {"planner", "seeker", "writer"}
 
 
 def test_rare_tokens_weigh_more():

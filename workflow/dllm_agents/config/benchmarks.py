@@ -53,14 +53,14 @@ class TrainingBudget(Section):
     rare_weight: float = Field(
         default=1.0,
         gt=0,
-        description="weight in the loss of tokens that stand in under a tenth of the replies, such as names",
+        description="weight in the loss of tokens that stand in under a fifth of the replies, such as names and relations",
     )
     learnt: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="share of rare tokens predicted right in held-out replies (of a held-out world, where there are worlds) from which on "
-        "a training has learnt; rows of one that ends below say `not learnt`",
+        description="share of rare tokens predicted right in held-out replies (of a held-out world, where there are worlds; of the role "
+        "that knows least) from which on a training has learnt; rows of one that ends below say `not learnt`",
     )
     early_end: list[str] = Field(
         default=["ar"],

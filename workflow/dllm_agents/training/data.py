@@ -32,13 +32,14 @@ FEWEST_GROUPS = 20  # of tasks or worlds, of which some are held out
 
 class Exchange(NamedTuple):
     """One reply of the teacher as text. `sources` are the strings of the environment and the teacher alone, without the prompt around them;
-    `call` is the tool call that the reply ends in, if it does."""
+    `call` is the tool call that the reply ends in, if it does; `role` who in a team replies, empty for an agent alone."""
 
     task: str
     messages: list[dict[str, str]]
     reply: str
     sources: tuple[str, ...]
     call: str = ""
+    role: str = ""
 
 
 def exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, tool_first: bool = False) -> list[Exchange]:
@@ -82,7 +83,7 @@ def team_exchanges(benchmark: Benchmark, trajectory: Trajectory, style: str, wor
     with benchmark.environment(task) as environment:
         taught = TEAM_TEACHERS[workflow](task, environment, style)
     # What never changes in DeepDiver's calls is most of them: as phrases they take half the tokens.
-    return [Exchange(task.id, messages, reply, (reply,) if workflow == "deepdiver" else ()) for _, messages, reply in taught]
+    return [Exchange(task.id, messages, reply, (reply,) if workflow == "deepdiver" else (), role=role) for role, messages, reply in taught]
 
 
 def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dict[str, str]) -> list[Exchange]:
@@ -185,7 +186,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, exchanges: Sequence[Exchange], bl
             tail = tokenizer.encode(rendered[at + 1][len(before) :], add_special_tokens=False)[: -len(example.ids) % block_length]
             example = Example([*example.ids, *tail], [*example.generated, *[False] * len(tail)])
         first, last = (len(context) + len(part.ids) for part in (head, call))
-        examples.append(example._replace(calls=[first <= place < last for place in range(len(example.ids))]))
+        examples.append(example._replace(calls=[first <= place < last for place in range(len(example.ids))], role=exchange.role))
     return examples
 
 

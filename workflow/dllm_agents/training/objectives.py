@@ -39,11 +39,12 @@ KEPT_PADDING = 0.15
 
 class Example(NamedTuple):
     """Token ids, and which of them the model is to generate: thoughts, actions, end tokens. Context and tool responses are not. `calls`
-    marks those of tool calls, where that matters."""
+    marks those of tool calls, where that matters; `role` is who in a team says it, empty for an agent alone."""
 
     ids: Sequence[int]
     generated: Sequence[bool]
     calls: Sequence[bool] = ()
+    role: str = ""
 
     @classmethod
     def exchange(cls, prompt: Sequence[int], response: Sequence[int]) -> Example:
@@ -379,8 +380,9 @@ def weighted_calls(row: Row, example: Example, weight: float, ahead: int) -> Row
     return row._replace(targets=targets, weights=torch.where(call, weight * row.weights, row.weights))
 
 
-def rare_tokens(examples: Sequence[Example], vocabulary: int, share: float = 0.1) -> Tensor:
-    """Which tokens [vocabulary] stand in fewer than `share` of the generated texts: names and values, not the words around them."""
+def rare_tokens(examples: Sequence[Example], vocabulary: int, share: float = 0.2) -> Tensor:
+    """Which tokens [vocabulary] stand in fewer than `share` of the generated texts: names, relations and values, not the words around
+    them."""
     counts = Counter(token for example in examples for token in set(compress(example.ids, example.generated)))
     return torch.tensor([counts[token] < share * len(examples) for token in range(vocabulary)])
 
@@ -392,8 +394,8 @@ def weighted_rare(row: Row, rare: Tensor, weight: float) -> Row:
 
 
 @torch.no_grad()
-def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) -> float:
-    """The share of `rare` targets [vocabulary] that the model predicts right, everything else of the batches given; 0 without any."""
+def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) -> float | None:
+    """The share of `rare` targets [vocabulary] that the model predicts right, everything else of the batches given; None without any."""
     right = total = 0
     for batch in batches:
         moved = batch.to(model.device)
@@ -401,7 +403,7 @@ def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) ->
         chosen = rare.to(model.device)[targets]
         right += int((logits_of(model, moved).argmax(-1) == targets)[chosen].sum())
         total += int(chosen.sum())
-    return right / max(1, total)
+    return right / total if total else None
 
 
 def shifted(row: Row) -> Row:
