@@ -16,7 +16,7 @@ from dllm_agents.config import Editor, Memory
 from dllm_agents.errors import StageError
 from dllm_agents.frames import read_frame, write_frame
 from dllm_agents.records import Score, TableRow
-from dllm_agents.reporting.cells import mean_row
+from dllm_agents.reporting.cells import Rows
 from dllm_agents.reporting.comparison import family_name, seed_families
 from dllm_agents.reporting.failures import FIGURE4_SETS
 from dllm_agents.reporting.inputs import Inputs, check_scores
@@ -73,7 +73,7 @@ def test_rates_are_percentages_inside_their_intervals(made, name):
 
 
 def test_a_mean_over_what_a_server_did_not_count_is_unknown():
-    row = mean_row("a", "babyai", "", "forwards_per_episode", [1.0, float("nan")], 42)
+    row = Rows("a", "babyai", 42).mean("forwards_per_episode", [1.0, float("nan")])
     assert row.value is None and (row.n, row.missing) == (2, "unknown")
 
 

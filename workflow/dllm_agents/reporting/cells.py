@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,64 +16,67 @@ UNKNOWN = "unknown"
 NO_ERRORS = Errors()
 
 
-def rate_row(
-    agent: str,
-    benchmark: str,
-    category: str,
-    metric: str,
-    successes: int,
-    n: int,
-    published_value: float | None = None,
-    errors: Errors = NO_ERRORS,
-) -> TableRow:
-    """A rate in percent with its Wilson interval; none when n is 0, and when too many of the episodes ended in an error."""
-    row = TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=n, published=published_value)
-    if n == 0 or errors.too_many:
-        return without_value(row, errors)
-    low, high = statistics.wilson_interval(successes, n)
-    return row.model_copy(update={"value": 100 * successes / n, "low": 100 * low, "high": 100 * high})
-
-
 def without_value(row: TableRow, errors: Errors) -> TableRow:
     """A row that has no number, with the errors that are why, if they are."""
     return row.model_copy(update={"missing": str(errors)}) if errors.number or errors.unlearnt or errors.unjudged else row
 
 
-def mean_row(
-    agent: str,
-    benchmark: str,
-    category: str,
-    metric: str,
-    values: Sequence[float] | statistics.Floats,
-    seed: int,
-    *,
-    share: bool = False,
-    published_value: float | None = None,
-    errors: Errors = NO_ERRORS,
-) -> TableRow:
-    """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; none without values, and when too many of the
-    episodes ended in an error; "unknown" when a server did not count for an episode."""
-    row = TableRow(agent=agent, benchmark=benchmark, category=category, metric=metric, n=len(values), published=published_value)
-    if len(values) == 0 or errors.too_many:
-        return without_value(row, errors)
-    if np.isnan(values).any():
-        return row.model_copy(update={"missing": UNKNOWN})
-    draws = statistics.bootstrap_means(values, seed=seed)
-    low, high = statistics.share_interval(draws, len(values)) if share else statistics.percentile_interval(draws)
-    scale = 100.0 if share else 1.0
-    return row.model_copy(update={"value": scale * float(np.mean(values)), "low": scale * low, "high": scale * high})
+@dataclass(frozen=True)
+class Rows:
+    """The tidy rows of an agent on a benchmark. `errors` left episodes out of what is counted, and stand in place of a number where there
+    is none left, or where they are too many; `seed` is that of the bootstrap."""
 
+    agent: str
+    benchmark: str
+    seed: int = 0
+    errors: Errors = NO_ERRORS
 
-def ratio_row(agent: str, benchmark: str, metric: str, top: statistics.Floats, bottom: statistics.Floats, seed: int) -> TableRow:
-    """A ratio of totals over episodes with its bootstrap interval; "not run" when there is nothing to divide by, "unknown" when a server
-    did not count for an episode."""
-    row = TableRow(agent=agent, benchmark=benchmark, metric=metric, n=len(top))
-    if np.isnan(top).any() or np.isnan(bottom).any():
-        return row.model_copy(update={"missing": UNKNOWN})
-    if bottom.sum() <= 0:
-        return row.model_copy(update={"n": 0})
-    low, high = statistics.ratio_interval(top, bottom, seed=seed)
-    return row.model_copy(update={"value": float(top.sum() / bottom.sum()), "low": low, "high": high})
+    def row(
+        self, metric: str, category: str = "", n: int | None = None, value: float | None = None, published: float | None = None
+    ) -> TableRow:
+        return TableRow(agent=self.agent, benchmark=self.benchmark, category=category, metric=metric, n=n, value=value, published=published)
+
+    def rate(self, metric: str, successes: float, n: int, category: str = "", published: float | None = None) -> TableRow:
+        """A rate in percent with its Wilson interval."""
+        row = self.row(metric, category, n, published=published)
+        if n == 0 or self.errors.too_many:
+            return without_value(row, self.errors)
+        low, high = statistics.wilson_interval(int(successes), n)
+        return row.model_copy(update={"value": 100 * int(successes) / n, "low": 100 * low, "high": 100 * high})
+
+    def mean(
+        self,
+        metric: str,
+        values: Sequence[float] | statistics.Floats,
+        category: str = "",
+        *,
+        share: bool = False,
+        published: float | None = None,
+    ) -> TableRow:
+        """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; "unknown" when a server did not count for
+        an episode."""
+        row = self.row(metric, category, len(values), published=published)
+        if len(values) == 0 or self.errors.too_many:
+            return without_value(row, self.errors)
+        if np.isnan(values).any():
+            return row.model_copy(update={"missing": UNKNOWN})
+        draws = statistics.bootstrap_means(values, seed=self.seed)
+        low, high = statistics.share_interval(draws, len(values)) if share else statistics.percentile_interval(draws)
+        scale = 100.0 if share else 1.0
+        return row.model_copy(update={"value": scale * float(np.mean(values)), "low": scale * low, "high": scale * high})
+
+    def ratio(self, metric: str, top: statistics.Floats, bottom: statistics.Floats, category: str = "") -> TableRow:
+        """A ratio of totals over episodes with its bootstrap interval; "not run" when there is nothing to divide by, "unknown" when a
+        server did not count for an episode."""
+        row = self.row(metric, category, len(top))
+        if len(top) == 0:
+            return without_value(row, self.errors)
+        if np.isnan(top).any() or np.isnan(bottom).any():
+            return row.model_copy(update={"missing": UNKNOWN})
+        if bottom.sum() <= 0:
+            return row.model_copy(update={"n": 0})
+        low, high = statistics.ratio_interval(top, bottom, seed=self.seed)
+        return row.model_copy(update={"value": float(top.sum() / bottom.sum()), "low": low, "high": high})
 
 
 def number(value: float) -> str:

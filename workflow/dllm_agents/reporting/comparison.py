@@ -12,7 +12,7 @@ import pandas as pd
 from dllm_agents.analysis import statistics
 from dllm_agents.config import BFCL_MULTI_TURN, Backbone, Config
 from dllm_agents.records import TableRow
-from dllm_agents.reporting.cells import ratio_row
+from dllm_agents.reporting.cells import Rows
 from dllm_agents.reporting.inputs import Inputs
 
 
@@ -196,13 +196,11 @@ def solved_by_both(inputs: Inputs, first: str, second: str, benchmark: str) -> t
     """Rounds of the first agent less those of the second over the tasks that both solve, and (timing) the ratio of their times."""
     both = pair_up(inputs.rows(first, benchmark), inputs.rows(second, benchmark))
     both = both[both["success_x"].astype(bool) & both["success_y"].astype(bool)]
-    n, seed = len(both), inputs.config.seed
-    rounds = TableRow(agent=first, benchmark=benchmark, category=f"against {second}", metric="rounds_difference", n=n)
-    ratio = rounds.model_copy(update={"metric": "time_ratio"})
-    if n < 2:
-        return rounds, ratio
+    own, against = Rows(first, benchmark, inputs.config.seed), f"against {second}"
+    rounds = own.row("rounds_difference", against, len(both))
+    if len(both) < 2:
+        return rounds, own.row("time_ratio", against, len(both))
     ours, theirs, seconds, other_seconds = (both[name].to_numpy(dtype=float) for name in ("steps_x", "steps_y", "seconds_x", "seconds_y"))
-    low, high = statistics.paired_interval(ours, theirs, unit=float(theirs.mean()), seed=seed)
+    low, high = statistics.paired_interval(ours, theirs, unit=float(theirs.mean()), seed=own.seed)
     rounds = rounds.model_copy(update={"value": float((ours - theirs).mean()), "low": low, "high": high})
-    timed = ratio_row(first, benchmark, "time_ratio", seconds, other_seconds, seed)
-    return rounds, timed.model_copy(update={"category": ratio.category})
+    return rounds, own.ratio("time_ratio", seconds, other_seconds, against)

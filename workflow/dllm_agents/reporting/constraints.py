@@ -4,11 +4,11 @@ reply can be malformed is one of choice."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from dllm_agents.agents.search import HELD_TO
 from dllm_agents.agents.tool_calling import held_to
@@ -20,32 +20,16 @@ from dllm_agents.decoding.constraints.automata import DFA, compile_expression
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import drawing, style
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import mean_row, rate_row, ratio_row
 from dllm_agents.reporting.comparison import families
 from dllm_agents.reporting.failures import FIGURE4_CLASSES, FIGURE4_SETS
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, own_block, plain_heads
-from dllm_agents.reporting.rows import measured
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHOICES = {kind: name for kind, name in FIGURE4_CLASSES.items() if kind not in MALFORMED}
-
-
-class Side(NamedTuple):
-    """An agent of a pair on the tasks that both have. `malformed`, `choice` [tasks]: whether a reply could not be read, and whether all
-    could and the task failed all the same."""
-
-    agent: str
-    benchmark: str
-    scores: pd.DataFrame
-    kinds: pd.Series
-    malformed: pd.Series
-    choice: pd.Series
-
-    def rate(self, metric: str, flags: pd.Series) -> TableRow:
-        return rate_row(self.agent, self.benchmark, "", metric, int(flags.sum()), len(flags))
 
 
 def constraints(inputs: Inputs) -> Table:
@@ -55,15 +39,14 @@ def constraints(inputs: Inputs) -> Table:
     timing: list[TableRow] = []
     blocks: dict[str, list[Line]] = {}
     for free, constrained in pairs(inputs):
-        outside = _outside(inputs, free)
+        outside = _outside(free)
         for side, shown in ((free, outside), (constrained, None)):
-            own = [*_rows(side, inputs.config.seed), shown]
-            test = [] if side is free else _paired(free, constrained, inputs.config.seed)
-            seconds = side.scores["seconds"].to_numpy(dtype=float)
+            own = [*_rows(side), shown]
+            test = [] if side is free else _paired(free, constrained)
             cells: list[Cell] = [row or "" for row in (*own, test[-1] if test else None)]
-            blocks.setdefault(side.benchmark, []).append(Line(side.agent, [str(len(side.scores)), *cells]))
+            blocks.setdefault(side.benchmark, []).append(Line(side.agent, [str(len(side)), *cells]))
             rows += [row for row in (*own, *test) if row is not None]
-            timing.append(mean_row(side.agent, side.benchmark, "", "seconds_per_episode", seconds, inputs.config.seed))
+            timing.append(side.mean("seconds_per_episode", side.column("seconds")))
     classes = [*CHOICES.values(), "NFE", "Repaired tokens", "Valid outside", "p"]
     heads = plain_heads("n", "Success", "Malformed", "Choice", *classes)
     shown_blocks = [Block(display_name(name), lines) for name, lines in blocks.items()]
@@ -87,11 +70,12 @@ def draw(inputs: Inputs, figure: Figure) -> None:
     axes = figure.subplots(max(1, len(names)), 2, squeeze=False)
     looks, drawn = style.looks(inputs.config), []
     for row, name in zip(axes, names or [""], strict=True):
-        for axis, index, metric in zip(row, (0, 1), ("malformed", "choice"), strict=True):
-            sides = [pair[index] for pair in twins if pair[0].benchmark == name]
-            points = [_point(side, side.rate(metric, getattr(side, metric))) for side in sides if side.scores["nfe"].sum() > 0]
-            axis.set(xlabel="Tokens per forward (log scale)", ylabel=f"{'Malformed' if metric == 'malformed' else 'Wrong choice'} (%)")
-            axis.set_title(f"{display_name(name)}, {'constrained' if index else 'free'}", fontsize=style.FONT)
+        panels = (("free", "Malformed", _malformed), ("constrained", "Wrong choice", _choice))
+        for axis, index, (side, label, rate) in zip(row, (0, 1), panels, strict=True):
+            shown = [pair[index] for pair in twins if pair[0].benchmark == name]
+            points = [_point(own, rate(own)) for own in shown if own.scores["nfe"].sum() > 0]
+            axis.set(xlabel="Tokens per forward (log scale)", ylabel=f"{label} (%)")
+            axis.set_title(f"{display_name(name)}, {side}", fontsize=style.FONT)
             if not points:
                 drawing.say_not_run(axis)
                 continue
@@ -101,78 +85,80 @@ def draw(inputs: Inputs, figure: Figure) -> None:
     drawing.finish(figure, drawn)
 
 
-def pairs(inputs: Inputs) -> list[tuple[Side, Side]]:
-    """(free, constrained) agents that differ in `constrain` alone, on every benchmark that both have played."""
+def pairs(inputs: Inputs) -> list[tuple[Outcomes, Outcomes]]:
+    """(free, constrained) agents that differ in `constrain` alone, on the tasks of every benchmark that both have played."""
     twins = []
     for family in families(inputs, "constrain"):
         free, constrained = ([agent for agent in family if inputs.config.agents[agent].constrain == held] for held in (False, True))
         for pair in product(free, constrained):
             for benchmark in inputs.config.agent_benchmarks(pair[0]):
-                frames = [_bound(inputs, agent, benchmark) for agent in pair]
-                shared = set(frames[0]["task_id"]) & set(frames[1]["task_id"])
-                if shared and all(inputs.classified(agent, benchmark) for agent in pair):
-                    frames = [frame[frame["task_id"].isin(shared)].sort_values("task_id") for frame in frames]
-                    first, second = (_side(inputs, agent, benchmark, frame) for agent, frame in zip(pair, frames, strict=True))
-                    twins.append((first, second))
+                first, second = (_bound(inputs, agent, benchmark) for agent in pair)
+                shared = set(first.scores["task_id"]) & set(second.scores["task_id"])
+                if shared and first.n_classified and second.n_classified:
+                    twins.append((_on(first, shared), _on(second, shared)))
     return twins
 
 
-def _bound(inputs: Inputs, agent: str, benchmark: str) -> pd.DataFrame:
-    """An agent's scores on the tasks where a constraint binds, one for each."""
-    scores = inputs.rows(agent, benchmark).drop_duplicates("task_id")
-    return scores[scores["category"].isin(FIGURE4_SETS)] if benchmark == "bfcl" else scores
+def _bound(inputs: Inputs, agent: str, benchmark: str) -> Outcomes:
+    """An agent's outcomes on the tasks where a constraint binds, one for each."""
+    own = outcomes(inputs, agent, benchmark).once_a_task()
+    return own.select(own.scores["category"].isin(FIGURE4_SETS)) if benchmark == "bfcl" else own
 
 
-def _side(inputs: Inputs, agent: str, benchmark: str, scores: pd.DataFrame) -> Side:
-    failures = inputs.failures(benchmark)
-    by_task = failures[failures["agent"] == agent].groupby("task_id")["kind"].agg(set)
-    kinds = pd.Series([by_task.get(task, set()) for task in scores["task_id"]], dtype=object)
-    malformed = kinds.map(lambda own: bool(own & MALFORMED)).astype(bool)
-    choice = ~malformed & ~scores["success"].astype(bool).reset_index(drop=True)
-    return Side(agent, benchmark, scores, kinds, malformed, choice)
+def _on(own: Outcomes, tasks: set[str]) -> Outcomes:
+    """The outcomes on some tasks, in their order."""
+    return replace(own, scores=own.scores[own.scores["task_id"].isin(tasks)].sort_values("task_id"))
 
 
-def _rows(side: Side, seed: int) -> list[TableRow | None]:
+def _malformed(own: Outcomes) -> TableRow:
+    """Tasks in which a reply could not be read."""
+    return own.rate("malformed", len(own.failing(*MALFORMED)), len(own))
+
+
+def _choice(own: Outcomes) -> TableRow:
+    """Tasks that failed though every reply could be read."""
+    malformed = own.scores["task_id"].isin(own.failing(*MALFORMED))
+    return own.rate("choice", (~malformed & ~own.scores["success"].astype(bool)).sum(), len(own))
+
+
+def _rows(own: Outcomes) -> list[TableRow | None]:
     """Outcomes and costs of an agent; the classes of Figure 4 apply to BFCL only."""
-    scores = side.scores
-    success = side.rate("success_rate", scores["success"].astype(bool))
-    named = [side.rate(kind, side.kinds.map(lambda own, kind=kind: kind in own)) if side.benchmark == "bfcl" else None for kind in CHOICES]
-    tokens, repaired = measured(scores, "policy.completion_tokens"), np.nan_to_num(measured(scores, "policy.repaired"))
-    share = ratio_row(side.agent, side.benchmark, "repaired_tokens", 100 * repaired, np.nan_to_num(tokens), seed)
-    nfe = mean_row(side.agent, side.benchmark, "", "nfe", scores["nfe"].to_numpy(dtype=float), seed)
-    return [success, side.rate("malformed", side.malformed), side.rate("choice", side.choice), *named, nfe, share]
+    classes = [own.rate(kind, len(own.failing(kind)), len(own)) if own.benchmark == "bfcl" else None for kind in CHOICES]
+    tokens, repaired = (np.nan_to_num(own.measure(f"policy.{name}")) for name in ("completion_tokens", "repaired"))
+    share = own.ratio("repaired_tokens", 100 * repaired, tokens)
+    return [own.success(), _malformed(own), _choice(own), *classes, own.mean("nfe", own.column("nfe")), share]
 
 
-def _paired(free: Side, constrained: Side, seed: int) -> list[TableRow]:
+def _paired(free: Outcomes, constrained: Outcomes) -> list[TableRow]:
     """The difference of success with its interval, the discordant tasks, and the exact test last."""
     ours, theirs = (side.scores["success"].astype(bool).tolist() for side in (constrained, free))
     test = statistics.mcnemar(ours, theirs)
-    low, high = statistics.paired_interval(np.array(ours, dtype=float), np.array(theirs, dtype=float), seed=seed)
-    base = TableRow(agent=constrained.agent, benchmark=free.benchmark, category=f"against {free.agent}", metric="", n=len(ours))
-    difference = {"value": 100.0 * (sum(ours) - sum(theirs)) / len(ours), "low": 100 * low, "high": 100 * high}
+    low, high = statistics.paired_interval(constrained.column("success"), free.column("success"), seed=free.seed)
+    base = constrained.row("success_difference", f"against {free.agent}", len(ours), 100.0 * (sum(ours) - sum(theirs)) / len(ours))
     counts = {"only_constrained_solves": test.gained, "only_free_solves": test.lost, "mcnemar_p": test.p}
     return [
-        base.model_copy(update={"metric": "success_difference", **difference}),
+        base.model_copy(update={"low": 100 * low, "high": 100 * high}),
         *(base.model_copy(update={"metric": metric, "value": float(value)}) for metric, value in counts.items()),
     ]
 
 
-def _outside(inputs: Inputs, free: Side) -> TableRow | None:
+def _outside(free: Outcomes) -> TableRow | None:
     """How many valid answers of a free agent are outside the constrained one's language; None for embodied tasks, whose lists of valid
     actions are not stored."""
-    workflow = inputs.config.workflow(free.agent, free.benchmark)
+    workflow = free.inputs.config.workflow(free.agent, free.benchmark)
     if workflow not in ("tool_calling", "search"):
         return None
-    inside = [automaton.accepts(text.encode("utf-8", "surrogatepass")) for text, automaton in _valid(inputs, free, workflow)]
-    return rate_row(free.agent, free.benchmark, "", "valid_outside_language", inside.count(False), len(inside))
+    inside = [automaton.accepts(text.encode("utf-8", "surrogatepass")) for text, automaton in _valid(free, workflow)]
+    return free.rate("valid_outside_language", inside.count(False), len(inside))
 
 
-def _valid(inputs: Inputs, free: Side, workflow: str) -> Iterator[tuple[str, DFA]]:
+def _valid(free: Outcomes, workflow: str) -> Iterator[tuple[str, DFA]]:
     """The valid answers of an agent, each with the language of its constrained twin."""
+    played = set(free.scores["task_id"])
     solved = set(free.scores[free.scores["success"].astype(bool)]["task_id"])
-    tasks, search = inputs.tasks(free.benchmark), None
-    for episode in inputs.episodes(free.agent, free.benchmark):
-        if workflow == "search" and episode.task_id in set(free.scores["task_id"]):
+    tasks, search = free.inputs.tasks(free.benchmark), None
+    for episode in free.inputs.episodes(free.agent, free.benchmark):
+        if workflow == "search" and episode.task_id in played:
             search = search or compile_expression(language(HELD_TO))
             texts = [turn.text for turn in episode.turns() if turn.call is not None]
             yield from ((text, search) for text in texts if isinstance(parse_reply(text), Reply))
@@ -180,9 +166,9 @@ def _valid(inputs: Inputs, free: Side, workflow: str) -> Iterator[tuple[str, DFA
             yield episode.answer or "", compile_expression(language(constraint))
 
 
-def _point(side: Side, row: TableRow) -> drawing.Point:
-    speed = float(side.scores["completion_tokens"].sum() / side.scores["nfe"].sum())
-    return drawing.Point(side.agent, max(speed, 0.01), row.value or 0.0, row.low, row.high, False)
+def _point(own: Outcomes, row: TableRow) -> drawing.Point:
+    speed = float(own.scores["completion_tokens"].sum() / own.scores["nfe"].sum())
+    return drawing.Point(own.agent, max(speed, 0.01), row.value or 0.0, row.low, row.high, False)
 
 
 def _join(axis: drawing.Axes, inputs: Inputs, points: list[drawing.Point], looks: dict[str, style.Look]) -> None:

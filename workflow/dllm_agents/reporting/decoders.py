@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from dllm_agents.analysis.failures import MALFORMED
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import drawing, style
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import mean_row, rate_row, ratio_row
 from dllm_agents.reporting.comparison import families
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Layout, Line, Table, own_block, plain_heads
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,13 +26,10 @@ def decoder_or_paradigm(inputs: Inputs) -> Table:
     rows: list[TableRow] = []
     blocks: list[Block] = []
     for benchmark, agents in compared(inputs):
-        frames = _shared(inputs, benchmark, agents)
         lines = []
-        for agent in agents:
-            own = [_speed(agent, benchmark, frames[agent], inputs.config.seed), *_rates(inputs, agent, benchmark, frames[agent])]
-            nfe = frames[agent]["nfe"].to_numpy(dtype=float)
-            own.insert(1, mean_row(agent, benchmark, "", "nfe", nfe, inputs.config.seed))
-            lines.append(Line(agent, [str(len(frames[agent])), *own]))
+        for played in _shared(inputs, benchmark, agents):
+            own = [_speed(played), played.mean("nfe", played.column("nfe")), *_rates(played)]
+            lines.append(Line(played.agent, [str(len(played)), *own]))
             rows += own
         blocks.append(Block(f"{display_name(benchmark)}, {inputs.config.agents[agents[0]].policy}", lines))
     heads = plain_heads("n", "Tokens / forward", "NFE", *RATES.values())
@@ -54,14 +49,12 @@ def draw(inputs: Inputs, figure: Figure) -> None:
         for axis in axes[0]:
             drawing.say_not_run(axis)
     for panels, (benchmark, agents) in zip(axes, sets, strict=False):
-        frames = _shared(inputs, benchmark, agents)
-        speeds = {agent: _speed(agent, benchmark, frames[agent], inputs.config.seed).value for agent in agents}
-        rates = {agent: _rates(inputs, agent, benchmark, frames[agent]) for agent in agents}
+        drawable = [(own.agent, _speed(own).value, _rates(own)) for own in _shared(inputs, benchmark, agents)]
         for index, (axis, label) in enumerate(zip(panels, RATES.values(), strict=True)):
             points = [
                 drawing.Point(agent, speed, row.value, row.low, row.high, False)
-                for agent, speed in speeds.items()
-                if speed and (row := rates[agent][index]).value is not None
+                for agent, speed, rates in drawable
+                if speed and (row := rates[index]).value is not None
             ]
             axis.set(title=display_name(benchmark), xlabel="Tokens per forward (log scale)", ylabel=f"{label} (%)")
             if not points:
@@ -88,24 +81,18 @@ def compared(inputs: Inputs) -> list[tuple[str, list[str]]]:
     return sets
 
 
-def _shared(inputs: Inputs, benchmark: str, agents: list[str]) -> dict[str, pd.DataFrame]:
-    """Each agent's scores on the tasks that all of them have."""
-    frames = {agent: inputs.rows(agent, benchmark).drop_duplicates("task_id") for agent in agents}
-    shared = set.intersection(*(set(frame["task_id"]) for frame in frames.values()))
-    return {agent: frame[frame["task_id"].isin(shared)] for agent, frame in frames.items()}
+def _shared(inputs: Inputs, benchmark: str, agents: list[str]) -> list[Outcomes]:
+    """Each agent's outcomes on the tasks that all of them have."""
+    frames = [outcomes(inputs, agent, benchmark).once_a_task() for agent in agents]
+    shared = set.intersection(*(set(own.scores["task_id"]) for own in frames))
+    return [own.select(own.scores["task_id"].isin(shared)) for own in frames]
 
 
-def _speed(agent: str, benchmark: str, scores: pd.DataFrame, seed: int) -> TableRow:
-    tokens, nfe = (scores[name].to_numpy(dtype=float) for name in ("completion_tokens", "nfe"))
-    return ratio_row(agent, benchmark, "tokens_per_forward", tokens, nfe, seed)
+def _speed(own: Outcomes) -> TableRow:
+    return own.ratio("tokens_per_forward", own.column("completion_tokens"), own.column("nfe"))
 
 
-def _rates(inputs: Inputs, agent: str, benchmark: str, scores: pd.DataFrame) -> list[TableRow]:
+def _rates(own: Outcomes) -> list[TableRow]:
     """The rows of RATES, in order. A model that has not learnt the benchmark says so in place of each number."""
-    errors = inputs.errors(agent, benchmark)
-    failures = inputs.failures(benchmark)
-    own = failures[failures["agent"] == agent]
-    tasks = {"loop": set(own[own["kind"] == "loop"]["task_id"]), "malformed": set(own[own["kind"].isin(MALFORMED)]["task_id"])}
-    counts = {"success_rate": int(scores["success"].astype(bool).sum())}
-    counts |= {metric: int(scores["task_id"].isin(failed).sum()) for metric, failed in tasks.items()}
-    return [rate_row(agent, benchmark, "", metric, counts[metric], len(scores), errors=errors) for metric in RATES]
+    loops, malformed = own.failing("loop"), own.failing(*MALFORMED)
+    return [own.success(), own.rate("loop", len(loops), len(own)), own.rate("malformed", len(malformed), len(own))]

@@ -13,14 +13,14 @@ from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, EMBODIED
 from dllm_agents.records import Episode, TableRow, Task
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NOT_RUN, mean_row, number, rate_row, without_value
+from dllm_agents.reporting.cells import NOT_RUN, number, without_value
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Key, Layout, Line, Table, Text, arrange, own_block, plain_heads
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
 from dllm_agents.reporting.rows import (
     agent_blocks,
     error_rows,
     macro_row,
-    measured,
     outcome_rows,
     published_rows,
     published_values,
@@ -66,7 +66,7 @@ def table1(inputs: Inputs) -> Table:
     agents = inputs.players(*EMBODIED, alone=True)
     for agent in agents:
         rows += embodied_rows(inputs, agent, published_values(inputs.config, agent, "diffuagent_table1"))
-    timing = [row for agent in agents for name in EMBODIED for row in timing_rows(inputs, agent, name)]
+    timing = [row for agent in agents for name in EMBODIED for row in timing_rows(outcomes(inputs, agent, name))]
     return Table(
         rows,
         arrange(rows, agent_blocks(inputs, "diffuagent_table1", agents), OUTCOMES, "Embodied agent", inputs.errors, with_n=True),
@@ -78,10 +78,12 @@ def table2(inputs: Inputs) -> Table:
     """DiffuAgent Table 2: BFCL-v3 by category, with the averages of the paper (`analysis.bfcl_averages`)."""
     rows = published_rows("diffuagent_table2")
     agents = inputs.players("bfcl", alone=True)
+    timing: list[TableRow] = []
     for agent in agents:
-        rows += bfcl_rows(inputs, agent, list(BFCL_COLUMNS), published_values(inputs.config, agent, "diffuagent_table2"))
-        rows += [*layout_rows(inputs, agent), *error_rows(inputs, agent, "bfcl")]
-    timing = [row for agent in agents for row in timing_rows(inputs, agent, "bfcl")]
+        own = outcomes(inputs, agent, "bfcl")
+        rows += bfcl_rows(own, list(BFCL_COLUMNS), published_values(inputs.config, agent, "diffuagent_table2"))
+        rows += layout_rows(own) + error_rows(own)
+        timing += timing_rows(own)
     columns = [(("bfcl", category, "success_rate"), label) for category, label in BFCL_COLUMNS.items()]
     columns += [(("bfcl", "single_turn", metric), label) for metric, label in LAYOUT_COLUMNS.items()]
     notes = (
@@ -93,19 +95,14 @@ def table2(inputs: Inputs) -> Table:
     return Table(rows, arranged, timing, notes=notes)
 
 
-def layout_rows(inputs: Inputs, agent: str) -> list[TableRow]:
+def layout_rows(own: Outcomes) -> list[TableRow]:
     """Shares of an agent's single answers that are right by the official score, and with their calls read in any layout: what lies between
     them is layout and no choice of calls."""
-    scores = inputs.rows(agent, "bfcl")
-    scores = scores[scores["category"].isin(BFCL_SINGLE_TURN)]
-    errors = inputs.errors(agent, "bfcl", BFCL_SINGLE_TURN)
-    any_layout = measured(scores, "any_layout")
-    official = scores["success"].to_numpy(dtype=float)
+    single = own.within(BFCL_SINGLE_TURN)
+    any_layout, official = single.measure("any_layout"), single.column("success")
     # What was never answered is wrong in every layout.
-    right = {"success_rate": official, "any_layout_rate": np.where(np.isnan(any_layout), official, any_layout)}
-    return [
-        rate_row(agent, "bfcl", "single_turn", metric, int(values.sum()), len(scores), errors=errors) for metric, values in right.items()
-    ]
+    right = np.where(np.isnan(any_layout), official, any_layout)
+    return [single.success("single_turn"), single.rate("any_layout_rate", right.sum(), len(single), "single_turn")]
 
 
 def table3(inputs: Inputs) -> Table:
@@ -190,13 +187,13 @@ def table6(inputs: Inputs) -> Table:
         if agent not in helped and not (inputs.alone(agent) and roles[agent].get("policy") in policies):
             continue
         modules = [f"{role}={roles[agent][role]}" for role in ("selector", "editor") if role in roles[agent]]
-        own = bfcl_rows(inputs, agent, list(MODULE_COLUMNS), _published_modules(inputs, agent, roles[agent]))
+        played = outcomes(inputs, agent, "bfcl")
+        own = bfcl_rows(played, list(MODULE_COLUMNS), _published_modules(inputs, agent, roles[agent]))
         if "selector" in roles[agent]:
-            saved = pd.Series(measured(inputs.rows(agent, "bfcl"), "selector_saved_calls")).dropna().tolist()
-            own.append(mean_row(agent, "bfcl", "", "selector_saved_calls", saved, inputs.config.seed))
+            own.append(played.mean("selector_saved_calls", played.stated("selector_saved_calls")))
         name = f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o"
         lines.append(Line(name, [*own, *[""] * (len(MODULE_COLUMNS) + 1 - len(own))]))
-        own += error_rows(inputs, agent, "bfcl")
+        own += error_rows(played)
         rows += [row.model_copy(update={"category": ";".join(filter(None, [*modules, row.category]))}) for row in own]
     heads = [*MODULE_COLUMNS.values(), ("Selector", "Calls saved")]
     return Table(rows, Layout("Agent + modules", heads, [*blocks, own_block(lines, len(heads))]))
@@ -210,7 +207,8 @@ def _published_modules(inputs: Inputs, agent: str, roles: Mapping[str, str]) -> 
 
 def embodied_rows(inputs: Inputs, agent: str, twin: Mapping[Key, float]) -> list[TableRow]:
     """Success and progress on each embodied benchmark, and their unweighted means."""
-    rows = [row for name in EMBODIED for row in (*outcome_rows(inputs, agent, name, twin), *error_rows(inputs, agent, name))]
+    played = [outcomes(inputs, agent, name) for name in EMBODIED]
+    rows = [row for own in played for row in (*outcome_rows(own, twin), *error_rows(own))]
     return rows + [
         macro_row(inputs, agent, EMBODIED, column, metric, twin.get(("average", "", metric)))
         for metric, column in (("success_rate", "success"), ("progress_rate", "progress"))
@@ -233,27 +231,24 @@ def _published_blocks(name: str, columns: Sequence[Key], more: Sequence[str] = (
     ]
 
 
-def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Key, float]) -> list[TableRow]:
+def bfcl_rows(own: Outcomes, shown: Sequence[str], twin: Mapping[Key, float]) -> list[TableRow]:
     """An agent's BFCL rates and averages; an average is "not run" unless every category in it was. Wilson intervals for single categories,
     bootstrap ones for averages, where the multi-turn sets share their ids and so are drawn together."""
-    scores = inputs.rows(agent, "bfcl")
-    outcomes = {str(name): part for name, part in scores.groupby("category", sort=False)}
-    sizes = {name: len(part) for name, part in outcomes.items()}
-    rates = averages({name: float(part["success"].mean()) for name, part in outcomes.items()}, sizes)
-    draws = averages(_category_draws(outcomes, inputs.config.seed), sizes)
+    by_category = {str(name): part for name, part in own.scores.groupby("category", sort=False)}
+    sizes = {name: len(part) for name, part in by_category.items()}
+    rates = averages({name: float(part["success"].mean()) for name, part in by_category.items()}, sizes)
+    draws = averages(_category_draws(by_category, own.seed), sizes)
     rows = []
     for name in shown:
         theirs = twin.get(("bfcl", name, "success_rate"))
         parts = PARTS.get(name, (SAME_AS.get(name, name),))
-        errors = inputs.errors(agent, "bfcl", parts)
-        if len(parts) == 1 and parts[0] in outcomes:
-            solved = int(outcomes[parts[0]]["success"].sum())
-            rows.append(rate_row(agent, "bfcl", name, "success_rate", solved, sizes[parts[0]], theirs, errors))
+        inside = own.within(parts)
+        if len(parts) == 1 and parts[0] in sizes:
+            rows.append(inside.success(name, published=theirs))
             continue
-        row = TableRow(agent=agent, benchmark="bfcl", category=name, metric="success_rate", n=0, published=theirs)
+        row = without_value(inside.row("success_rate", name, 0, published=theirs), inside.errors)
         # An average is no better than its worst part.
-        spoilt = any(inputs.errors(agent, "bfcl", [part]).too_many for part in parts)
-        row = without_value(row, errors)
+        spoilt = any(own.within([part]).errors.too_many for part in parts)
         if rates.get(name) is not None and not spoilt:
             n = sum(sizes[part] for part in parts)
             low, high = statistics.share_interval(draws[name], n)
@@ -262,10 +257,10 @@ def bfcl_rows(inputs: Inputs, agent: str, shown: Sequence[str], twin: Mapping[Ke
     return rows
 
 
-def bfcl_mean(inputs: Inputs, agent: str, names: Sequence[str]) -> TableRow | None:
+def bfcl_mean(own: Outcomes, names: Sequence[str]) -> TableRow | None:
     """The unweighted mean of some of an agent's BFCL averages, None unless all of them were run, without value where errors took one; the
     mean of their ends is an interval that is wide enough, since it takes the parts to err together."""
-    rows = bfcl_rows(inputs, agent, names, {})
+    rows = bfcl_rows(own, names, {})
     if any(row.value is None or row.low is None or row.high is None for row in rows):
         return next((row for row in rows if row.missing != NOT_RUN), None)
     value, low, high = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("value", "low", "high"))

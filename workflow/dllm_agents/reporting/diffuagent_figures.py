@@ -11,11 +11,12 @@ from dllm_agents.config import BFCL_MULTI_TURN, EMBODIED, Config
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import drawing, published, style
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NOT_RUN, mean_row, rate_row
+from dllm_agents.reporting.cells import NOT_RUN, Rows
 from dllm_agents.reporting.diffuagent import bfcl_mean
 from dllm_agents.reporting.drawing import Bar, Point
 from dllm_agents.reporting.failures import FIGURE4_CLASSES, figure4_rows, loop_rows
 from dllm_agents.reporting.inputs import Inputs
+from dllm_agents.reporting.outcomes import outcomes
 from dllm_agents.reporting.rows import macro_row
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _planes(inputs: Inputs, models: Iterable[str]) -> tuple[Plane, Plane]:
             "BFCL overall (%)" if _has_multi_turn(inputs.config) else "BFCL, mean of Non-Live and Live (%)",
             ("bfcl",),
             {model: float(np.mean([_published_bfcl(model, name) for name in averaged])) for model in models},
-            {agent: bfcl_mean(inputs, agent, averaged) for agent in agents if "bfcl" in plays[agent]},
+            {agent: bfcl_mean(outcomes(inputs, agent, "bfcl"), averaged) for agent in agents if "bfcl" in plays[agent]},
         ),
     )
 
@@ -144,7 +145,7 @@ def figure3(inputs: Inputs, figure: Figure) -> None:
     groups = []
     for benchmark in EMBODIED:
         counts = drawing.count_bars(value for value in published.values("diffuagent_figure3") if value.benchmark == benchmark)
-        ours = [drawing.rate_bar(agent, loop_rows(inputs, agent, benchmark, {})[0]) for agent in agents]
+        ours = [drawing.rate_bar(agent, loop_rows(outcomes(inputs, agent, benchmark), {})[0]) for agent in agents]
         groups.append((display_name(benchmark), counts, ours))
     drawing.bars(figure, groups, f"Episodes with a run of at least {length} identical actions (%)", style.looks(inputs.config))
 
@@ -152,7 +153,7 @@ def figure3(inputs: Inputs, figure: Figure) -> None:
 def figure4(inputs: Inputs, figure: Figure) -> None:
     """DiffuAgent Figure 4: single-turn BFCL failures in three classes, published beside ours."""
     agents = inputs.players("bfcl", alone=True)
-    rows = [row for agent in agents for row in figure4_rows(inputs, agent, {}) if row.metric == "single_turn_failures"]
+    rows = [row for agent in agents for row in figure4_rows(outcomes(inputs, agent, "bfcl"), {}) if row.metric == "single_turn_failures"]
     shares = {(row.agent, row.category): row for row in rows}
     groups = []
     for kind, title in FIGURE4_CLASSES.items():
@@ -214,7 +215,6 @@ def _verifier_legend(figure: Figure, verifiers: Mapping[str, style.Look], benchm
 def replays(inputs: Inputs) -> list[Replay]:
     """Early-exit verifiers replayed on stored episodes: episodes left early, mean redundant steps and how many are saved, mean progress
     lost (points), success lost (points)."""
-    seed = inputs.config.seed
     replayed = []
     for benchmark in inputs.config.run.benchmarks:
         for key, part in inputs.exits(benchmark).groupby(["agent", "verifier", "prompt"], sort=False):
@@ -222,10 +222,9 @@ def replays(inputs: Inputs) -> list[Replay]:
             category = f"verifier={verifier};prompt={prompt}"
             columns = {name: part[name].to_numpy(dtype=float) for name in ("redundant_steps", "redundant_steps_saved", "progress_lost")}
             columns["success_lost"] = part["success"].to_numpy(dtype=float) - part["success_at_exit"].to_numpy(dtype=float)
-            rows = [rate_row(agent, benchmark, category, "early_exits", int(part["exit_step"].notna().sum()), len(part))]
-            rows += [
-                mean_row(agent, benchmark, category, name, values, seed, share=name.endswith("lost")) for name, values in columns.items()
-            ]
+            own = Rows(agent, benchmark, inputs.config.seed)
+            rows = [own.rate("early_exits", part["exit_step"].notna().sum(), len(part), category)]
+            rows += [own.mean(name, values, category, share=name.endswith("lost")) for name, values in columns.items()]
             replayed.append(Replay(agent, benchmark, verifier, prompt, {row.metric: row for row in rows}))
     return replayed
 
@@ -240,7 +239,8 @@ def figure7(inputs: Inputs, figure: Figure) -> None:
     pairs = list(dict.fromkeys((own["policy"], own.get("selector", own.get("editor", ""))) for own in helped.values()))
     policies = list(dict.fromkeys(policy for policy, _ in pairs))
     alone = {config.agents[agent].policy: agent for agent in reversed(inputs.agents) if inputs.alone(agent) and agent in roles}
-    means = {agent: bfcl_mean(inputs, agent, averaged) for agent in (*helped, *(alone[name] for name in policies if name in alone))}
+    drawn = (*helped, *(alone[name] for name in policies if name in alone))
+    means = {agent: bfcl_mean(outcomes(inputs, agent, "bfcl"), averaged) for agent in drawn}
     groups = []
     for title, module_roles in MODULE_PANELS.items():
         ours = []

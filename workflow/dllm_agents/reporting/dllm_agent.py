@@ -6,18 +6,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from dllm_agents.config import BFCL_SINGLE_TURN
 from dllm_agents.config.roles import TEAM_WORKFLOWS, WORKFLOWS
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import bare, cell, mean_row, rate_row, ratio_row, without_value
+from dllm_agents.reporting.cells import Rows, bare, cell
 from dllm_agents.reporting.comparison import masking_family, matched_pairs, solved_by_both
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, own_block, plain_heads
-from dllm_agents.reporting.rows import measured, success_row, timing_rows
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.rows import timing_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,12 +48,13 @@ def efficiency(inputs: Inputs) -> Table:
     lines, pairs = [], []
     for benchmark in inputs.config.run.benchmarks:
         for agent in (name for name in inputs.players(benchmark) if name not in inputs.baselines):
-            costs, clock = cost_rows(inputs, agent, benchmark), clock_rows(inputs, agent, benchmark)
+            own = outcomes(inputs, agent, benchmark)
+            costs, clock = cost_rows(own), clock_rows(own)
             rows += costs
             timing += clock
             by_metric = {row.metric: row for row in (*costs, *clock)}
             cells = [Text(bare(by_metric.get(name, costs[0])), by_metric.get(name)) for name in COSTS]
-            lines.append(Line(f"{agent}, {display_name(benchmark)}", [count(costs[0], inputs.errors(agent, benchmark)), *cells]))
+            lines.append(Line(f"{agent}, {display_name(benchmark)}", [count(costs[0], own.errors), *cells]))
     for first, second, benchmark in matched_pairs(inputs):
         rounds, ratio = solved_by_both(inputs, first, second, benchmark)
         rows.append(rounds)
@@ -66,31 +67,23 @@ def efficiency(inputs: Inputs) -> Table:
     return Table(rows, layout, timing, notes="Published: over 30 % less time on average.")
 
 
-def cost_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def cost_rows(own: Outcomes) -> list[TableRow]:
     """What an agent's episodes cost, without a clock: steps, tokens, forward evaluations."""
-    scores = inputs.rows(agent, benchmark)
-    columns = {name: scores[name].to_numpy(dtype=float) for name in ("steps", "completion_tokens", "nfe", "success")}
-    errors = inputs.errors(agent, benchmark)
-    rows = [mean_row(agent, benchmark, "", "steps_per_episode", columns["steps"], inputs.config.seed, errors=errors)]
-    for metric, top, bottom in (
-        ("tokens_per_step", "completion_tokens", "steps"),
-        ("nfe_per_token", "nfe", "completion_tokens"),
-        ("forwards_per_success", "nfe", "success"),
-    ):
-        row = ratio_row(agent, benchmark, metric, columns[top], columns[bottom], inputs.config.seed)
-        rows.append(row if len(scores) else without_value(row, errors))
-    invalid, steps = int(scores["invalid_steps"].sum()), int(scores["steps"].sum())
-    return [*rows, rate_row(agent, benchmark, "", "executable_steps", steps - invalid, steps, errors=errors)]
+    steps, tokens, nfe = (own.column(name) for name in ("steps", "completion_tokens", "nfe"))
+    return [
+        own.mean("steps_per_episode", steps),
+        own.ratio("tokens_per_step", tokens, steps),
+        own.ratio("nfe_per_token", nfe, tokens),
+        own.ratio("forwards_per_success", nfe, own.column("success")),
+        own.rate("executable_steps", (steps - own.column("invalid_steps")).sum(), int(steps.sum())),
+    ]
 
 
-def clock_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def clock_rows(own: Outcomes) -> list[TableRow]:
     """What an agent's episodes cost in time: the means of `timing_rows`, and the median and 95th percentile of an episode."""
-    scores = inputs.rows(agent, benchmark)
-    rows = timing_rows(inputs, agent, benchmark)
-    for metric, share in (("p50_s", 0.5), ("p95_s", 0.95)):
-        value = float(np.quantile(scores["seconds"].to_numpy(dtype=float), share)) if len(scores) else None
-        rows.append(TableRow(agent=agent, benchmark=benchmark, metric=metric, n=len(scores), value=value))
-    return rows
+    quantiles = {"p50_s": 0.5, "p95_s": 0.95}
+    values = {metric: float(np.quantile(own.column("seconds"), share)) if len(own) else None for metric, share in quantiles.items()}
+    return timing_rows(own) + [own.row(metric, n=len(own), value=value) for metric, value in values.items()]
 
 
 def planning(inputs: Inputs) -> Table:
@@ -99,7 +92,7 @@ def planning(inputs: Inputs) -> Table:
     lines = []
     for agent in inputs.agents:
         if inputs.config.agents[agent].workflow in TEAM_WORKFLOWS and SEARCH in inputs.config.agent_benchmarks(agent):
-            own = planning_rows(inputs, agent)
+            own = planning_rows(outcomes(inputs, agent, SEARCH))
             rows += own
             lines.append(Line(agent, [inputs.paradigm(agent), Text(str(own[0].n or 0), own[0]), *own]))
     heads = plain_heads(
@@ -115,31 +108,21 @@ def planning(inputs: Inputs) -> Table:
     return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), "no planner agent", "")]), notes=notes)
 
 
-def planning_rows(inputs: Inputs, agent: str) -> list[TableRow]:
+def planning_rows(own: Outcomes) -> list[TableRow]:
     """What a planner's plans were worth: hit rate of the first plan, recall of gold hops, first round that covers them all, sub-questions
     that go back; rounds and tool calls over the questions answered rightly."""
-    scores, errors = inputs.rows(agent, SEARCH), inputs.errors(agent, SEARCH)
-    planned = np.isfinite(measured(scores, "planner_hit"))
-    scores = scores[planned]
-    with_hops = scores[np.isfinite(measured(scores, "hop_recall"))]
-    right = scores[scores["success"].astype(bool)]
-    seed = inputs.config.seed
-
-    def mean(metric: str, part: pd.DataFrame, name: str, category: str = "", share: bool = False) -> TableRow:
-        values = measured(part, name)
-        return mean_row(agent, SEARCH, category, metric, values[np.isfinite(values)], seed, share=share, errors=errors)
-
-    covered = int(np.isfinite(measured(with_hops, "first_full_round")).sum())
-    hits = int(measured(with_hops, "planner_hit").sum())
+    planned = own.select(np.isfinite(own.measure("planner_hit")))
+    with_hops = planned.select(np.isfinite(planned.measure("hop_recall")))
+    right = planned.select(planned.scores["success"].astype(bool))
     return [
-        rate_row(agent, SEARCH, "", "acc_r", int(scores["success"].sum()), len(scores), errors=errors),
-        rate_row(agent, SEARCH, "first plan", "planner_hit_rate", hits, len(with_hops), errors=errors),
-        mean("hop_recall", with_hops, "hop_recall", share=True),
-        rate_row(agent, SEARCH, "", "full_coverage", covered, len(with_hops), errors=errors),
-        mean("first_full_coverage_round", with_hops, "first_full_round"),
-        mean("backtracks_per_question", scores, "backtracks"),
-        mean("rounds", right, "rounds", "answered rightly"),
-        mean("tool_calls", right, "tool_calls", "answered rightly"),
+        planned.success(metric="acc_r"),
+        with_hops.rate("planner_hit_rate", with_hops.measure("planner_hit").sum(), len(with_hops), "first plan"),
+        with_hops.mean("hop_recall", with_hops.stated("hop_recall"), share=True),
+        with_hops.rate("full_coverage", len(with_hops.stated("first_full_round")), len(with_hops)),
+        with_hops.mean("first_full_coverage_round", with_hops.stated("first_full_round")),
+        planned.mean("backtracks_per_question", planned.stated("backtracks")),
+        right.mean("rounds", right.stated("rounds"), "answered rightly"),
+        right.mean("tool_calls", right.stated("tool_calls"), "answered rightly"),
     ]
 
 
@@ -150,20 +133,17 @@ def tool_errors(inputs: Inputs) -> Table:
     rows: list[TableRow] = []
     lines = []
     for agent in inputs.players("bfcl"):
-        scores, failures = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
-        scores = scores[scores["category"].isin(calling)]
-        failures = failures[(failures["agent"] == agent) & failures["task_id"].isin(scores["task_id"])]
-        errors = inputs.errors(agent, "bfcl", calling)
-        n = len(scores) if inputs.classified(agent, "bfcl") else 0
-        malformed = set(failures[failures["kind"].isin([*UNREADABLE, "prompt_too_long"])]["task_id"])
-        misnamed = malformed | set(failures[failures["kind"] == "wrong_function"]["task_id"])
+        calls = outcomes(inputs, agent, "bfcl").within(calling)
+        n = calls.n_classified
+        malformed = calls.failing(*UNREADABLE, "prompt_too_long")
+        misnamed = malformed | calls.failing("wrong_function")
         own = [
-            rate_row(agent, "bfcl", "", "well_formed", n - len(malformed) if n else 0, n, errors=errors),
-            rate_row(agent, "bfcl", "", "right_function", n - len(misnamed) if n else 0, n, errors=errors),
-            rate_row(agent, "bfcl", "", "correct", int(scores["success"].sum()) if n else 0, n, errors=errors),
+            calls.rate("well_formed", n - len(malformed), n),
+            calls.rate("right_function", n - len(misnamed), n),
+            calls.rate("correct", calls.scores["success"].sum(), n),
         ]
         rows += own
-        lines.append(Line(agent, [count(own[0], errors), *own]))
+        lines.append(Line(agent, [count(own[0], calls.errors), *own]))
     heads = plain_heads("n", "Well formed", "and right function", "Correct")
     return Table(rows, Layout("Agent", heads, [Block("", lines)]))
 
@@ -174,19 +154,18 @@ def masking(inputs: Inputs) -> Table:
     lines = []
     for agent in masking_family(inputs):
         for benchmark in inputs.config.agent_benchmarks(agent):
-            scores, failures = inputs.rows(agent, benchmark), inputs.failures(benchmark)
-            unreadable = failures[(failures["agent"] == agent) & failures["kind"].isin(UNREADABLE)]["task_id"].nunique()
+            played = outcomes(inputs, agent, benchmark)
             report = inputs.trainings.get((inputs.config.agents[agent].policy, benchmark))
             own = [
-                success_row(inputs, agent, benchmark),
-                rate_row(agent, benchmark, "", "unreadable", unreadable, len(scores)),
-                TableRow(agent=agent, benchmark=benchmark, metric="validation_loss", value=report.validation_loss if report else None),
+                played.success(),
+                played.rate("unreadable", len(played.failing(*UNREADABLE)), len(played)),
+                played.row("validation_loss", value=report.validation_loss if report else None),
             ]
             rows += own
             training = inputs.training(agent)
             assert training is not None
             switches = [training.context_noise, training.context_mask]
-            lines.append(Line(agent, [*switches, display_name(benchmark), Text(str(len(scores)), own[0]), *own]))
+            lines.append(Line(agent, [*switches, display_name(benchmark), Text(str(len(played)), own[0]), *own]))
     heads = plain_heads("Noise", "Mask", "Benchmark", "n", "Success", "Unreadable", "Held-out loss")
     nobody = "no two agents that differ in their mask"
     rows = rows or [TableRow(agent=nobody, benchmark="", metric="success_rate", n=0)]
@@ -233,12 +212,11 @@ def attention_rows(inputs: Inputs) -> dict[tuple[str, str], dict[str, TableRow]]
     """(planning agent, workflow stage) -> what its replies looked at: mean share of attention per span, and entropy."""
     means = {}
     for agent in inputs.config.trained_teams(SEARCH):
-        frame = inputs.attention(agent, SEARCH)
+        frame, own = inputs.attention(agent, SEARCH), Rows(agent, SEARCH, inputs.config.seed)
         roles = WORKFLOWS[inputs.config.workflow(agent, SEARCH)].roles
         for stage in (name for name, role in STAGES.items() if role in roles):
             part = frame[frame["stage"] == stage]
             means[agent, stage] = {
-                name: mean_row(agent, SEARCH, stage, name, [float(value) for value in part[name]], inputs.config.seed, share=True)
-                for name in (*ATTENTION_SPANS, "entropy")
+                name: own.mean(name, part[name].to_numpy(dtype=float), stage, share=True) for name in (*ATTENTION_SPANS, "entropy")
             }
     return means

@@ -12,11 +12,11 @@ from dllm_agents.config import QUESTIONS
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import mean_row, rate_row
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, count, own_block, plain_heads
-from dllm_agents.reporting.rows import error_rows, measured, published_rows, values_of
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.rows import error_rows, published_rows, values_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,11 +47,11 @@ def table1(inputs: Inputs) -> Table:
     lines = []
     for benchmark in (name for name in inputs.config.run.benchmarks if name in QUESTIONS):
         for agent in (name for name in teams(inputs) if benchmark in inputs.config.agent_benchmarks(name)):
-            own = _row(inputs, agent, benchmark)
-            stated = [row for row in own if row.metric != "calibration_error" or row.n]
-            rows += stated + error_rows(inputs, agent, benchmark)
-            cells: list[Cell] = [display_name(benchmark), _context(inputs, agent), count(own[0], inputs.errors(agent, benchmark))]
-            lines.append(Line(agent, [*cells, *stated, *[""] * (len(own) - len(stated))]))
+            played = outcomes(inputs, agent, benchmark)
+            own = _row(played)
+            rows += own + error_rows(played)
+            cells: list[Cell] = [display_name(benchmark), _context(inputs, agent), count(own[0], played.errors)]
+            lines.append(Line(agent, [*cells, *own, *[""] * (len(METRICS) - len(own))]))
     heads = plain_heads("Benchmark", "Context in training", "n", *METRICS.values())
     blocks = [Block(PUBLISHED_BLOCK, printed), own_block(lines, len(heads), "no team of planner and seekers")]
     notes = "Seekers, one a task: means over an episode's seekers, then over episodes that have any. Published rows on another draw of 110."
@@ -63,41 +63,30 @@ def teams(inputs: Inputs) -> list[str]:
     return [agent for agent in inputs.agents if inputs.kind(agent) == "team"]
 
 
-def _row(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
-    """A team's line, in the order of METRICS."""
-    scores, errors, seed = inputs.rows(agent, benchmark), inputs.errors(agent, benchmark), inputs.config.seed
-    twin = values_of("dllm_agent_table1", published.team_name(inputs.config, agent)) if benchmark == "browsecomp_zh" else {}
+def _row(own: Outcomes) -> list[TableRow]:
+    """A team's line, in the order of METRICS; without the calibration error, which needs the judge of BrowseComp-ZH, where no answer states
+    a confidence."""
+    name = published.team_name(own.inputs.config, own.agent)
+    twin = values_of("dllm_agent_table1", name) if own.benchmark == "browsecomp_zh" else {}
+    theirs = {metric: twin.get((own.benchmark, "", metric)) for metric in METRICS}
 
     def mean(metric: str, measure: str) -> TableRow:
-        values = measured(scores, measure)
-        beside = twin.get((benchmark, "", metric))
-        row = mean_row(agent, benchmark, "", metric, values[np.isfinite(values)], seed, published_value=beside, errors=errors)
-        return row.model_copy(update={"missing": "no seeker"}) if len(scores) and not row.n else row
+        row = own.mean(metric, own.stated(measure), published=theirs[metric])
+        return row.model_copy(update={"missing": "no seeker"}) if len(own) and not row.n else row
 
-    def rate(metric: str, right: float) -> TableRow:
-        return rate_row(agent, benchmark, "", metric, int(right), len(scores), twin.get((benchmark, "", metric)), errors)
-
-    return [
-        rate("accuracy", scores["success"].sum()),
+    rows = [
+        own.success(metric="accuracy", published=theirs["accuracy"]),
         mean("tool_calls", "seeker_tool_calls"),
         mean("turns", "seeker_turns"),
         mean("tool_calls_per_episode", "tool_calls"),
         mean("turns_per_episode", "turns"),
-        rate("invalid_action_rate", np.nansum(measured(scores, "invalid_action"))),
-        _calibration(inputs, agent, benchmark),
+        own.rate("invalid_action_rate", own.stated("invalid_action").sum(), len(own), published=theirs["invalid_action_rate"]),
     ]
-
-
-def _calibration(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
-    """Calibration error of the confidences stated in answers (BrowseComp-ZH); no value without its judge."""
-    scores = inputs.rows(agent, benchmark)
-    sure = measured(scores, "confidence")
-    stated = np.isfinite(sure)
-    row = TableRow(agent=agent, benchmark=benchmark, metric="calibration_error", n=int(stated.sum()))
-    if not stated.any():
-        return row
-    right = scores["success"].to_numpy(dtype=bool)[stated]
-    return row.model_copy(update={"value": calibration_error(right.tolist(), sure[stated].tolist())})
+    sure = own.select(np.isfinite(own.measure("confidence")))
+    if len(sure):
+        error = calibration_error(sure.scores["success"].astype(bool).tolist(), sure.measure("confidence").tolist())
+        rows.append(sure.row("calibration_error", n=len(sure), value=error))
+    return rows
 
 
 def _context(inputs: Inputs, agent: str) -> str:
@@ -118,8 +107,7 @@ def figure2(inputs: Inputs, figure: Figure) -> None:
         agent = next((agent for agent in teams(inputs) if inputs.paradigm(agent) == paradigm), None)
         ours: Counter[int] = Counter()
         for benchmark in QUESTIONS if agent is not None else ():
-            values = measured(inputs.rows(str(agent), benchmark), "seekers")
-            ours.update(int(value) for value in values[np.isfinite(values)])
+            ours.update(map(int, outcomes(inputs, str(agent), benchmark).stated("seekers")))
         _draw_counts(axes[1][column], agent or f"no {paradigm} team", ours)
         axes[1][column].set_xlabel("Seekers in an episode")
     for row in axes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,12 @@ from dllm_agents.config import PREFERENCE
 from dllm_agents.records import Episode, TableRow, TracedCall
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, bare, cell, mean_row, number, rate_row, without_value
+from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, Rows, bare, cell, number, without_value
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Key, Layout, Line, Table, Text, arrange, own_block, plain_heads
-from dllm_agents.reporting.rows import agent_blocks, error_rows, mean_of_parts, measured, published_rows, success_row, values_of
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.rows import agent_blocks, error_rows, mean_of_parts, published_rows, values_of
 
 SEARCH = "multihop_qa"
 SETS = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue"}
@@ -43,18 +45,18 @@ def table1(inputs: Inputs) -> Table:
     could be parsed. Unparsable verdicts and the agreement with a second judge are rows of the CSV."""
     titles = {**SETS, "average": "Avg.", "other sets": "Other sets"}
     rows = published_rows("searcher_table1")
-    agents = inputs.players(SEARCH)
+    agents, every = inputs.players(SEARCH), set(inputs.scores(SEARCH)["category"])
     for agent in agents:
-        scores = inputs.rows(agent, SEARCH)
+        own = outcomes(inputs, agent, SEARCH)
         repeated = published.searcher_name(inputs.config, agent) or published.system_name(inputs.config, agent)
         twin = values_of("searcher_table1", repeated)
         for name in SETS:
-            rows += _accuracies(inputs, agent, name, [name], twin)
-        rows += [_average(inputs, agent, metric, twin) for metric in ("acc_r", "acc_l")]
-        rows += _accuracies(inputs, agent, "other sets", set(inputs.scores(SEARCH)["category"]) - set(SETS), {})
+            rows += _accuracies(own, name, [name], twin)
+        rows += [_average(own, metric, twin) for metric in ("acc_r", "acc_l")]
+        rows += _accuracies(own, "other sets", every - set(SETS), {})
         if published.system_name(inputs.config, agent) is not None:
-            rows += _accuracies(inputs, agent, "all", set(inputs.scores(SEARCH)["category"]), {})
-        rows += _judges(agent, scores) + error_rows(inputs, agent, SEARCH)
+            rows += _accuracies(own, "all", every, {})
+        rows += _judges(own) + error_rows(own)
     columns = [((SEARCH, name, metric), (title, metric.upper())) for name, title in titles.items() for metric in ("acc_r", "acc_l")]
     blocks = agent_blocks(inputs, "searcher_table1", agents)
     notes = (
@@ -78,7 +80,7 @@ def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
     cells: dict[tuple[str, str], list[Cell]] = {}
     for agent in inputs.players(SEARCH):
         if (system := published.system_name(inputs.config, agent)) is not None:
-            own = {row.metric: row for row in _accuracies(inputs, agent, "all", every, {})}
+            own = {row.metric: row for row in _accuracies(outcomes(inputs, agent, SEARCH), "all", every, {})}
             cells.setdefault((system, inputs.paradigm(agent)), [own["acc_r"], own["acc_l"]])
 
     def widened(line: Line, is_published: bool) -> Line:
@@ -93,25 +95,20 @@ def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
     return Layout(layout.corner, heads, blocks)
 
 
-def _accuracies(inputs: Inputs, agent: str, name: str, sets: Collection[str], twin: Mapping[Key, float]) -> list[TableRow]:
+def _accuracies(own: Outcomes, name: str, sets: Collection[str], twin: Mapping[Key, float]) -> list[TableRow]:
     """ACC_R and ACC_L of an agent on some question sets, ACC_R by word cover where it was noted."""
-    scores, errors = inputs.rows(agent, SEARCH), inputs.errors(agent, SEARCH, sets)
-    part = scores[scores["category"].isin(sets)]
-    parsed, words = _judged(part), measured(part, "acc_r_words")
-    words = words[np.isfinite(words)]
-    unread = int((part["judge"] == "unparsable").sum())
+    part = own.within(sets)
+    parsed, words = _judged(part.scores), part.stated("acc_r_words")
+    unread = int((part.scores["judge"] == "unparsable").sum())
     # Without a judge it is not for errors that there is no verdict.
-    judged = errors._replace(unjudged=unread) if len(parsed) or unread or not len(part) else NO_ERRORS
-    counts = {
-        "acc_r": (int(part["success"].sum()), len(part), errors),
-        "acc_l": (int(parsed.sum()), len(parsed), judged),
-        "acc_r_words": (int(words.sum()), len(words), errors),
-    }
-    return [
-        rate_row(agent, SEARCH, name, metric, right, n, twin.get((SEARCH, name, metric)), errors)
-        for metric, (right, n, errors) in counts.items()
-        if n or metric != "acc_r_words"
+    errors = part.errors._replace(unjudged=unread) if len(parsed) or unread or not len(part) else NO_ERRORS
+    judged = replace(part, errors=errors)
+    theirs = {metric: twin.get((SEARCH, name, metric)) for metric in ("acc_r", "acc_l")}
+    rows = [
+        part.success(name, "acc_r", theirs["acc_r"]),
+        judged.rate("acc_l", parsed.sum(), len(parsed), name, theirs["acc_l"]),
     ]
+    return rows + ([part.rate("acc_r_words", words.sum(), len(words), name)] if len(words) else [])
 
 
 def _judged(part: pd.DataFrame) -> statistics.Floats:
@@ -120,33 +117,28 @@ def _judged(part: pd.DataFrame) -> statistics.Floats:
     return np.asarray(parsed["judge"] == "correct", dtype=np.float64)
 
 
-def _average(inputs: Inputs, agent: str, metric: str, twin: Mapping[Key, float]) -> TableRow:
+def _average(own: Outcomes, metric: str, twin: Mapping[Key, float]) -> TableRow:
     """The unweighted mean over the published sets; "not run" unless all were."""
-    scores = inputs.rows(agent, SEARCH)
-    sets = [scores[scores["category"] == name] for name in SETS]
-    parts = [_judged(part) if metric == "acc_l" else np.asarray(part["success"], dtype=np.float64) for part in sets]
-    row = TableRow(agent=agent, benchmark=SEARCH, category="average", metric=metric, n=0, published=twin.get((SEARCH, "average", metric)))
-    if not all(map(len, parts)):
-        return without_value(row, inputs.errors(agent, SEARCH, SETS))
-    return mean_of_parts(row, parts, inputs.config.seed)
+    sets = [own.within([name]) for name in SETS]
+    parts = [_judged(part.scores) if metric == "acc_l" else part.column("success") for part in sets]
+    row = own.row(metric, "average", n=0, published=twin.get((SEARCH, "average", metric)))
+    return mean_of_parts(row, parts, own.seed) if all(map(len, parts)) else without_value(row, own.within(SETS).errors)
 
 
-def _judges(agent: str, scores: pd.DataFrame) -> list[TableRow]:
+def _judges(own: Outcomes) -> list[TableRow]:
     """How many verdicts could not be parsed, and how far two judges agree (raw, percent, and Cohen's kappa)."""
-    judged = scores[scores["judge"].notna()]
-    if judged.empty:
+    judged = own.select(own.scores["judge"].notna())
+    if not len(judged):
         return []
-    rows = [rate_row(agent, SEARCH, "all", "judge_unparsable", int((judged["judge"] == "unparsable").sum()), len(judged))]
-    both = judged[judged["second_judge"].notna()]
+    rows = [judged.rate("judge_unparsable", (judged.scores["judge"] == "unparsable").sum(), len(judged), "all")]
+    both = judged.scores[judged.scores["second_judge"].notna()]
     if both.empty:
         return rows
     from dllm_agents.client.judge import judge_agreement  # brings an HTTP client, which no other table needs
 
     result = judge_agreement(both["judge"].tolist(), both["second_judge"].tolist())
     values = {"judge_agreement": result.agreement and 100 * result.agreement, "judge_kappa": result.kappa}
-    return rows + [
-        TableRow(agent=agent, benchmark=SEARCH, category="all", metric=metric, n=result.n, value=value) for metric, value in values.items()
-    ]
+    return rows + [own.row(metric, "all", result.n, value) for metric, value in values.items()]
 
 
 def table2(inputs: Inputs) -> Table:
@@ -167,12 +159,12 @@ def table2(inputs: Inputs) -> Table:
     lines = []
     for stage in [*ready, *trained]:
         twin = values_of("searcher_table2", {"DLLM-Searcher": "VRPO"}.get(name := _repeated(inputs, stage.agent), name))
-        own = [row for name in SETS for row in _accuracies(inputs, stage.agent, name, [name], twin)]
-        outcomes = {name: _stage_rows(inputs, stage, name) for name in played}
+        own = [row for name in SETS for row in _accuracies(outcomes(inputs, stage.agent, SEARCH), name, [name], twin)]
+        rates = {name: _stage_rows(inputs, stage, name) for name in played}
         rows += [row.model_copy(update={"category": f"{stage.label};{row.category}"}) for row in own]
-        rows += [row.model_copy(update={"category": stage.label}) for pair in outcomes.values() for row in pair]
+        rows += [row.model_copy(update={"category": stage.label}) for pair in rates.values() for row in pair]
         shown = [row for row in own if row.metric in ("acc_r", "acc_l")]
-        lines.append(Line(f"{stage.agent} ({stage.label})", [*shown, *(_with_gain(*pair) for pair in outcomes.values())]))
+        lines.append(Line(f"{stage.agent} ({stage.label})", [*shown, *(_with_gain(*pair) for pair in rates.values())]))
     heads = [(SETS[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success (gain)") for name in played]
     notes = "In the last columns a gain is in points over the row of the SFT model, paired on the same tasks."
     return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, theirs), own_block(lines, len(heads))]), notes=notes)
@@ -217,7 +209,7 @@ def training_stages(inputs: Inputs) -> tuple[list[Stage], list[Stage]]:
 
 def _stage_rows(inputs: Inputs, stage: Stage, benchmark: str) -> list[TableRow]:
     """An agent's success rate on a benchmark, and its gain over the agent of its SFT model on the same tasks (points, paired)."""
-    success = success_row(inputs, stage.agent, benchmark)
+    success = outcomes(inputs, stage.agent, benchmark).success()
     if not stage.base:
         return [success]
     missing = inputs.missing([stage.agent, stage.base], [benchmark])
@@ -249,12 +241,10 @@ def table3(inputs: Inputs) -> Table:
 
 def _format_failures(inputs: Inputs, agent: str) -> list[TableRow]:
     """DLLM-Searcher Table 3: share of questions whose episode ended in a reply of each class, and in none of them."""
-    counts: Counter[str] = Counter()
-    for episode in inputs.episodes(agent, SEARCH):
-        if episode.ended != "error":
-            counts[(episode.search and episode.search.format_failure) or "none"] += 1
-    n, errors = counts.total(), inputs.errors(agent, SEARCH)
-    return [rate_row(agent, SEARCH, kind, "share", counts[kind], n, errors=errors) for kind in (*FORMAT_FAILURES, "none")]
+    played = (episode for episode in inputs.episodes(agent, SEARCH) if episode.ended != "error")
+    counts = Counter((episode.search and episode.search.format_failure) or "none" for episode in played)
+    own = Rows(agent, SEARCH, errors=inputs.errors(agent, SEARCH))
+    return [own.rate("share", counts[kind], counts.total(), kind) for kind in (*FORMAT_FAILURES, "none")]
 
 
 def case_study(inputs: Inputs) -> Table:
@@ -372,8 +362,8 @@ def _unmasked_rows(inputs: Inputs, agent: str) -> list[TableRow]:
             called = max(trace[parts["tool_call"].first : parts["tool_call"].last + 1])
             part = trace[parts["think"].first : parts["think"].last + 1]
             when_called.append(float(np.mean([settled <= called for settled in part])))
-    seed = inputs.config.seed
+    own = Rows(agent, SEARCH, inputs.config.seed)
     return [
-        *(mean_row(agent, SEARCH, kind, f"settled_at_step_{CASE_STEP}", shares, seed, share=True) for kind, shares in at_step.items()),
-        mean_row(agent, SEARCH, "think", "settled_when_call_is_complete", when_called, seed, share=True),
+        *(own.mean(f"settled_at_step_{CASE_STEP}", shares, kind, share=True) for kind, shares in at_step.items()),
+        own.mean("settled_when_call_is_complete", when_called, "think", share=True),
     ]

@@ -15,7 +15,7 @@ from dllm_agents.reporting.comparison import pair_up
 from dllm_agents.reporting.dllm_searcher import SEARCH
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.rows import measured, success_row
+from dllm_agents.reporting.outcomes import measure_of, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,15 +88,15 @@ def figure4(inputs: Inputs, figure: Figure) -> None:
     axis = figure.subplots()
     names = []
     for place, (first, plain) in enumerate(pairs):
-        measured = [success_row(inputs, agent, SEARCH, "all", "acc_r") for agent in (plain, first)]
+        rates = [outcomes(inputs, agent, SEARCH).success("all", "acc_r") for agent in (plain, first)]
         look = looks[first]
-        for row, face, shift in zip(measured, ("white", look.colour), (-0.12, 0.12), strict=True):
+        for row, face, shift in zip(rates, ("white", look.colour), (-0.12, 0.12), strict=True):
             if row.value is None or row.low is None or row.high is None:
                 continue
             axis.plot([row.low, row.high], [place + shift] * 2, color=look.colour, linewidth=0.9)
             axis.plot(row.value, place + shift, look.marker, markersize=7, markerfacecolor=face, markeredgecolor=look.colour)
-        absent = next((row.missing for row in measured if row.value is None), None)
-        names.append(f"{first}\n({style.PARADIGM[look.paradigm]}, {absent or f'n = {measured[1].n}'})")
+        absent = next((row.missing for row in rates if row.value is None), None)
+        names.append(f"{first}\n({style.PARADIGM[look.paradigm]}, {absent or f'n = {rates[1].n}'})")
     axis.set_yticks(range(len(pairs)), names)
     axis.set(xlabel="ACC_R (%)", xlim=(-3, 103), ylim=(max(len(pairs), 1) - 0.5, -0.5))
     axis.grid(visible=False, axis="y")
@@ -141,7 +141,7 @@ def savings(inputs: Inputs) -> list[Saving]:
         for category, part in both.groupby("category_x", sort=False):
             sides = [pd.DataFrame({"measures": part[f"measures_{side}"]}) for side in "xy"]
             before, after = (
-                {name: measured(side, f"{name}_seconds") for name in ("turns", "overlap", "decoding", "tool")} for side in sides
+                {name: measure_of(side, f"{name}_seconds") for name in ("turns", "overlap", "decoding", "tool")} for side in sides
             )
             if len(part) < 2 or not np.isfinite(before["turns"] + after["turns"]).all() or before["turns"].sum() <= 0:
                 continue

@@ -13,9 +13,10 @@ from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import bare, mean_row, rate_row
+from dllm_agents.reporting.cells import Rows, bare
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Key, Layout, Line, Table, Text, count, plain_heads
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
 
 FIGURE4_CLASSES = {"schema": "Schema", "parameter_value": "Parameter / value", "wrong_function": "Wrong function"}
 FIGURE4_SETS = tuple(name for name in BFCL_SINGLE_TURN if "relevance" not in name and name not in ("java", "javascript"))
@@ -32,13 +33,14 @@ def failures(inputs: Inputs) -> Table:
     for agent in inputs.players(*inputs.config.run.benchmarks):
         twins = _published_counts(inputs, agent)
         for benchmark in [name for name in inputs.config.run.benchmarks if agent in inputs.players(name)]:
-            by_class, agreement = failure_rows(inputs, agent, benchmark), agreement_rows(inputs, agent, benchmark)
+            own = outcomes(inputs, agent, benchmark)
+            by_class, agreement = failure_rows(own), agreement_rows(own)
             rows += by_class + agreement
             if benchmark in EMBODIED:
-                rows += loop_rows(inputs, agent, benchmark, twins)
+                rows += loop_rows(own, twins)
             if benchmark == "bfcl":
-                rows += figure4_rows(inputs, agent, twins)
-            cells: list[Cell] = [count(by_class[0].model_copy(update={"metric": "episodes"}), inputs.errors(agent, benchmark))]
+                rows += figure4_rows(own, twins)
+            cells: list[Cell] = [count(by_class[0].model_copy(update={"metric": "episodes"}), own.errors)]
             cells += [Text(bare(row), row) for row in by_class]
             cells += [Text(bare(row), row) for row in agreement if row.category == AGREEMENT.get(benchmark)] or [""]
             blocks[benchmark].append(Line(agent, cells))
@@ -58,116 +60,97 @@ def _published_counts(inputs: Inputs, agent: str) -> dict[Key, published.Value]:
     return {(value.benchmark, value.category, value.metric): value for value in values if value.agent == name}
 
 
-def failure_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def failure_rows(own: Outcomes) -> list[TableRow]:
     """Share of an agent's episodes with each class of failure; of all its episodes for errors, which count for no other class."""
-    scores, errors, failures = inputs.rows(agent, benchmark), inputs.errors(agent, benchmark), inputs.failures(benchmark)
-    n = len(scores) if inputs.classified(agent, benchmark) else 0
-    failures = failures[(failures["agent"] == agent) & failures["task_id"].isin(scores["task_id"])]
-    episodes = failures.groupby("kind")["task_id"].nunique()
-    rows = [
-        rate_row(agent, benchmark, kind, "episodes_with_failure", int(episodes.get(kind, 0)) if n else 0, n, errors=errors)
-        for kind in TAXONOMY
-        if kind != ERROR
-    ]
-    every = errors.episodes if inputs.classified(agent, benchmark) else 0
-    return [*rows, rate_row(agent, benchmark, ERROR, "episodes_with_failure", errors.number if every else 0, every)]
+    n = own.n_classified
+    rows = [own.rate("episodes_with_failure", len(own.failing(kind)), n, kind) for kind in TAXONOMY if kind != ERROR]
+    looked_at = own.inputs.classified(own.agent, own.benchmark)
+    errors, episodes = (own.errors.number, own.errors.episodes) if looked_at else (0, 0)
+    return [*rows, Rows(own.agent, own.benchmark).rate("episodes_with_failure", errors, episodes, ERROR)]
 
 
-def loop_rows(inputs: Inputs, agent: str, benchmark: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
+def loop_rows(own: Outcomes, twins: Mapping[Key, published.Value]) -> list[TableRow]:
     """Retry loops of an agent: episodes with one at >= the configured length and above it, loops per episode, share of loops in which the
     observation never changed, and the hazard of a first loop at each step among episodes still running without one."""
-    scores = inputs.rows(agent, benchmark)
-    n = len(scores) if inputs.classified(agent, benchmark) else 0
-    faults = inputs.failures(benchmark)
-    faults = faults[(faults["agent"] == agent) & (faults["kind"] == "loop") & faults["task_id"].isin(scores["task_id"])]
-    length = inputs.config.report.loop_length
-    twin = twins.get((benchmark, "", "episodes_with_loop"))
-    share = None if twin is None else twin.share
-    longer = faults[faults["count"] > length]
-    errors = inputs.errors(agent, benchmark)
+    n, length = own.n_classified, own.inputs.config.report.loop_length
+    loops = own.failures.query("kind == 'loop'")
+    longer = loops[loops["count"] > length]
+    share = _share(twins, (own.benchmark, "", "episodes_with_loop"))
     rows = [
-        rate_row(agent, benchmark, f"at least {length}", "episodes_with_loop", faults["task_id"].nunique(), n, share, errors),
-        rate_row(agent, benchmark, f"more than {length}", "episodes_with_loop", longer["task_id"].nunique(), n, errors=errors),
+        own.rate("episodes_with_loop", loops["task_id"].nunique(), n, f"at least {length}", share),
+        own.rate("episodes_with_loop", longer["task_id"].nunique(), n, f"more than {length}"),
     ]
     if n == 0:
         return rows
-    per_episode = faults.groupby("task_id").size().reindex(scores["task_id"], fill_value=0)
-    rows.append(mean_row(agent, benchmark, "", "loops_per_episode", per_episode.to_numpy().astype(np.float64), inputs.config.seed))
-    if len(faults):
-        unchanged = int((faults["detail"] == "unchanged observation").sum())
-        rows.append(rate_row(agent, benchmark, "", "loops_with_unchanged_observation", unchanged, len(faults)))
+    tasks, steps = own.scores["task_id"], own.column("steps")
+    rows.append(own.mean("loops_per_episode", loops.groupby("task_id").size().reindex(tasks, fill_value=0).tolist()))
+    if len(loops):
+        rows.append(own.rate("loops_with_unchanged_observation", (loops["detail"] == "unchanged observation").sum(), len(loops)))
     # A loop is complete, and so first seen, at its length-th action.
-    first = (faults.groupby("task_id")["first_step"].min() + length - 1).reindex(scores["task_id"]).to_numpy(dtype=float)
-    steps = scores["steps"].to_numpy(dtype=int)
+    first = (loops.groupby("task_id")["first_step"].min() + length - 1).reindex(tasks).to_numpy(dtype=float)
     for step in range(length - 1, int(steps.max(initial=0))):
         at_risk = int(np.sum((steps > step) & ~(first < step)))
         if at_risk:
-            rows.append(rate_row(agent, benchmark, f"step {step + 1}", "first_loop_hazard", int(np.sum(first == step)), at_risk))
+            rows.append(own.rate("first_loop_hazard", np.sum(first == step), at_risk, f"step {step + 1}"))
     return rows
 
 
-def figure4_rows(inputs: Inputs, agent: str, twins: Mapping[Key, published.Value]) -> list[TableRow]:
+def figure4_rows(own: Outcomes, twins: Mapping[Key, published.Value]) -> list[TableRow]:
     """The three classes of Figure 4 as shares of single-turn entries: over all of them, and without Java and JavaScript."""
-    scores, faults = inputs.rows(agent, "bfcl"), inputs.failures("bfcl")
-    faults = faults[(faults["agent"] == agent) & faults["task_id"].isin(scores["task_id"])]
     rows = []
     for metric, sets in (
         ("single_turn_failures", FIGURE4_SETS),
         ("single_turn_failures_all_languages", (*FIGURE4_SETS, "java", "javascript")),
     ):
-        n = int(scores["category"].isin(sets).sum()) if inputs.classified(agent, "bfcl") else 0
-        inside = faults[faults["category"].isin(sets)]
-        errors = inputs.errors(agent, "bfcl", sets)
+        inside = own.within(sets)
         for kind in FIGURE4_CLASSES:
-            twin = twins.get(("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
-            share = None if twin is None else twin.share
-            episodes = inside[inside["kind"] == kind]["task_id"].nunique()
-            rows.append(rate_row(agent, "bfcl", kind, metric, episodes, n, share, errors))
+            share = _share(twins, ("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
+            rows.append(inside.rate(metric, len(inside.failing(kind)), inside.n_classified, kind, share))
     return rows
 
 
-def agreement_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def _share(twins: Mapping[Key, published.Value], key: Key) -> float | None:
+    """A published count in percent, where there is one."""
+    return twins[key].share if key in twins else None
+
+
+def agreement_rows(own: Outcomes) -> list[TableRow]:
     """How far the rules and the benchmark's own checker agree, episode by episode; none for a benchmark without such a checker.
 
     BFCL, over the single answers of FIGURE4_SETS: whether an answer is well formed; which class its failure has, none among them; and, of
     the answers that the rules refuse, how many the checker refuses. Rules know no right values, so the class can differ where both are
     right. Embodied: whether any step was refused, and whether the episode failed, by its environment against by its failure classes.
     """
-    scores = inputs.rows(agent, benchmark)
-    faults = inputs.failures(benchmark)
-    faults = faults[faults["agent"] == agent]
-    n = len(scores) if inputs.classified(agent, benchmark) else 0
-    errors = inputs.errors(agent, benchmark)
 
     def row(category: str, agreed: pd.Series) -> TableRow:
-        agreeing, total = (int(agreed.sum()), len(agreed)) if n else (0, 0)
-        return rate_row(agent, benchmark, category, "agreement_with_checker", agreeing, total, errors=errors)
+        return own.rate("agreement_with_checker", agreed.sum(), len(agreed) if own.n_classified else 0, category)
 
-    if benchmark == "bfcl":
+    scores = own.scores
+    if own.benchmark == "bfcl":
         tasks = pd.Index(scores[scores["category"].isin(FIGURE4_SETS) & (scores["ended"] == "answered")]["task_id"].unique())
-        ours = _first_class(inputs.readings(benchmark).query("agent == @agent"), tasks)
-        theirs = _first_class(faults[faults["source"] == "checker"], tasks)
+        ours = _first_class(own.inputs.readings("bfcl").query("agent == @own.agent"), tasks)
+        theirs = _first_class(own.failures.query("source == 'checker'"), tasks)
         refused = ours != ""
         return [
             row("well formed", (ours == "schema") == (theirs == "schema")),
             row("class", ours == theirs),
             row("refused by the rules", theirs[refused] != ""),
         ]
-    if benchmark not in EMBODIED:
+    if own.benchmark not in EMBODIED:
         return []
-    refused = scores["task_id"].isin(faults[faults["kind"].isin(("unclosed_thought", "format", "empty", "invalid_action"))]["task_id"])
-    failed = scores["task_id"].isin(faults[faults["kind"].isin(("premature_exit", "step_limit", "prompt_too_long"))]["task_id"])
+    refused = scores["task_id"].isin(own.failing("unclosed_thought", "format", "empty", "invalid_action"))
+    failed = scores["task_id"].isin(own.failing("premature_exit", "step_limit", "prompt_too_long"))
     return [
         row("refused steps", refused == (scores["invalid_steps"] > 0)),
         row("outcome", failed == ~scores["success"].astype(bool)),
     ]
 
 
-def _first_class(faults: pd.DataFrame, tasks: pd.Index) -> pd.Series:
-    """The most basic of FIGURE4_CLASSES faults in each task's answer, empty where there is none."""
+def _first_class(failures: pd.DataFrame, tasks: pd.Index) -> pd.Series:
+    """The most basic of FIGURE4_CLASSES in each task's answer, empty where there is none."""
     order = {"schema": 0, "wrong_function": 1, "parameter_value": 2}
-    faults = faults[faults["kind"].isin(order)]
-    first = faults.loc[faults["kind"].map(order).sort_values(kind="stable").index].drop_duplicates("task_id")
+    failures = failures[failures["kind"].isin(order)]
+    first = failures.loc[failures["kind"].map(order).sort_values(kind="stable").index].drop_duplicates("task_id")
     return first.set_index("task_id")["kind"].reindex(tasks, fill_value="").astype(object)
 
 

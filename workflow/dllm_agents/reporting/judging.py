@@ -18,7 +18,7 @@ from dllm_agents.reporting.claims import COLUMNS, KINDS, LEVELS, MEASURES, METRI
 from dllm_agents.reporting.comparison import ORIGINS, clusters, origin
 from dllm_agents.reporting.groups import Sides, groups, label, sides_of
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.rows import measured
+from dllm_agents.reporting.outcomes import measure_of, outcomes
 
 Verdict = Literal["holds", "does not hold", "cannot tell", "not comparable", "not applicable"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "cannot tell", "not comparable", "not applicable")
@@ -177,7 +177,7 @@ def _per_task(test: Test, metric: str, agents: Sequence[str], inputs: Inputs, be
     base = parts[0].loc[index].reset_index()
     value = np.mean([part.loc[index, "value"].to_numpy(dtype=float) for part in parts], axis=0) if index else []
     solved = np.all([part.loc[index, "success"].to_numpy(dtype=bool) for part in parts], axis=0) if index else []
-    called = np.any([measured(part.loc[index], f"{test.of.role}.calls") > 0 for part in parts], axis=0) if index else []
+    called = np.any([measure_of(part.loc[index], f"{test.of.role}.calls") > 0 for part in parts], axis=0) if index else []
     return pd.DataFrame({"value": value, "solved": solved, "called": called, "cluster": clusters(base)}, index=index)
 
 
@@ -185,12 +185,9 @@ def _with_metric(inputs: Inputs, agent: str, benchmark: str, metric: str) -> pd.
     """An agent's scores with a column `value`, without the tasks that have none."""
     scores = inputs.rows(agent, benchmark)
     if metric.startswith("failure."):
-        if not inputs.classified(agent, benchmark):
-            return scores.iloc[:0].assign(value=0.0)
-        failures = inputs.failures(benchmark)
-        kinds = KINDS[metric.removeprefix("failure.")]
-        failed = set(failures[(failures["agent"] == agent) & failures["kind"].isin(kinds)]["task_id"])
-        return scores.assign(value=100.0 * scores["task_id"].isin(failed))
+        own = outcomes(inputs, agent, benchmark)
+        failing = own.failing(*KINDS[metric.removeprefix("failure.")])
+        return scores.assign(value=100.0 * scores["task_id"].isin(failing))[: own.n_classified]
     values = METRICS[metric][1] * _values(scores, metric)
     return scores.assign(value=values)[np.isfinite(values)]
 
@@ -203,12 +200,12 @@ def _values(scores: pd.DataFrame, metric: str) -> statistics.Floats:
     if metric == "acc_l":
         return np.asarray(scores["judge"].map({"correct": 1.0, "incorrect": 0.0}), dtype=np.float64)
     if metric in MEASURES:
-        return measured(scores, metric)
+        return measure_of(scores, metric)
     if metric == "calls_first":
-        top, bottom = (measured(scores, name) for name in ("calls_before_thought", "tool_calls"))
+        top, bottom = (measure_of(scores, name) for name in ("calls_before_thought", "tool_calls"))
     elif metric.endswith("_tokens_per_forward"):
         role = metric.partition("_")[0]
-        top, bottom = (measured(scores, f"{role}.{name}") for name in ("completion_tokens", "nfe"))
+        top, bottom = (measure_of(scores, f"{role}.{name}") for name in ("completion_tokens", "nfe"))
     else:
         top, bottom = (scores[name].to_numpy(dtype=float) for name in ("completion_tokens", "model_seconds"))
     with np.errstate(divide="ignore", invalid="ignore"):

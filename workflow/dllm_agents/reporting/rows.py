@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from dllm_agents.analysis import statistics
 from dllm_agents.config import Config
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
-from dllm_agents.reporting.cells import NO_ERRORS, mean_row, rate_row, ratio_row, without_value
+from dllm_agents.reporting.cells import NO_ERRORS, without_value
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import BASELINE_BLOCK, OURS_BLOCK, PUBLISHED_BLOCK, Key
+from dllm_agents.reporting.outcomes import Outcomes, outcomes
 
 
 def published_rows(name: str) -> list[TableRow]:
@@ -38,15 +38,10 @@ def values_of(name: str, agent: str | None, modules: Mapping[str, str | None] | 
     }
 
 
-def outcome_rows(inputs: Inputs, agent: str, benchmark: str, twin: Mapping[Key, float]) -> list[TableRow]:
-    scores = inputs.rows(agent, benchmark)
-    success, progress = (twin.get((benchmark, "", metric)) for metric in ("success_rate", "progress_rate"))
-    values = scores["progress"].to_numpy(dtype=float)
-    errors = inputs.errors(agent, benchmark)
-    return [
-        rate_row(agent, benchmark, "", "success_rate", int(scores["success"].sum()), len(scores), success, errors),
-        mean_row(agent, benchmark, "", "progress_rate", values, inputs.config.seed, share=True, published_value=progress, errors=errors),
-    ]
+def outcome_rows(own: Outcomes, twin: Mapping[Key, float]) -> list[TableRow]:
+    """Success and progress rate, the published ones beside them."""
+    success, progress = (twin.get((own.benchmark, "", metric)) for metric in ("success_rate", "progress_rate"))
+    return [own.success(published=success), own.mean("progress_rate", own.column("progress"), share=True, published=progress)]
 
 
 def macro_row(
@@ -70,17 +65,14 @@ def mean_of_parts(row: TableRow, parts: Sequence[statistics.Floats], seed: int) 
     return row.model_copy(update={"n": n, "value": value, "low": 100 * low, "high": 100 * high})
 
 
-def timing_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def timing_rows(own: Outcomes) -> list[TableRow]:
     """Wall-clock metrics: seconds per episode and per step, kept completion tokens per second of the model's time."""
-    scores = inputs.rows(agent, benchmark)
-    if not len(scores):
+    if not len(own):
         return []
-    seed = inputs.config.seed
-    rows = [mean_row(agent, benchmark, "", "seconds_per_episode", scores["seconds"].to_numpy(dtype=float), seed)]
+    rows = [own.mean("seconds_per_episode", own.column("seconds"))]
     for metric, top, bottom in (("seconds_per_step", "seconds", "steps"), ("tokens_per_second", "completion_tokens", "model_seconds")):
-        below = scores[bottom].to_numpy(dtype=float)
-        if below.sum() > 0:
-            rows.append(ratio_row(agent, benchmark, metric, scores[top].to_numpy(dtype=float), below, seed))
+        if own.column(bottom).sum() > 0:
+            rows.append(own.ratio(metric, own.column(top), own.column(bottom)))
     return rows
 
 
@@ -93,26 +85,12 @@ def agent_blocks(inputs: Inputs, name: str, agents: Sequence[str]) -> list[tuple
     ]
 
 
-def success_row(inputs: Inputs, agent: str, benchmark: str, category: str = "", metric: str = "success_rate") -> TableRow:
+def success_row(inputs: Inputs, agent: str, benchmark: str) -> TableRow:
     """Share of an agent's tasks that succeed."""
-    scores = inputs.rows(agent, benchmark)
-    errors = inputs.errors(agent, benchmark)
-    return rate_row(agent, benchmark, category, metric, int(scores["success"].sum()), len(scores), errors=errors)
+    return outcomes(inputs, agent, benchmark).success()
 
 
-def error_rows(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def error_rows(own: Outcomes) -> list[TableRow]:
     """How many of an agent's episodes are left out of its numbers; none where all count."""
-    errors = inputs.errors(agent, benchmark)
-    counts = {"errors": errors.number, "not_judged": errors.unjudged}
-    rows = [TableRow(agent=agent, benchmark=benchmark, metric=name, n=errors.episodes, value=count) for name, count in counts.items()]
-    return [row for row in rows if row.value]
-
-
-def measured(scores: pd.DataFrame, name: str) -> statistics.Floats:
-    """One of the numbers that a workflow noted of its episodes; not a number where it did not."""
-    return np.array([noted.get(name, np.nan) for noted in scores["measures"]], dtype=np.float64)
-
-
-def calls_of(scores: pd.DataFrame) -> statistics.Floats:
-    """The calls of all roles in each episode."""
-    return np.array([sum(value for name, value in noted.items() if name.endswith(".calls")) for noted in scores["measures"]], dtype=float)
+    counts = {"errors": own.errors.number, "not_judged": own.errors.unjudged}
+    return [own.row(name, n=own.errors.episodes, value=count) for name, count in counts.items() if count]

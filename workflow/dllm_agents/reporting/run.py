@@ -10,7 +10,7 @@ from dllm_agents.config import PREFERENCE
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published, style
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NOT_RUN, cell, number, rate_row
+from dllm_agents.reporting.cells import NOT_RUN, Rows, cell, number
 from dllm_agents.reporting.claims import load_claims, load_untested
 from dllm_agents.reporting.comparison import compare, family_name, matched_pairs, seed_pairs
 from dllm_agents.reporting.drawing import plain_numbers, say_not_run
@@ -118,18 +118,15 @@ def trajectory_filter(inputs: Inputs) -> Table:
     rows: list[TableRow] = []
     lines = []
     for benchmark in inputs.config.run.benchmarks:
-        counts = inputs.filtered(benchmark)
+        counts, teacher = inputs.filtered(benchmark), Rows("teacher", benchmark)
         if counts is None:
-            rows.append(TableRow(agent="teacher", benchmark=benchmark, metric="accepted_share", n=0))
+            rows.append(teacher.row("accepted_share", n=0))
             lines.append(Line(display_name(benchmark), ["0", NOT_RUN, NOT_RUN, ""]))
             continue
         n = counts.accepted + counts.rejected.total()
-        share = rate_row("teacher", benchmark, "", "accepted_share", counts.accepted, n)
-        rows += [share, TableRow(agent="teacher", benchmark=benchmark, metric="accepted", n=n, value=counts.accepted)]
-        rows += [
-            TableRow(agent="teacher", benchmark=benchmark, category=reason, metric="rejected", n=n, value=count)
-            for reason, count in sorted(counts.rejected.items())
-        ]
+        share = teacher.rate("accepted_share", counts.accepted, n)
+        rows += [share, teacher.row("accepted", n=n, value=counts.accepted)]
+        rows += [teacher.row("rejected", reason, n, count) for reason, count in sorted(counts.rejected.items())]
         reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.rejected.most_common())
         lines.append(Line(display_name(benchmark), [str(n), str(counts.accepted), cell(share), reasons or "none"]))
     heads = plain_heads("Collected", "Accepted", "Share (%)", "Rejected because")
@@ -172,21 +169,15 @@ def serving(inputs: Inputs) -> Table:
 
 def _probe_rows(backbone: str, probe: Probe) -> list[TableRow]:
     canary = {"equal": 1.0, "different": 0.0}.get(probe.canary)
+    own = Rows(backbone, "serving")
     rows = [
-        TableRow(agent=backbone, benchmark="serving", metric=metric, n=n, value=value)
-        for metric, n, value in (
-            ("healthy", 1, float(probe.healthy)),
-            ("canary_equal", int(canary is not None), canary),
-            ("peak_memory_mb", 1, probe.peak_memory_mb),
-        )
+        own.row("healthy", n=1, value=float(probe.healthy)),
+        own.row("canary_equal", n=int(canary is not None), value=canary),
+        own.row("peak_memory_mb", n=1, value=probe.peak_memory_mb),
     ]
     for level in probe.concurrency:
         category, n = f"concurrency={level['concurrency']:.0f}", int(level["requests"])
-        rows += [
-            TableRow(agent=backbone, benchmark="serving", category=category, metric=name, n=n, value=level[name])
-            for name in SPEEDS
-            if name in level
-        ]
+        rows += [own.row(name, category, n, level[name]) for name in SPEEDS if name in level]
     return rows
 
 

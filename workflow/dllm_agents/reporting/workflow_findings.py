@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from dllm_agents.reporting.cells import cell, number, ratio_row
+from dllm_agents.reporting.cells import Rows, cell, number
 from dllm_agents.reporting.comparison import compare, pair_up, solved_by_both
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import unequal_load
-from dllm_agents.reporting.rows import calls_of, measured, success_row
+from dllm_agents.reporting.outcomes import calls_of, outcomes
 
 WORTH_SAVING = 20
 """Percent of the calls that AutoTool has to save."""
@@ -51,8 +49,9 @@ def _votes(inputs: Inputs, benchmark: str) -> Iterator[str]:
         gain = compare(inputs, agents[-1:], agents[:1], benchmark).get("success_difference")
         if len(agents) < 2 or gain is None or gain.low is None:
             continue
-        rates = [success_row(inputs, agent, benchmark).value or 0.0 for agent in agents]
-        samples = [float(np.nanmean(measured(inputs.rows(agent, benchmark), "samples"))) for agent in agents]
+        played = [outcomes(inputs, agent, benchmark) for agent in agents]
+        rates = [own.success().value or 0.0 for own in played]
+        samples = [float(own.stated("samples").mean()) for own in played]
         verdict = "success rises with samples" if gain.low > 0 else "that success rises with samples is not shown"
         yield (
             f"MAKER with {policy}, votes ahead by {_listed(sorted(by_lead))}: {_listed(rates)} % with {_listed(samples)} samples, "
@@ -68,11 +67,11 @@ def _calls_saved(inputs: Inputs, benchmark: str) -> Iterator[str]:
             continue
         both = pair_up(inputs.rows(agent, benchmark), inputs.rows(plain, benchmark))
         ours, theirs = (calls_of(both.rename(columns={f"measures_{side}": "measures"})) for side in "xy")
-        left = ratio_row(agent, benchmark, "calls", ours, theirs, inputs.config.seed)
+        left = Rows(agent, benchmark, inputs.config.seed).ratio("calls", ours, theirs)
         if left.value is None or left.low is None or left.high is None or gain.low is None:
             continue
         saved, margin = 100 * (1 - left.value), inputs.config.report.margin
-        threshold = float(np.nanmean(measured(inputs.rows(agent, benchmark), "threshold")))
+        threshold = float(outcomes(inputs, agent, benchmark).stated("threshold").mean())
         enough, no_loss = saved >= WORTH_SAVING, gain.low > -margin
         yield (
             f"AutoTool ({agent}), at a threshold of {threshold:g} that held-out training tasks chose, saves {number(saved)} % "
@@ -100,8 +99,8 @@ def _time_saved(inputs: Inputs, benchmark: str) -> Iterator[str]:
 
 def _side_by_side(inputs: Inputs, agent: str, benchmark: str) -> str:
     """What an agent's searches took together, and would have taken in turn, where it makes them together."""
-    scores = inputs.rows(agent, benchmark)
-    took, in_turn = (float(np.nansum(measured(scores, name))) / len(scores) for name in ("tool_seconds", "in_turn_tool_seconds"))
+    own = outcomes(inputs, agent, benchmark)
+    took, in_turn = (float(own.stated(name).sum()) / len(own) for name in ("tool_seconds", "in_turn_tool_seconds"))
     return f"; its searches took {took:.2f} s, in turn {in_turn:.2f} s" if in_turn else ""
 
 

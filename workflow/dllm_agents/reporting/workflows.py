@@ -6,11 +6,12 @@ import numpy as np
 
 from dllm_agents.records import TableRow
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import mean_row, rate_row, ratio_row
+from dllm_agents.reporting.cells import Rows
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, count, own_block, plain_heads
-from dllm_agents.reporting.rows import calls_of, measured, success_row, timing_rows
+from dllm_agents.reporting.outcomes import Outcomes, calls_of, outcomes
+from dllm_agents.reporting.rows import timing_rows
 from dllm_agents.reporting.workflow_findings import findings, plain_partner
 
 PLACES = {
@@ -35,15 +36,12 @@ def workflows(inputs: Inputs) -> Table:
     for benchmark in inputs.config.run.benchmarks:
         lines = []
         for agent in sorted(_players(inputs, benchmark), key=lambda name: (_workflow(inputs, name, benchmark), inputs.paradigm(name))):
-            success, gain = success_row(inputs, agent, benchmark), _gain(inputs, agent, benchmark)
-            costs = _costs(inputs, agent, benchmark)
-            noted = _counts(inputs, agent, benchmark)
+            own = outcomes(inputs, agent, benchmark)
+            success, gain, costs, noted = own.success(), _gain(own), _costs(own), _counts(own)
             rows += [success, *filter(None, [gain]), *costs, *(row for row in noted if not row.metric.endswith("seconds"))]
-            timing += timing_rows(inputs, agent, benchmark) + [row for row in noted if row.metric.endswith("seconds")]
+            timing += timing_rows(own) + [row for row in noted if row.metric.endswith("seconds")]
             label = f"{_workflow(inputs, agent, benchmark)} ({agent})"
-            lines.append(
-                Line(label, [inputs.paradigm(agent), count(success, inputs.errors(agent, benchmark)), success, gain or "", *costs])
-            )
+            lines.append(Line(label, [inputs.paradigm(agent), count(success, own.errors), success, gain or "", *costs]))
         blocks += [Block(display_name(benchmark), lines)] if lines else []
     heads = plain_heads(
         *("Paradigm", "n", "Success", "Difference from own workflow", "Calls", "Tokens", "Forwards"),
@@ -75,38 +73,35 @@ def _workflow(inputs: Inputs, agent: str, benchmark: str) -> str:
     return f"{name}{f', {dialect}' if dialect else ''}{acting}{options}"
 
 
-def _gain(inputs: Inputs, agent: str, benchmark: str) -> TableRow | None:
+def _gain(own: Outcomes) -> TableRow | None:
     """Points over the same policy in the benchmark's own workflow, paired; None where there is none to compare with."""
-    plain = plain_partner(inputs, agent, benchmark)
+    plain = plain_partner(own.inputs, own.agent, own.benchmark)
     if plain is None:
         return None
-    nothing = TableRow(agent=agent, benchmark=benchmark, metric="success_difference", n=0)
-    return compare(inputs, [agent], [plain], benchmark).get("success_difference", nothing)
+    return compare(own.inputs, [own.agent], [plain], own.benchmark).get("success_difference", own.row("success_difference", n=0))
 
 
-def _costs(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def _costs(own: Outcomes) -> list[TableRow]:
     """Calls, tokens and forwards per episode, and per success."""
-    scores, seed, errors = inputs.rows(agent, benchmark), inputs.config.seed, inputs.errors(agent, benchmark)
-    tokens = scores["prompt_tokens"].to_numpy(dtype=float) + scores["completion_tokens"].to_numpy(dtype=float)
-    forwards, successes = scores["nfe"].to_numpy(dtype=float), scores["success"].to_numpy(dtype=float)
-    per_episode = {"calls": calls_of(scores), "tokens": tokens, "forwards": forwards}
+    tokens = own.column("prompt_tokens") + own.column("completion_tokens")
+    forwards, successes = own.column("nfe"), own.column("success")
     return [
-        *(mean_row(agent, benchmark, "", f"{name}_per_episode", values, seed, errors=errors) for name, values in per_episode.items()),
-        ratio_row(agent, benchmark, "forwards_per_success", forwards, successes, seed),
-        ratio_row(agent, benchmark, "tokens_per_success", tokens, successes, seed),
+        own.mean("calls_per_episode", calls_of(own.scores)),
+        own.mean("tokens_per_episode", tokens),
+        own.mean("forwards_per_episode", forwards),
+        own.ratio("forwards_per_success", forwards, successes),
+        own.ratio("tokens_per_success", tokens, successes),
     ]
 
 
-def _counts(inputs: Inputs, agent: str, benchmark: str) -> list[TableRow]:
+def _counts(own: Outcomes) -> list[TableRow]:
     """Means per episode of what the workflow counts; an episode that counted nothing of it counts as 0, but for what only some have."""
-    scores = inputs.rows(agent, benchmark)
-    own = inputs.config.workflow(agent, benchmark)
-    if own == inputs.config.benchmark_options(benchmark).workflow:
+    workflow = own.inputs.config.workflow(own.agent, own.benchmark)
+    if workflow == own.inputs.config.benchmark_options(own.benchmark).workflow:
         return []
-    names = sorted({name for noted in scores["measures"] for name in noted if "." not in name and name != "acc_r_words"})
-    noted = {name: measured(scores, name) for name in names}
-    values = {name: one[np.isfinite(one)] if name in PARTIAL else np.nan_to_num(one) for name, one in noted.items()}
-    return [mean_row(agent, benchmark, own, name, one, inputs.config.seed) for name, one in values.items()]
+    names = sorted({name for noted in own.scores["measures"] for name in noted if "." not in name and name != "acc_r_words"})
+    values = {name: own.stated(name) if name in PARTIAL else np.nan_to_num(own.measure(name)) for name in names}
+    return [own.mean(name, numbers, workflow) for name, numbers in values.items()]
 
 
 def security(inputs: Inputs) -> Table:
@@ -117,11 +112,10 @@ def security(inputs: Inputs) -> Table:
     for agent in inputs.attacked:
         played = ", ".join(inputs.config.agent_benchmarks(agent))
         totals = {place: total for place in PLACES if (total := _totals(inputs, agent, place))["attacked"]}
-        obeyed = {
-            place: rate_row(agent, played, place, "attack_success", total["hijacked"], total["attacked"]) for place, total in totals.items()
-        }
+        own = Rows(agent, played)
+        obeyed = {place: own.rate("attack_success", total["hijacked"], total["attacked"], place) for place, total in totals.items()}
         attacks, kept = (sum(total[name] for total in totals.values()) for name in ("attacked", "unmoved"))
-        unmoved = rate_row(agent, played, "all", "unmoved", kept, attacks)
+        unmoved = own.rate("unmoved", kept, attacks, "all")
         rows += [*obeyed.values(), unmoved]
         cells = [obeyed.get(place, "") for place in PLACES]
         acting = ACTING[inputs.config.agents[agent].acting]
@@ -137,6 +131,6 @@ def security(inputs: Inputs) -> Table:
 
 def _totals(inputs: Inputs, agent: str, place: str) -> dict[str, int]:
     """The number of attacks at a place, of those that succeeded, and of replies that did not change."""
-    scores = [inputs.rows(agent, benchmark) for benchmark in inputs.config.agent_benchmarks(agent)]
+    played = [outcomes(inputs, agent, benchmark) for benchmark in inputs.config.agent_benchmarks(agent)]
     names = ("attacked", "hijacked", "unmoved")
-    return {name: int(sum(np.nansum(measured(part, f"{place}_{name}")) for part in scores if len(part))) for name in names}
+    return {name: int(sum(own.stated(f"{place}_{name}").sum() for own in played)) for name in names}
