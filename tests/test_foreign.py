@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from dllm_agents import foreign
 from dllm_agents.commands import say
+from dllm_agents.errors import StageError
 from dllm_agents.tool_calls import call_text, read
 
 TEXT = st.text(st.characters() | st.sampled_from("\ud800\udc00\u2028\u2029\x85\x1b\x9b\u202e\r\n\0"), max_size=8)
@@ -101,3 +102,11 @@ def test_a_call_that_is_nested_too_deep_to_be_stored_is_text(levels):
     as_text = read(f'<tool_call>{{"name": "f", "arguments": {text}}}</tool_call>')[1]
     for call in calls + as_text:
         assert foreign.depth(call) <= foreign.DEEPEST and call_text(call)
+
+
+def test_json_lines_pass_over_blank_ones_and_name_the_first_bad_one():
+    content = b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": "x\xe2\x80\xa8y"}\n'
+    assert list(foreign.json_lines(content, "f", lambda row, place: (place, row["a"]), "no")) == [("f:1", 1), ("f:3", "x\u2028y")]
+    for line in (b'{"b": 1}', b"[]", b"3", b"{", b"[" * 100_000):
+        with pytest.raises(StageError, match="^f:2: no rows here$"):
+            list(foreign.json_lines(b'{"a": 1}\n' + line, "f", lambda row, place: row["a"], "no rows here"))

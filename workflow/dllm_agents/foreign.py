@@ -7,10 +7,13 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from dllm_agents.errors import StageError
+
+T = TypeVar("T")
 DEEPEST = 64
 """Levels of lists and objects inside each other; a record that holds more cannot be read back."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
@@ -76,6 +79,17 @@ def valid(value: Any) -> Any:
     if isinstance(value, list):
         return [valid(item) for item in value]
     return {valid_text(key): valid(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def json_lines(content: bytes, source: str, parse: Callable[[Any, str], T], problem: str) -> Iterator[T]:
+    """What `parse` makes of the value and the place of every line of JSON Lines that is not blank. Raises StageError naming the line, and
+    saying `problem`, for one that is no JSON or that `parse` cannot read."""
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            try:
+                yield parse(loads(line), f"{source}:{number}")
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise StageError(f"{source}:{number}: {problem}") from None
 
 
 ACCEPTED = {"Accept-Encoding": "gzip, deflate"}

@@ -17,13 +17,8 @@ V = TypeVar("V")
 def read(benchmark: str, path: str, parse: Callable[[Any, str], tuple[K, V]], layout: str) -> dict[K, V]:
     """The tasks of a list: `parse` maps a line's object and its place to a key and a value. Raises StageError for an unreadable file, and
     naming the line for one in another layout."""
-    tasks: dict[K, V] = {}
-    for number, line in enumerate(_content(benchmark, path).splitlines(), 1):
-        source = f"{path}:{number}"
-        try:
-            key, tasks[key] = parse(foreign.loads(line), source)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise StageError(f"{source}: not a task of AgentBoard's list; each line is {layout}") from None
+    problem = f"not a task of AgentBoard's list; each line is {layout}"
+    tasks = dict(foreign.json_lines(_content(benchmark, path), path, parse, problem))
     if not tasks:
         raise StageError(f"{path}: lists no task; give AgentBoard's {benchmark} test.jsonl or leave task_list out")
     return tasks

@@ -26,7 +26,7 @@ from dllm_agents.benchmarks.alfworld_games import TASK_TYPES
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
 from dllm_agents.benchmarks.patterns import Pattern
 from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess
-from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, thought
+from dllm_agents.benchmarks.simulators import CHECK_ACTIONS, STEP_SECONDS, SimulatedEnvironment, listing, thought
 from dllm_agents.config import ALFWorldOptions
 from dllm_agents.errors import StageError
 from dllm_agents.records import Task
@@ -38,7 +38,6 @@ RECYCLE_AFTER = 50
 PUBLISHED_TEST_GAMES = 134
 SOLVE_STEPS = 30
 MAX_ACTION_CHARACTERS = 300
-CHECK_ACTIONS = "check valid actions"
 NOTHING = "Nothing happens."
 FOLDERS: dict[Split, str] = {"train": "train", "test": "valid_unseen"}
 _PUT = re.compile(r"(?:put|move) (.+?) (?:in/on|into|onto|in|on|to) (.+)")
@@ -174,8 +173,7 @@ class ALFWorldEnvironment(SimulatedEnvironment):
         if self._nearest_action and action not in (choices := [*self._admissible, CHECK_ACTIONS]):
             action = self._nearest(action, choices)
         if action == CHECK_ACTIONS:
-            listed = ", ".join([*self._admissible, CHECK_ACTIONS])
-            return Step(f"Choose an action from these valid actions: {listed}", self._progress, False, True)
+            return Step(listing(self._admissible), self._progress, False, True)
         if action not in self._admissible:  # what the engine would answer, without asking it to read hostile text
             return Step(NOTHING, self._progress, False, False)
         self.executed = action if action != written else None

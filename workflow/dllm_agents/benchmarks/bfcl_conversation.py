@@ -109,11 +109,10 @@ class Conversation(Dialogue):
             self._episode = ""
 
     def _open_turn(self) -> str:
-        opened = self._opening[len(self.turns)]
+        self.conversation += self._opening[len(self.turns)]
         self.turns.append([])
         self._steps = 0
-        self.conversation += opened
-        return "\n".join(message["content"] for message in opened if message["role"] == "user")
+        return self.request
 
     def _executed(self, reply: dict[str, Any]) -> Step:
         self.conversation.append({"role": "user", "content": reply["observation"]})

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dllm_agents import foreign
 from dllm_agents.benchmarks import bfcl_data
 from dllm_agents.errors import StageError
 
+T = TypeVar("T")
 NAMES = {"simple": "simple_python", "java": "simple_java", "javascript": "simple_javascript"}
 """Category of BFCL-v3 -> its name in v4, where that is another one."""
 MAX_FILE_BYTES = 50_000_000
@@ -49,14 +50,8 @@ class Files:
         name = f"BFCL_v4_{NAMES.get(category, category)}.json"
         return [self.folder / name, *([] if bfcl_data.is_relevance(category) else [self.folder / "possible_answer" / name])]
 
-    def _lines(self, path: Path, parse: Callable[[Any], Any], layout: str) -> list[Any]:
-        parsed = []
-        for number, line in enumerate(self._content(path).splitlines(), 1):
-            try:
-                parsed += [parse(foreign.loads(line))] if line.strip() else []
-            except (ValueError, KeyError, TypeError, IndexError):
-                raise StageError(f"{path}:{number}: not an entry of BFCL-v4; {layout}") from None
-        return parsed
+    def _lines(self, path: Path, parse: Callable[[Any, str], T], layout: str) -> list[T]:
+        return list(foreign.json_lines(self._content(path), str(path), parse, f"not an entry of BFCL-v4; {layout}"))
 
     @staticmethod
     def _content(path: Path) -> bytes:
@@ -68,11 +63,11 @@ class Files:
             raise StageError(f"{path}: {excess}; benchmarks.bfcl.data names a folder with BFCL-v4's own files") from None
 
 
-def _entry(line: Any) -> dict[str, Any]:
+def _entry(line: Any, _: str) -> dict[str, Any]:
     functions = [{**function, "name": str(function["name"]), "parameters": dict(function["parameters"])} for function in line["function"]]
     messages = [{"role": str(message["role"]), "content": str(message["content"])} for message in line["question"][0]]
     return {"id": str(line["id"]), "question": [messages], "function": functions}
 
 
-def _truth(line: Any) -> tuple[str, list[dict[str, Any]]]:
+def _truth(line: Any, _: str) -> tuple[str, list[dict[str, Any]]]:
     return str(line["id"]), [dict(call) for call in line["ground_truth"]]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import random
 from functools import cached_property
 from itertools import cycle
+from typing import Any
 
 import httpx
 
@@ -63,14 +63,14 @@ class BrowseCompZH(Benchmark):
         questions = read_questions(self._content, str(self.options.data))
         corrected = revised_answers(self._revised, str(self.options.revised)) if self._revised else {}
         by_text = {_words(question): number for number, (_, question, _) in enumerate(questions)}
-        if unknown := next((line for question, (line, _) in corrected.items() if question not in by_text), None):
-            raise StageError(f"{self.options.revised}:{unknown}: its problem is no question of {self.options.data}")
+        if unknown := next((place for question, (place, _) in corrected.items() if question not in by_text), None):
+            raise StageError(f"{unknown}: its problem is no question of {self.options.data}")
         count = min(self.options.tasks or len(questions), len(questions))
         drawn = sorted(random.Random(f"{self.seed}/{self.name}").sample(range(len(questions)), count))
         return [self._task(number + 1, *questions[number], corrected) for number in drawn]
 
-    def _task(self, row: int, topic: str, question: str, answer: str, corrected: dict[str, tuple[int, str]]) -> Task:
-        _, final = corrected.get(_words(question), (0, answer))
+    def _task(self, row: int, topic: str, question: str, answer: str, corrected: dict[str, tuple[str, str]]) -> Task:
+        _, final = corrected.get(_words(question), ("", answer))
         return Task(
             id=f"{self.name}/{row}",
             benchmark=self.name,
@@ -122,17 +122,13 @@ def decrypted(text: str, canary: str) -> str:
     return plain.strip()
 
 
-def revised_answers(content: bytes, source: str) -> dict[str, tuple[int, str]]:
-    """Question -> (line, corrected answer) of BrowseComp-ZH-revised (JSON Lines of problem, answer). Raises StageError naming the line."""
-    answers = {}
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                answers[_words(row["problem"])] = (number, row["answer"].strip())
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                raise StageError(f"{source}:{number}: is not an object with the texts problem and answer") from None
-    return answers
+def revised_answers(content: bytes, source: str) -> dict[str, tuple[str, str]]:
+    """Question -> (place, corrected answer) of BrowseComp-ZH-revised (JSON Lines of problem, answer). Raises StageError naming the line."""
+
+    def parse(row: Any, place: str) -> tuple[str, tuple[str, str]]:
+        return _words(row["problem"]), (place, row["answer"].strip())
+
+    return dict(foreign.json_lines(content, source, parse, "is not an object with the texts problem and answer"))
 
 
 def _words(question: str) -> str:

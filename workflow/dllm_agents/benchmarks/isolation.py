@@ -45,13 +45,13 @@ _EPERM = 1
 # ---------------------------------------------------------------------------------------------------------------- child side
 
 
-def confine(scratch: Path, memory_bytes: int = MEMORY_BYTES) -> list[str]:
+def confine(scratch: Path) -> list[str]:
     """Give up what a checker does not need; returns the names of the layers that hold, weakest first.
 
     After it no file can be opened for writing outside `scratch`, none be read but Python's own and the system's libraries, no socket
     made, no process started and none signalled. Cannot be undone.
     """
-    layers = ["limits"] if _limit_resources(memory_bytes) else []
+    layers = ["limits"] if _limit_resources() else []
     if not sys.platform.startswith("linux"):
         return layers
     if _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0:
@@ -65,9 +65,9 @@ def confine(scratch: Path, memory_bytes: int = MEMORY_BYTES) -> list[str]:
     return layers
 
 
-def _limit_resources(memory_bytes: int) -> bool:
+def _limit_resources() -> bool:
     limits = {
-        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_AS: MEMORY_BYTES,
         resource.RLIMIT_FSIZE: FILE_BYTES,
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_CORE: 0,

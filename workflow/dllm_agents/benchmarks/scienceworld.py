@@ -23,7 +23,7 @@ from dllm_agents.benchmarks import agentboard
 from dllm_agents.benchmarks.base import Benchmark, Split, Step
 from dllm_agents.benchmarks.patterns import Pattern
 from dllm_agents.benchmarks.simulator_process import SimulatorPool, SimulatorProcess
-from dllm_agents.benchmarks.simulators import STEP_SECONDS, SimulatedEnvironment, thought
+from dllm_agents.benchmarks.simulators import CHECK_ACTIONS, STEP_SECONDS, SimulatedEnvironment, listing, thought
 from dllm_agents.config import ScienceWorldOptions
 from dllm_agents.errors import StageError
 from dllm_agents.lifeline import end_with_parent
@@ -34,7 +34,6 @@ LOAD_SECONDS = 300.0
 MAX_ACTION_CHARACTERS = 300
 MISFITS = 2
 TRAIN_TURNS = 1000
-CHECK_ACTIONS = "check valid actions"
 UNKNOWN_ACTION = "No known action matches that input."
 SIMPLIFICATIONS = "selfWateringFlowerPots,openContainers,openDoors,noElectricalAction"  # AgentBoard's
 _ELECTRICAL = ("power-component", "conductivity")
@@ -172,8 +171,7 @@ class ScienceWorldEnvironment(SimulatedEnvironment):
             return Step("The task is over.", self._progress, True, False)
         action = action.strip().encode("utf-8", "replace").decode()
         if action == CHECK_ACTIONS:
-            listed = ", ".join([*self._call("templates"), CHECK_ACTIONS])
-            return Step(f"Choose an action from these valid actions: {listed}", self._progress, False, True)
+            return Step(listing(self._call("templates")), self._progress, False, True)
         if len(action) > MAX_ACTION_CHARACTERS:
             return Step(UNKNOWN_ACTION, self._progress, False, False)
         answer = self._call("step", action=action)

@@ -11,6 +11,7 @@ from dllm_agents.benchmarks.simulator_process import SimulatorError, SimulatorPo
 from dllm_agents.records import Task
 
 STEP_SECONDS = 120.0  # a step takes tenths of a second on a free core
+CHECK_ACTIONS = "check valid actions"
 
 
 class SimulatedEnvironment(Environment):
@@ -37,6 +38,11 @@ class SimulatedEnvironment(Environment):
             return self._simulator.call(method, seconds, **arguments)
         except SimulatorError as error:
             raise SimulatorError(f"{self._task.id}: {error}") from None
+
+
+def listing(actions: Sequence[str]) -> str:
+    """AgentBoard's answer to CHECK_ACTIONS."""
+    return f"Choose an action from these valid actions: {', '.join([*actions, CHECK_ACTIONS])}"
 
 
 def thought(reasons: Sequence[tuple[str, str]], action: str) -> str:
