@@ -1,8 +1,8 @@
 """A job ends with the workflow that started it, however that died, and takes its servers and simulators along.
 
 Snakemake starts a stage through a shell and cannot clean up after SIGKILL. So the workflow names itself in an environment variable,
-and a stage watches that process and its own shell: when either is gone it ends itself as SIGTERM would. Servers and simulators
-follow their job by the kernel's parent-death signal. A Snakemake inside a cluster's job watches what started it in the same way.
+and a stage watches that process and its own shell: when either is gone it ends itself as SIGTERM would. Servers and worker
+processes follow their job by the kernel's parent-death signal. A Snakemake inside a cluster's job watches what started it in the same way.
 
 As a program, `python -I lifeline.py JOB COMMAND...`, it guards the command for the process JOB; so it imports the standard library alone.
 """

@@ -22,6 +22,7 @@ from dllm_agents.retry import RETRIED_STATUS, PassingFault, retried
 MAX_QUERY_TERMS = 64
 RRF_CONSTANT = 60
 FUSED_DEPTH = 100
+SECONDS = 20.0  # without a byte
 MAX_RESPONSE_BYTES, MAX_SECONDS = 1_000_000, 60.0
 WEB_KEY = "WEB_SEARCH_API_KEY"
 _TAG = re.compile(r"</?(?:think|tool_call|tool_response|answer)>|<\|[a-z_]{1,24}\|>")
@@ -177,9 +178,9 @@ class WebSearch:
     key, when the API refuses the request or stays away.
     """
 
-    def __init__(self, url: str, key: str, retries: int = 3, timeout: float = 20.0, backoff: float = 1.0) -> None:
+    def __init__(self, url: str, key: str, retries: int = 3, backoff: float = 1.0) -> None:
         self._url, self._attempts, self._backoff = url, retries + 1, backoff
-        self._client = httpx.Client(timeout=timeout, headers={"X-API-KEY": key, **foreign.ACCEPTED}, follow_redirects=False)
+        self._client = httpx.Client(timeout=SECONDS, headers={"X-API-KEY": key, **foreign.ACCEPTED}, follow_redirects=False)
 
     def search(self, query: str, k: int) -> list[Passage]:
         try:
@@ -225,12 +226,12 @@ def web_engine(url: str | None, where: str) -> WebSearch:
     return WebSearch(url, key)
 
 
-def fuse(rankings: Sequence[Sequence[int]], constant: int = RRF_CONSTANT) -> list[int]:
+def fuse(rankings: Sequence[Sequence[int]]) -> list[int]:
     """Reciprocal rank fusion of several rankings; ties go to the lower index."""
     scores: dict[int, float] = {}
     for ranking in rankings:
         for rank, index in enumerate(ranking, 1):
-            scores[index] = scores.get(index, 0.0) + 1.0 / (constant + rank)
+            scores[index] = scores.get(index, 0.0) + 1.0 / (RRF_CONSTANT + rank)
     return sorted(scores, key=lambda index: (-scores[index], index))
 
 

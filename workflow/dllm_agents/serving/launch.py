@@ -59,13 +59,10 @@ class Launch:
 
 
 @contextmanager
-def running_server(
-    backbone_name: str, config: Config, model_dir: Path | None = None, log: Path | None = None, benchmark: str | None = None
-) -> Iterator[Endpoint]:
+def running_server(backbone_name: str, config: Config, model_dir: Path | None = None, benchmark: str | None = None) -> Iterator[Endpoint]:
     """A served backbone for the time of the block: started on a free port and always ended, or the configured URL.
 
-    `model_dir` is the checkpoint trained for the backbone, `log` where the server's output goes (default: a temporary file), `benchmark`
-    the one whose context it takes.
+    `model_dir` is the checkpoint trained for the backbone, `benchmark` the one whose context it takes.
     Must be entered in a thread that outlives the block, because the server ends with the thread that started it.
     Raises StageError, with the log's last lines, when the server does not get healthy, and adds them to a ServerFault of the block.
     """
@@ -78,15 +75,14 @@ def running_server(
         where = config.origin_key(backbone_name)
         raise StageError(f"{where}.thinking: its chat template has no `enable_thinking`; leave the key out")
     with tempfile.TemporaryDirectory(prefix="dllm-agents-serve-") as scratch:
-        output = log or Path(scratch) / "server.log"
-        output.parent.mkdir(parents=True, exist_ok=True)
-        process, endpoint = _start(backbone_name, backbone, config.seed, model_dir, Path(scratch), output)
+        log = Path(scratch, "server.log")
+        process, endpoint = _start(backbone_name, backbone, config.seed, model_dir, Path(scratch), log)
         try:
             yield endpoint
         except ServerFault as fault:
             if process.poll() is None and endpoint.base_url not in str(fault):
                 raise
-            raise ServerFault(f"{fault}; last lines of the log of {backbone_name}: {_tail(output) or 'none'}") from None
+            raise ServerFault(f"{fault}; last lines of the log of {backbone_name}: {_tail(log) or 'none'}") from None
         finally:
             _end(process)
 
