@@ -172,6 +172,11 @@ def render(style: str, template: str, **values: Any) -> str:
         raise StageError(f"{style_folder(style) / template}: {type(error).__name__}: {error}") from None
 
 
+def request(style: str, template: str, **values: Any) -> list[dict[str, str]]:
+    """A template of a style, filled in, as the one message of a chat."""
+    return [{"role": "user", "content": render(style, template, **values)}]
+
+
 def embodied_messages(
     style: str,
     benchmark: str,
@@ -186,7 +191,7 @@ def embodied_messages(
     """The chat messages a ReAct policy reads before its next step (DiffuAgent section 2.1). `observation` is the latest one where the
     steps given do not end with it, because they were dropped to fit the context."""
     kept = history if isinstance(history, int) else KEPT_STEPS[history]
-    content = render(
+    return request(
         style,
         "embodied.j2",
         goal=goal,
@@ -199,15 +204,14 @@ def embodied_messages(
         example=slot(style, "examples", benchmark),
         memory=memory,
     )
-    return [{"role": "user", "content": content}]
 
 
 def tool_messages(style: str, benchmark: Benchmark, task: Task) -> list[dict[str, str]]:
     """The chat messages of a single-answer tool-calling task: the style's own `tool_calling.j2` where it has one (short prompts for
     tiny models), else the benchmark's official prompt."""
-    if not (style_folder(style) / "tool_calling.j2").is_file():
+    if not has_template(style, "tool_calling.j2"):
         return benchmark.messages(task)
-    return [{"role": "user", "content": render(style, "tool_calling.j2", question=task.goal, functions=task.data["functions"])}]
+    return request(style, "tool_calling.j2", question=task.goal, functions=task.data["functions"])
 
 
 def search_messages(style: str, goal: str, steps: Sequence[EpisodeStep], max_steps: int, tool_first: bool = False) -> list[dict[str, str]]:
@@ -219,13 +223,12 @@ def search_messages(style: str, goal: str, steps: Sequence[EpisodeStep], max_ste
     replies = [parse_reply(step.action or "") for step in steps]
     queries = [query for reply in replies if not isinstance(reply, str) for query in reply.queries]
     latest = steps[-1].observation if steps else ""
-    opening = render(style, "search.j2", goal=goal, queries=queries, observation=latest, max_steps=max_steps, tool_first=tool_first)
-    messages = [{"role": "user", "content": opening}]
-    if not (style_folder(style) / "search_turn.j2").is_file():
+    messages = request(style, "search.j2", goal=goal, queries=queries, observation=latest, max_steps=max_steps, tool_first=tool_first)
+    if not has_template(style, "search_turn.j2"):
         return messages
     for step in steps:
         messages.append({"role": "assistant", "content": reply_text(step.thought or "", step.action or "", tool_first)})
-        messages.append({"role": "user", "content": render(style, "search_turn.j2", observation=step.observation)})
+        messages += request(style, "search_turn.j2", observation=step.observation)
     return messages
 
 
@@ -234,17 +237,16 @@ def dialect_messages(
 ) -> list[dict[str, str]]:
     """What an agent reads in a dialect: its opening, and the turns so far as (reply, block of results), each a message or, where the
     dialect has one `growing` reply, all of them that reply."""
-    content = render(style_of(style, DIALECTS), f"{DIALECTS}/{dialect}.j2", goal=goal, max_steps=max_steps)
-    opening = {"role": "user", "content": content}
+    opening = request(style_of(style, DIALECTS), f"{DIALECTS}/{dialect}.j2", goal=goal, max_steps=max_steps)
     if growing:
-        return [opening, {"role": "assistant", "content": "".join(map("".join, turns))}] if turns else [opening]
+        return [*opening, {"role": "assistant", "content": "".join(map("".join, turns))}] if turns else opening
     spoken = [message for reply, results in turns for message in (("assistant", reply), ("user", results))]
-    return [opening, *({"role": role, "content": text} for role, text in spoken)]
+    return [*opening, *({"role": role, "content": text} for role, text in spoken)]
 
 
 def team_messages(style: str, role: Literal["planner", "writer"], goal: str, findings: Sequence[object]) -> list[dict[str, str]]:
     """What the planner or writer of a team is asked: the question, and what was found so far as (question, answer or None)."""
-    return [{"role": "user", "content": render(style, f"{role}.j2", goal=goal, findings=findings)}]
+    return request(style, f"{role}.j2", goal=goal, findings=findings)
 
 
 def react_completion(thought: str, action: str) -> str:

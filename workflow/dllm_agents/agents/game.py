@@ -65,8 +65,7 @@ class Game:
     def prompt(self, template: str, **values: Any) -> list[Message]:
         """One of the workflow's templates as messages; every template gets the question."""
         style = prompts.style_of(self.style, self.workflow)
-        content = prompts.render(style, f"{self.workflow}/{template}.j2", question=self.question, **values)
-        return [{"role": "user", "content": content}]
+        return prompts.request(style, f"{self.workflow}/{template}.j2", question=self.question, **values)
 
     def ask(self, template: str, role: str = "policy", so_far: str = "", **values: Any) -> Call:
         """Ask a role with a template; the role continues its reply `so_far`. Recorded as a step whose action is the reply's text."""

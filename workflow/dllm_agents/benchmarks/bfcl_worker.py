@@ -230,12 +230,11 @@ def _entry(identifier: str) -> dict[str, Any]:
 def call_simulator(text: str) -> Any:
     """Run one method call on the simulators; takes the place of `eval` in the official executor."""
     instances = {name: vars(simulation)[name] for name in re.findall(r"\b\w+_instance\b", text) if name in vars(simulation)}
-    methods = {name: dict(_public_methods(instance)) for name, instance in instances.items()}
+    methods = {
+        owner: {name: method for name, method in inspect.getmembers(instance, inspect.ismethod) if not name.startswith("_")}
+        for owner, instance in instances.items()
+    }
     return Evaluator({**vars(builtins), **vars(simulation)}, methods)(text)
-
-
-def _public_methods(instance: Any) -> list[tuple[str, Any]]:
-    return [(name, method) for name, method in inspect.getmembers(instance, inspect.ismethod) if not name.startswith("_")]
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {

@@ -45,9 +45,9 @@ class LLMJudge:
 
     def _reply(self, template: str, **values: Any) -> str:
         """What the judge says to a prompt; nothing where its reply is no completion."""
-        content = prompts.render(JUDGE_PROMPTS, template, **values)
+        messages = prompts.request(JUDGE_PROMPTS, template, **values)
         try:
-            return self._client.complete([{"role": "user", "content": content}], decoding=self.decoding).text
+            return self._client.complete(messages, decoding=self.decoding).text
         except BadReply:
             return ""
         except (ServerFault, RequestRefused) as error:

@@ -235,7 +235,7 @@ class _Agent:
             self._calls_left -= 1
 
     def _reply(self, index: int, warned: bool) -> Turn:
-        answer = self._complete(self._messages(warned), f"turn {index}")
+        answer = self._complete(messages(self.team.style, self.role, self.task, self._history, warned), f"turn {index}")
         text = answer.text
         for own, mark in _DELIMITERS.items():
             text = text.replace(own, mark)
@@ -258,11 +258,8 @@ class _Agent:
 
     def _ask(self, document: str, question: str) -> str:
         self._consulted += 1
-        content = prompts.render(self.team.style, "document_qa.j2", document=document, question=question)
-        return self._complete([{"role": "user", "content": content}], f"document {self._consulted}").text.strip()[:MAX_RESULT_CHARACTERS]
-
-    def _messages(self, warned: bool) -> list[Message]:
-        return messages(self.team.style, self.role, self.task, self._history, warned)
+        chat = prompts.request(self.team.style, "document_qa.j2", document=document, question=question)
+        return self._complete(chat, f"document {self._consulted}").text.strip()[:MAX_RESULT_CHARACTERS]
 
     def _answer(self, turn: Turn) -> str:
         """What the agent reads after a turn: its results, or what was wrong with its reply."""
@@ -277,13 +274,12 @@ def messages(style: str, role: Role, task: str, history: Sequence[tuple[Turn, st
     `warning`)."""
     warning = LAST_CALLS.format(done=DONE[role]) if warned else ""
     offered = {name: tools.SCHEMAS[name] for name in tools.OFFERED[role]}
-    opening = prompts.render(style, f"deepdiver_{role}.j2", task=task, tools=offered, history=list(history), warning=warning)
-    chat = [{"role": "user", "content": opening}]
+    chat = prompts.request(style, f"deepdiver_{role}.j2", task=task, tools=offered, history=list(history), warning=warning)
     if not prompts.has_template(style, "deepdiver_turn.j2"):
         return chat
     for turn, answer in history:
         chat.append({"role": "assistant", "content": reply_text(turn.thought, turn.calls) or turn.answer.text})
-        chat.append({"role": "user", "content": prompts.render(style, "deepdiver_turn.j2", answer=answer, results=turn.results)})
+        chat += prompts.request(style, "deepdiver_turn.j2", answer=answer, results=turn.results)
     if warned:
         chat[-1] = {"role": "user", "content": f"{chat[-1]['content']}\n{warning}"}
     return chat

@@ -153,10 +153,6 @@ def _fetch(desk: Desk, url: str, path: str, limit: int) -> dict[str, Any]:
     return {"url": url, "success": True, "file_path": path, "characters": length, "truncated": len(text) > limit}
 
 
-def _document_qa(desk: Desk, arguments: Mapping[str, Any]) -> Any:
-    return [_answer(desk, task["file_path"], task["question"]) for task in arguments["tasks"]]
-
-
 def _answer(desk: Desk, path: str, question: str) -> dict[str, Any]:
     try:
         text = desk.workspace.read(path)[:MAX_READ_CHARACTERS]
@@ -193,7 +189,7 @@ TOOLS: dict[str, Callable[[Desk, Mapping[str, Any]], Any]] = {
     "reflect": lambda desk, arguments: GO_ON,
     "batch_web_search": _search,
     "url_crawler": _crawl,
-    "document_qa": _document_qa,
+    "document_qa": lambda desk, arguments: [_answer(desk, task["file_path"], task["question"]) for task in arguments["tasks"]],
     "file_read": _read,
     "file_write": lambda desk, arguments: (
         f"{arguments['file_path']}: {desk.workspace.append(arguments['file_path'], arguments['content'])} characters"

@@ -30,7 +30,7 @@ class Verifier:
         the instruction and the thoughts, and says why as well."""
         if not steps or len(steps) % self.every:
             return False
-        content = prompts.render(
+        messages = prompts.request(
             self.style,
             "early_exit.j2",
             strength=self.strength,
@@ -39,5 +39,4 @@ class Verifier:
             initial_observation=initial_observation,
             steps=list(steps),
         )
-        completion = self.complete([{"role": "user", "content": content}], seed=seed)
-        return "YES" in completion.text
+        return "YES" in self.complete(messages, seed=seed).text

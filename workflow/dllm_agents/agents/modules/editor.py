@@ -21,7 +21,7 @@ class Editor:
 
     def edit(self, output: str, functions: Sequence[Mapping[str, Any]], seed: int) -> str:
         """The output to decode: the agent's own, or the editor's repair of it."""
-        content = prompts.render(self.style, "editor.j2", output=output[:MAX_CALL], functions=[dict(function) for function in functions])
-        completion = self.complete([{"role": "user", "content": content}], seed=seed)
-        reply = completion.text.strip()
+        tools = [dict(function) for function in functions]
+        messages = prompts.request(self.style, "editor.j2", output=output[:MAX_CALL], functions=tools)
+        reply = self.complete(messages, seed=seed).text.strip()
         return output if not reply or "UNCHANGED" in reply or "NO_VALID_TOOL_CALLS" in reply else reply

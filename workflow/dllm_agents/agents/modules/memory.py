@@ -31,7 +31,7 @@ class Memory:
     def update(self, task: Task, initial_observation: str, steps: Sequence[EpisodeStep], seed: int) -> str:
         """The memory to act on at step t = len(steps). An empty summary keeps the old one."""
         if steps and len(steps) % self.every == 0:
-            content = prompts.render(
+            messages = prompts.request(
                 self.style,
                 "memory.j2",
                 goal=task.goal,
@@ -40,8 +40,7 @@ class Memory:
                 steps=list(steps[self.summarised :]),
                 exemplars=prompts.exemplars(self.style, "memory"),
             )
-            completion = self.complete([{"role": "user", "content": content}], seed=seed)
-            if text := completion.text.strip()[:MAX_CHARACTERS]:
+            if text := self.complete(messages, seed=seed).text.strip()[:MAX_CHARACTERS]:
                 self.text, self.summarised = text, len(steps)
         return self.text
 

@@ -48,8 +48,8 @@ class Selector:
             return list(functions)
         history = [f"{message['role']}: {message['content']}"[:MAX_MESSAGE] for message in seen.history[-MAX_MESSAGES:]]
         tools = [dict(function) for function in functions]
-        content = prompts.render(self.style, "selector.j2", user=seen.request, history=history, functions=tools)
-        completion = self.complete([{"role": "user", "content": content}], seed=seed)
+        messages = prompts.request(self.style, "selector.j2", user=seen.request, history=history, functions=tools)
+        completion = self.complete(messages, seed=seed)
         names = named_tools(completion.text[:MAX_REPLY], [str(function["name"]) for function in functions])
         if not names:
             return list(functions)
