@@ -38,7 +38,7 @@ def test_ground_truth_is_valid(bfcl, tasks, category, count):
     drawn = {bfcl_data.entry(category, index)["id"] for index in bfcl_data.draw(len(bfcl_data.lines(category)))[:count]}
     chosen = [tasks[name] for name in sorted(drawn)]
     references = [[[turn] if turn else [] for turn in bfcl.checker.reference_turns(task.data["id"])] for task in chosen]
-    verdicts = bfcl.judge_multi_turn(list(zip(chosen, references, strict=True)))
+    verdicts = bfcl.checker.judge_turns([(task.data["id"], turns) for task, turns in zip(chosen, references, strict=True)])
     assert [task.id for task, verdict in zip(chosen, verdicts, strict=True) if not verdict.valid] == []
     assert len(verdicts) == count
 
@@ -99,7 +99,7 @@ def test_wrong_calls_get_the_official_error_types(bfcl, tasks):
     reference = bfcl.checker.reference_turns("multi_turn_base_0")
     wrong_state = [[["mkdir(dir_name='other')"]], *([turn] for turn in reference[1:])]
     no_answer_read = [[reference[0]], [["cd(folder='temp')"]], [reference[2]], [reference[3]]]
-    verdicts = bfcl.judge_multi_turn([(task, wrong_state), (task, no_answer_read), (task, [[reference[0]]])])
+    verdicts = bfcl.checker.judge_turns([(task.data["id"], turns) for turns in (wrong_state, no_answer_read, [[reference[0]]])])
     assert [verdict.error_type for verdict in verdicts] == [
         "multi_turn:instance_state_mismatch",
         "multi_turn:execution_response_mismatch",

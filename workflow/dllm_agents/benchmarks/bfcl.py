@@ -127,12 +127,6 @@ class BFCL(Benchmark):
         """A multi-turn task; as `environment`."""
         return self.environment(task)
 
-    def judge_multi_turn(self, episodes: Sequence[tuple[Task, Sequence[Sequence[Sequence[str]]]]]) -> list[Verdict]:
-        """The official verdicts on multi-turn episodes, given as the decoded calls of every step of every turn."""
-        for task, _ in episodes:
-            self._check_entry(task)
-        return self.checker.judge_turns([(task.data["id"], turns) for task, turns in episodes])
-
     def random_answer(self, task: Task, generator: random.Random) -> str:
         return bfcl_answers.random_call(task.data["functions"], task.data["language"], generator)
 
