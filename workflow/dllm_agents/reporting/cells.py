@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from dllm_agents.records import TableRow
 NOT_RUN = "not run"
 UNKNOWN = "unknown"
 NO_ERRORS = Errors()
+Key = tuple[str, str, str]
+"""(benchmark, category, metric) of a number."""
 
 
 def without_value(row: TableRow, errors: Errors) -> TableRow:
@@ -24,38 +26,31 @@ def without_value(row: TableRow, errors: Errors) -> TableRow:
 @dataclass(frozen=True)
 class Rows:
     """The tidy rows of an agent on a benchmark. `errors` left episodes out of what is counted, and stand in place of a number where there
-    is none left, or where they are too many; `seed` is that of the bootstrap."""
+    is none left, or where they are too many; `seed` is that of the bootstrap; `theirs` are the published numbers, which rows of the same
+    key have beside them."""
 
     agent: str
     benchmark: str
     seed: int = 0
     errors: Errors = NO_ERRORS
+    theirs: Mapping[Key, float] = field(default_factory=dict)
 
-    def row(
-        self, metric: str, category: str = "", n: int | None = None, value: float | None = None, published: float | None = None
-    ) -> TableRow:
-        return TableRow(agent=self.agent, benchmark=self.benchmark, category=category, metric=metric, n=n, value=value, published=published)
+    def row(self, metric: str, category: str = "", n: int | None = None, value: float | None = None) -> TableRow:
+        beside = self.theirs.get((self.benchmark, category, metric))
+        return TableRow(agent=self.agent, benchmark=self.benchmark, category=category, metric=metric, n=n, value=value, published=beside)
 
-    def rate(self, metric: str, successes: float, n: int, category: str = "", published: float | None = None) -> TableRow:
+    def rate(self, metric: str, successes: float, n: int, category: str = "") -> TableRow:
         """A rate in percent with its Wilson interval."""
-        row = self.row(metric, category, n, published=published)
+        row = self.row(metric, category, n)
         if n == 0 or self.errors.too_many:
             return without_value(row, self.errors)
         low, high = statistics.wilson_interval(int(successes), n)
         return row.model_copy(update={"value": 100 * int(successes) / n, "low": 100 * low, "high": 100 * high})
 
-    def mean(
-        self,
-        metric: str,
-        values: Sequence[float] | statistics.Floats,
-        category: str = "",
-        *,
-        share: bool = False,
-        published: float | None = None,
-    ) -> TableRow:
+    def mean(self, metric: str, values: Sequence[float] | statistics.Floats, category: str = "", *, share: bool = False) -> TableRow:
         """A mean with its bootstrap interval, in percent where the values are shares in [0, 1]; "unknown" when a server did not count for
         an episode."""
-        row = self.row(metric, category, len(values), published=published)
+        row = self.row(metric, category, len(values))
         if len(values) == 0 or self.errors.too_many:
             return without_value(row, self.errors)
         if np.isnan(values).any():
@@ -64,6 +59,16 @@ class Rows:
         low, high = statistics.share_interval(draws, len(values)) if share else statistics.percentile_interval(draws)
         scale = 100.0 if share else 1.0
         return row.model_copy(update={"value": scale * float(np.mean(values)), "low": scale * low, "high": scale * high})
+
+    def macro(self, metric: str, parts: Sequence[statistics.Floats], category: str = "") -> TableRow:
+        """The unweighted mean of shares over parts, with an interval from independent draws of each; none unless every part has values."""
+        row, n = self.row(metric, category, n=0), sum(map(len, parts))
+        if not all(map(len, parts)):
+            return without_value(row, self.errors)
+        draws = [statistics.bootstrap_means(part, seed=self.seed + index) for index, part in enumerate(parts)]
+        low, high = statistics.share_interval(np.mean(draws, axis=0), n)
+        value = 100 * float(np.mean([part.mean() for part in parts]))
+        return row.model_copy(update={"n": n, "value": value, "low": 100 * low, "high": 100 * high})
 
     def ratio(self, metric: str, top: statistics.Floats, bottom: statistics.Floats, category: str = "") -> TableRow:
         """A ratio of totals over episodes with its bootstrap interval; "not run" when there is nothing to divide by, "unknown" when a

@@ -24,7 +24,7 @@ from dllm_agents.reporting.comparison import families
 from dllm_agents.reporting.failures import FIGURE4_CLASSES, FIGURE4_SETS
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, own_block, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.rows import Outcomes, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

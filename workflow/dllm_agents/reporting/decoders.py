@@ -12,7 +12,7 @@ from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.comparison import families
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Layout, Line, Table, own_block, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.rows import Outcomes, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

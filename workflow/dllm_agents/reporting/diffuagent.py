@@ -13,17 +13,16 @@ from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, EMBODIED
 from dllm_agents.records import Episode, TableRow, Task
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NOT_RUN, number, without_value
+from dllm_agents.reporting.cells import NOT_RUN, Key, number, without_value
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Key, Layout, Line, Table, Text, arrange, own_block, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, arrange, own_block, plain_heads
 from dllm_agents.reporting.rows import (
+    Outcomes,
     agent_blocks,
     error_rows,
     macro_row,
-    outcome_rows,
+    outcomes,
     published_rows,
-    published_values,
     timing_rows,
     values_of,
 )
@@ -65,7 +64,7 @@ def table1(inputs: Inputs) -> Table:
     rows = published_rows("diffuagent_table1")
     agents = inputs.players(*EMBODIED, alone=True)
     for agent in agents:
-        rows += embodied_rows(inputs, agent, published_values(inputs.config, agent, "diffuagent_table1"))
+        rows += embodied_rows(inputs, agent, values_of("diffuagent_table1", published.published_name(inputs.config, agent)))
     timing = [row for agent in agents for name in EMBODIED for row in timing_rows(outcomes(inputs, agent, name))]
     return Table(
         rows,
@@ -80,8 +79,9 @@ def table2(inputs: Inputs) -> Table:
     agents = inputs.players("bfcl", alone=True)
     timing: list[TableRow] = []
     for agent in agents:
-        own = outcomes(inputs, agent, "bfcl")
-        rows += bfcl_rows(own, list(BFCL_COLUMNS), published_values(inputs.config, agent, "diffuagent_table2"))
+        theirs = values_of("diffuagent_table2", published.published_name(inputs.config, agent))
+        own = outcomes(inputs, agent, "bfcl", theirs)
+        rows += bfcl_rows(own, list(BFCL_COLUMNS))
         rows += layout_rows(own) + error_rows(own)
         timing += timing_rows(own)
     columns = [(("bfcl", category, "success_rate"), label) for category, label in BFCL_COLUMNS.items()]
@@ -187,8 +187,8 @@ def table6(inputs: Inputs) -> Table:
         if agent not in helped and not (inputs.alone(agent) and roles[agent].get("policy") in policies):
             continue
         modules = [f"{role}={roles[agent][role]}" for role in ("selector", "editor") if role in roles[agent]]
-        played = outcomes(inputs, agent, "bfcl")
-        own = bfcl_rows(played, list(MODULE_COLUMNS), _published_modules(inputs, agent, roles[agent]))
+        played = outcomes(inputs, agent, "bfcl", _published_modules(inputs, agent, roles[agent]))
+        own = bfcl_rows(played, list(MODULE_COLUMNS))
         if "selector" in roles[agent]:
             own.append(played.mean("selector_saved_calls", played.stated("selector_saved_calls")))
         name = f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o"
@@ -205,14 +205,13 @@ def _published_modules(inputs: Inputs, agent: str, roles: Mapping[str, str]) -> 
     return values_of("diffuagent_table6" if modules else "diffuagent_table2", published.published_name(inputs.config, agent), modules)
 
 
-def embodied_rows(inputs: Inputs, agent: str, twin: Mapping[Key, float]) -> list[TableRow]:
+def embodied_rows(inputs: Inputs, agent: str, theirs: Mapping[Key, float]) -> list[TableRow]:
     """Success and progress on each embodied benchmark, and their unweighted means."""
-    played = [outcomes(inputs, agent, name) for name in EMBODIED]
-    rows = [row for own in played for row in (*outcome_rows(own, twin), *error_rows(own))]
-    return rows + [
-        macro_row(inputs, agent, EMBODIED, column, metric, twin.get(("average", "", metric)))
-        for metric, column in (("success_rate", "success"), ("progress_rate", "progress"))
-    ]
+    played = [outcomes(inputs, agent, name, theirs) for name in EMBODIED]
+    rows = []
+    for own in played:
+        rows += [own.success(), own.mean("progress_rate", own.column("progress"), share=True), *error_rows(own)]
+    return [*rows, macro_row(played, "success", "success_rate"), macro_row(played, "progress", "progress_rate")]
 
 
 def _published_blocks(name: str, columns: Sequence[Key], more: Sequence[str] = ()) -> list[Block]:
@@ -231,7 +230,7 @@ def _published_blocks(name: str, columns: Sequence[Key], more: Sequence[str] = (
     ]
 
 
-def bfcl_rows(own: Outcomes, shown: Sequence[str], twin: Mapping[Key, float]) -> list[TableRow]:
+def bfcl_rows(own: Outcomes, shown: Sequence[str]) -> list[TableRow]:
     """An agent's BFCL rates and averages; an average is "not run" unless every category in it was. Wilson intervals for single categories,
     bootstrap ones for averages, where the multi-turn sets share their ids and so are drawn together."""
     by_category = {str(name): part for name, part in own.scores.groupby("category", sort=False)}
@@ -240,13 +239,12 @@ def bfcl_rows(own: Outcomes, shown: Sequence[str], twin: Mapping[Key, float]) ->
     draws = averages(_category_draws(by_category, own.seed), sizes)
     rows = []
     for name in shown:
-        theirs = twin.get(("bfcl", name, "success_rate"))
         parts = PARTS.get(name, (SAME_AS.get(name, name),))
         inside = own.within(parts)
         if len(parts) == 1 and parts[0] in sizes:
-            rows.append(inside.success(name, published=theirs))
+            rows.append(inside.success(name))
             continue
-        row = without_value(inside.row("success_rate", name, 0, published=theirs), inside.errors)
+        row = without_value(inside.row("success_rate", name, n=0), inside.errors)
         # An average is no better than its worst part.
         spoilt = any(own.within([part]).errors.too_many for part in parts)
         if rates.get(name) is not None and not spoilt:
@@ -260,7 +258,7 @@ def bfcl_rows(own: Outcomes, shown: Sequence[str], twin: Mapping[Key, float]) ->
 def bfcl_mean(own: Outcomes, names: Sequence[str]) -> TableRow | None:
     """The unweighted mean of some of an agent's BFCL averages, None unless all of them were run, without value where errors took one; the
     mean of their ends is an interval that is wide enough, since it takes the parts to err together."""
-    rows = bfcl_rows(own, names, {})
+    rows = bfcl_rows(own, names)
     if any(row.value is None or row.low is None or row.high is None for row in rows):
         return next((row for row in rows if row.missing != NOT_RUN), None)
     value, low, high = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("value", "low", "high"))

@@ -16,8 +16,7 @@ from dllm_agents.reporting.diffuagent import bfcl_mean
 from dllm_agents.reporting.drawing import Bar, Point
 from dllm_agents.reporting.failures import FIGURE4_CLASSES, figure4_rows, loop_rows
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.outcomes import outcomes
-from dllm_agents.reporting.rows import macro_row
+from dllm_agents.reporting.rows import macro_row, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +101,11 @@ def _planes(inputs: Inputs, models: Iterable[str]) -> tuple[Plane, Plane]:
             "Mean success rate (%)",
             played,
             embodied,
-            {agent: macro_row(inputs, agent, played, "success", "success_rate") for agent in agents if set(played) & set(plays[agent])},
+            {
+                agent: macro_row([outcomes(inputs, agent, name) for name in played], "success", "success_rate")
+                for agent in agents
+                if set(played) & set(plays[agent])
+            },
         ),
         Plane(
             "Tool-calling agents (ours: BFCL-v3, sampled)",
@@ -145,7 +148,7 @@ def figure3(inputs: Inputs, figure: Figure) -> None:
     groups = []
     for benchmark in EMBODIED:
         counts = drawing.count_bars(value for value in published.values("diffuagent_figure3") if value.benchmark == benchmark)
-        ours = [drawing.rate_bar(agent, loop_rows(outcomes(inputs, agent, benchmark), {})[0]) for agent in agents]
+        ours = [drawing.rate_bar(agent, loop_rows(outcomes(inputs, agent, benchmark))[0]) for agent in agents]
         groups.append((display_name(benchmark), counts, ours))
     drawing.bars(figure, groups, f"Episodes with a run of at least {length} identical actions (%)", style.looks(inputs.config))
 
@@ -153,7 +156,7 @@ def figure3(inputs: Inputs, figure: Figure) -> None:
 def figure4(inputs: Inputs, figure: Figure) -> None:
     """DiffuAgent Figure 4: single-turn BFCL failures in three classes, published beside ours."""
     agents = inputs.players("bfcl", alone=True)
-    rows = [row for agent in agents for row in figure4_rows(outcomes(inputs, agent, "bfcl"), {}) if row.metric == "single_turn_failures"]
+    rows = [row for agent in agents for row in figure4_rows(outcomes(inputs, agent, "bfcl")) if row.metric == "single_turn_failures"]
     shares = {(row.agent, row.category): row for row in rows}
     groups = []
     for kind, title in FIGURE4_CLASSES.items():

@@ -16,8 +16,7 @@ from dllm_agents.reporting.comparison import masking_family, matched_pairs, solv
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, own_block, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
-from dllm_agents.reporting.rows import timing_rows
+from dllm_agents.reporting.rows import Outcomes, outcomes, timing_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,7 @@ from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, count, own_block, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
-from dllm_agents.reporting.rows import error_rows, published_rows, values_of
+from dllm_agents.reporting.rows import Outcomes, error_rows, outcomes, published_rows, values_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +46,7 @@ def table1(inputs: Inputs) -> Table:
     lines = []
     for benchmark in (name for name in inputs.config.run.benchmarks if name in QUESTIONS):
         for agent in (name for name in teams(inputs) if benchmark in inputs.config.agent_benchmarks(name)):
-            played = outcomes(inputs, agent, benchmark)
+            played = outcomes(inputs, agent, benchmark, values_of("dllm_agent_table1", published.team_name(inputs.config, agent)))
             own = _row(played)
             rows += own + error_rows(played)
             cells: list[Cell] = [display_name(benchmark), _context(inputs, agent), count(own[0], played.errors)]
@@ -66,21 +65,18 @@ def teams(inputs: Inputs) -> list[str]:
 def _row(own: Outcomes) -> list[TableRow]:
     """A team's line, in the order of METRICS; without the calibration error, which needs the judge of BrowseComp-ZH, where no answer states
     a confidence."""
-    name = published.team_name(own.inputs.config, own.agent)
-    twin = values_of("dllm_agent_table1", name) if own.benchmark == "browsecomp_zh" else {}
-    theirs = {metric: twin.get((own.benchmark, "", metric)) for metric in METRICS}
 
     def mean(metric: str, measure: str) -> TableRow:
-        row = own.mean(metric, own.stated(measure), published=theirs[metric])
+        row = own.mean(metric, own.stated(measure))
         return row.model_copy(update={"missing": "no seeker"}) if len(own) and not row.n else row
 
     rows = [
-        own.success(metric="accuracy", published=theirs["accuracy"]),
+        own.success(metric="accuracy"),
         mean("tool_calls", "seeker_tool_calls"),
         mean("turns", "seeker_turns"),
         mean("tool_calls_per_episode", "tool_calls"),
         mean("turns_per_episode", "turns"),
-        own.rate("invalid_action_rate", own.stated("invalid_action").sum(), len(own), published=theirs["invalid_action_rate"]),
+        own.rate("invalid_action_rate", own.stated("invalid_action").sum(), len(own)),
     ]
     sure = own.select(np.isfinite(own.measure("confidence")))
     if len(sure):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,12 +16,11 @@ from dllm_agents.config import PREFERENCE
 from dllm_agents.records import Episode, TableRow, TracedCall
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, Rows, bare, cell, number, without_value
+from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, Rows, bare, cell, number
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Key, Layout, Line, Table, Text, arrange, own_block, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
-from dllm_agents.reporting.rows import agent_blocks, error_rows, mean_of_parts, published_rows, values_of
+from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, Text, arrange, own_block, plain_heads
+from dllm_agents.reporting.rows import Outcomes, agent_blocks, error_rows, outcomes, published_rows, values_of
 
 SEARCH = "multihop_qa"
 SETS = {"hotpotqa": "HotpotQA", "2wiki": "2Wiki", "bamboogle": "Bamboogle", "musique": "MuSiQue"}
@@ -47,15 +46,14 @@ def table1(inputs: Inputs) -> Table:
     rows = published_rows("searcher_table1")
     agents, every = inputs.players(SEARCH), set(inputs.scores(SEARCH)["category"])
     for agent in agents:
-        own = outcomes(inputs, agent, SEARCH)
         repeated = published.searcher_name(inputs.config, agent) or published.system_name(inputs.config, agent)
-        twin = values_of("searcher_table1", repeated)
+        own = outcomes(inputs, agent, SEARCH, values_of("searcher_table1", repeated))
         for name in SETS:
-            rows += _accuracies(own, name, [name], twin)
-        rows += [_average(own, metric, twin) for metric in ("acc_r", "acc_l")]
-        rows += _accuracies(own, "other sets", every - set(SETS), {})
+            rows += _accuracies(own, name, [name])
+        rows += [_average(own, metric) for metric in ("acc_r", "acc_l")]
+        rows += _accuracies(own, "other sets", every - set(SETS))
         if published.system_name(inputs.config, agent) is not None:
-            rows += _accuracies(own, "all", every, {})
+            rows += _accuracies(own, "all", every)
         rows += _judges(own) + error_rows(own)
     columns = [((SEARCH, name, metric), (title, metric.upper())) for name, title in titles.items() for metric in ("acc_r", "acc_l")]
     blocks = agent_blocks(inputs, "searcher_table1", agents)
@@ -80,7 +78,7 @@ def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
     cells: dict[tuple[str, str], list[Cell]] = {}
     for agent in inputs.players(SEARCH):
         if (system := published.system_name(inputs.config, agent)) is not None:
-            own = {row.metric: row for row in _accuracies(outcomes(inputs, agent, SEARCH), "all", every, {})}
+            own = {row.metric: row for row in _accuracies(outcomes(inputs, agent, SEARCH), "all", every)}
             cells.setdefault((system, inputs.paradigm(agent)), [own["acc_r"], own["acc_l"]])
 
     def widened(line: Line, is_published: bool) -> Line:
@@ -95,7 +93,7 @@ def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
     return Layout(layout.corner, heads, blocks)
 
 
-def _accuracies(own: Outcomes, name: str, sets: Collection[str], twin: Mapping[Key, float]) -> list[TableRow]:
+def _accuracies(own: Outcomes, name: str, sets: Collection[str]) -> list[TableRow]:
     """ACC_R and ACC_L of an agent on some question sets, ACC_R by word cover where it was noted."""
     part = own.within(sets)
     parsed, words = _judged(part.scores), part.stated("acc_r_words")
@@ -103,11 +101,7 @@ def _accuracies(own: Outcomes, name: str, sets: Collection[str], twin: Mapping[K
     # Without a judge it is not for errors that there is no verdict.
     errors = part.errors._replace(unjudged=unread) if len(parsed) or unread or not len(part) else NO_ERRORS
     judged = replace(part, errors=errors)
-    theirs = {metric: twin.get((SEARCH, name, metric)) for metric in ("acc_r", "acc_l")}
-    rows = [
-        part.success(name, "acc_r", theirs["acc_r"]),
-        judged.rate("acc_l", parsed.sum(), len(parsed), name, theirs["acc_l"]),
-    ]
+    rows = [part.success(name, "acc_r"), judged.rate("acc_l", parsed.sum(), len(parsed), name)]
     return rows + ([part.rate("acc_r_words", words.sum(), len(words), name)] if len(words) else [])
 
 
@@ -117,12 +111,11 @@ def _judged(part: pd.DataFrame) -> statistics.Floats:
     return np.asarray(parsed["judge"] == "correct", dtype=np.float64)
 
 
-def _average(own: Outcomes, metric: str, twin: Mapping[Key, float]) -> TableRow:
+def _average(own: Outcomes, metric: str) -> TableRow:
     """The unweighted mean over the published sets; "not run" unless all were."""
     sets = [own.within([name]) for name in SETS]
     parts = [_judged(part.scores) if metric == "acc_l" else part.column("success") for part in sets]
-    row = own.row(metric, "average", n=0, published=twin.get((SEARCH, "average", metric)))
-    return mean_of_parts(row, parts, own.seed) if all(map(len, parts)) else without_value(row, own.within(SETS).errors)
+    return own.within(SETS).macro(metric, parts, "average")
 
 
 def _judges(own: Outcomes) -> list[TableRow]:
@@ -158,8 +151,10 @@ def table2(inputs: Inputs) -> Table:
         theirs.append(Line(agent, [*cells, *[""] * len(played)]))
     lines = []
     for stage in [*ready, *trained]:
-        twin = values_of("searcher_table2", {"DLLM-Searcher": "VRPO"}.get(name := _repeated(inputs, stage.agent), name))
-        own = [row for name in SETS for row in _accuracies(outcomes(inputs, stage.agent, SEARCH), name, [name], twin)]
+        repeated = published.searcher_name(inputs.config, stage.agent)
+        theirs_here = values_of("searcher_table2", "VRPO" if repeated == "DLLM-Searcher" else repeated)
+        searches = outcomes(inputs, stage.agent, SEARCH, theirs_here)
+        own = [row for name in SETS for row in _accuracies(searches, name, [name])]
         rates = {name: _stage_rows(inputs, stage, name) for name in played}
         rows += [row.model_copy(update={"category": f"{stage.label};{row.category}"}) for row in own]
         rows += [row.model_copy(update={"category": stage.label}) for pair in rates.values() for row in pair]
@@ -168,10 +163,6 @@ def table2(inputs: Inputs) -> Table:
     heads = [(SETS[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success (gain)") for name in played]
     notes = "In the last columns a gain is in points over the row of the SFT model, paired on the same tasks."
     return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, theirs), own_block(lines, len(heads))]), notes=notes)
-
-
-def _repeated(inputs: Inputs, agent: str) -> str:
-    return published.searcher_name(inputs.config, agent) or ""
 
 
 def _with_gain(success: TableRow, gain: TableRow | None = None) -> Cell:
@@ -228,13 +219,9 @@ def table3(inputs: Inputs) -> Table:
     ours = []
     for agent in inputs.agents:
         if SEARCH in inputs.config.agent_benchmarks(agent) and inputs.config.agents[agent].workflow is None:
-            theirs = by_kind.get(_repeated(inputs, agent), {})
-            own_rows = [
-                row.model_copy(update={"published": theirs[row.category].published}) if row.category in theirs else row
-                for row in _format_failures(inputs, agent)
-            ]
-            rows += own_rows
-            ours.append(Line(agent, [Text(str(own_rows[0].n or 0), own_rows[0]), *own_rows]))
+            own = _format_failures(inputs, agent)
+            rows += own
+            ours.append(Line(agent, [Text(str(own[0].n or 0), own[0]), *own]))
     heads = plain_heads("n", *kinds)
     return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, lines), own_block(ours, len(heads))]))
 
@@ -243,7 +230,8 @@ def _format_failures(inputs: Inputs, agent: str) -> list[TableRow]:
     """DLLM-Searcher Table 3: share of questions whose episode ended in a reply of each class, and in none of them."""
     played = (episode for episode in inputs.episodes(agent, SEARCH) if episode.ended != "error")
     counts = Counter((episode.search and episode.search.format_failure) or "none" for episode in played)
-    own = Rows(agent, SEARCH, errors=inputs.errors(agent, SEARCH))
+    theirs = values_of("searcher_table3", published.searcher_name(inputs.config, agent))
+    own = Rows(agent, SEARCH, errors=inputs.errors(agent, SEARCH), theirs=theirs)
     return [own.rate("share", counts[kind], counts.total(), kind) for kind in (*FORMAT_FAILURES, "none")]
 
 

@@ -15,7 +15,7 @@ from dllm_agents.reporting.comparison import pair_up
 from dllm_agents.reporting.dllm_searcher import SEARCH
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.outcomes import measure_of, outcomes
+from dllm_agents.reporting.rows import measure_of, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

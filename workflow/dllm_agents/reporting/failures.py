@@ -3,8 +3,6 @@ checkers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -13,10 +11,10 @@ from dllm_agents.config import BFCL_SINGLE_TURN, EMBODIED
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import Rows, bare
+from dllm_agents.reporting.cells import Key, Rows, bare
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Cell, Key, Layout, Line, Table, Text, count, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, plain_heads
+from dllm_agents.reporting.rows import Outcomes, outcomes
 
 FIGURE4_CLASSES = {"schema": "Schema", "parameter_value": "Parameter / value", "wrong_function": "Wrong function"}
 FIGURE4_SETS = tuple(name for name in BFCL_SINGLE_TURN if "relevance" not in name and name not in ("java", "javascript"))
@@ -31,15 +29,15 @@ def failures(inputs: Inputs) -> Table:
     rows = published_failures()
     blocks: dict[str, list[Line]] = {benchmark: [] for benchmark in inputs.config.run.benchmarks}
     for agent in inputs.players(*inputs.config.run.benchmarks):
-        twins = _published_counts(inputs, agent)
+        theirs = _published_shares(inputs, agent)
         for benchmark in [name for name in inputs.config.run.benchmarks if agent in inputs.players(name)]:
-            own = outcomes(inputs, agent, benchmark)
+            own = outcomes(inputs, agent, benchmark, theirs)
             by_class, agreement = failure_rows(own), agreement_rows(own)
             rows += by_class + agreement
             if benchmark in EMBODIED:
-                rows += loop_rows(own, twins)
+                rows += loop_rows(own)
             if benchmark == "bfcl":
-                rows += figure4_rows(own, twins)
+                rows += figure4_rows(own)
             cells: list[Cell] = [count(by_class[0].model_copy(update={"metric": "episodes"}), own.errors)]
             cells += [Text(bare(row), row) for row in by_class]
             cells += [Text(bare(row), row) for row in agreement if row.category == AGREEMENT.get(benchmark)] or [""]
@@ -53,11 +51,10 @@ def failures(inputs: Inputs) -> Table:
     return Table(rows, Layout("Agent", heads, [Block(display_name(name), lines) for name, lines in blocks.items()]), notes=notes)
 
 
-def _published_counts(inputs: Inputs, agent: str) -> dict[Key, published.Value]:
-    """The published counts of Figures 3 and 4 of the model that an agent's policy is."""
-    name = published.published_name(inputs.config, agent)
-    values = (*published.values("diffuagent_figure3"), *published.values("diffuagent_figure4"))
-    return {(value.benchmark, value.category, value.metric): value for value in values if value.agent == name}
+def _published_shares(inputs: Inputs, agent: str) -> dict[Key, float]:
+    """What Figures 3 and 4 report of the model that an agent's policy is."""
+    name, rows = published.published_name(inputs.config, agent), published_failures(inputs.config.report.loop_length)
+    return {(row.benchmark, row.category, row.metric): row.published for row in rows if row.agent == name and row.published is not None}
 
 
 def failure_rows(own: Outcomes) -> list[TableRow]:
@@ -69,15 +66,14 @@ def failure_rows(own: Outcomes) -> list[TableRow]:
     return [*rows, Rows(own.agent, own.benchmark).rate("episodes_with_failure", errors, episodes, ERROR)]
 
 
-def loop_rows(own: Outcomes, twins: Mapping[Key, published.Value]) -> list[TableRow]:
+def loop_rows(own: Outcomes) -> list[TableRow]:
     """Retry loops of an agent: episodes with one at >= the configured length and above it, loops per episode, share of loops in which the
     observation never changed, and the hazard of a first loop at each step among episodes still running without one."""
     n, length = own.n_classified, own.inputs.config.report.loop_length
     loops = own.failures.query("kind == 'loop'")
     longer = loops[loops["count"] > length]
-    share = _share(twins, (own.benchmark, "", "episodes_with_loop"))
     rows = [
-        own.rate("episodes_with_loop", loops["task_id"].nunique(), n, f"at least {length}", share),
+        own.rate("episodes_with_loop", loops["task_id"].nunique(), n, f"at least {length}"),
         own.rate("episodes_with_loop", longer["task_id"].nunique(), n, f"more than {length}"),
     ]
     if n == 0:
@@ -95,7 +91,7 @@ def loop_rows(own: Outcomes, twins: Mapping[Key, published.Value]) -> list[Table
     return rows
 
 
-def figure4_rows(own: Outcomes, twins: Mapping[Key, published.Value]) -> list[TableRow]:
+def figure4_rows(own: Outcomes) -> list[TableRow]:
     """The three classes of Figure 4 as shares of single-turn entries: over all of them, and without Java and JavaScript."""
     rows = []
     for metric, sets in (
@@ -104,14 +100,8 @@ def figure4_rows(own: Outcomes, twins: Mapping[Key, published.Value]) -> list[Ta
     ):
         inside = own.within(sets)
         for kind in FIGURE4_CLASSES:
-            share = _share(twins, ("bfcl", kind, "failures")) if metric == "single_turn_failures" else None
-            rows.append(inside.rate(metric, len(inside.failing(kind)), inside.n_classified, kind, share))
+            rows.append(inside.rate(metric, len(inside.failing(kind)), inside.n_classified, kind))
     return rows
-
-
-def _share(twins: Mapping[Key, published.Value], key: Key) -> float | None:
-    """A published count in percent, where there is one."""
-    return twins[key].share if key in twins else None
 
 
 def agreement_rows(own: Outcomes) -> list[TableRow]:
@@ -154,12 +144,13 @@ def _first_class(failures: pd.DataFrame, tasks: pd.Index) -> pd.Series:
     return first.set_index("task_id")["kind"].reindex(tasks, fill_value="").astype(object)
 
 
-def published_failures() -> list[TableRow]:
-    """The published counts of Figures 3 and 4 as shares."""
+def published_failures(loop_length: int = 3) -> list[TableRow]:
+    """The published counts of Figures 3 and 4 as shares; of loops as rows of a run that counts from `loop_length` on, where they stand
+    beside those."""
     rows = []
     for item in (*published.values("diffuagent_figure3"), *published.values("diffuagent_figure4")):
         if (share := item.share) is not None:
             loop = item.metric == "episodes_with_loop"
-            category, metric = ("at least 3", item.metric) if loop else (item.category, "single_turn_failures")
+            category, metric = (f"at least {loop_length}", item.metric) if loop else (item.category, "single_turn_failures")
             rows.append(TableRow(agent=item.agent, benchmark=item.benchmark, category=category, metric=metric, n=item.n, published=share))
     return rows

@@ -18,7 +18,7 @@ from dllm_agents.reporting.claims import COLUMNS, KINDS, LEVELS, MEASURES, METRI
 from dllm_agents.reporting.comparison import ORIGINS, clusters, origin
 from dllm_agents.reporting.groups import Sides, groups, label, sides_of
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.outcomes import measure_of, outcomes
+from dllm_agents.reporting.rows import measure_of, outcomes
 
 Verdict = Literal["holds", "does not hold", "cannot tell", "not comparable", "not applicable"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "cannot tell", "not comparable", "not applicable")

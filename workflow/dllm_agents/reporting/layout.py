@@ -17,10 +17,8 @@ from dllm_agents.analysis.metrics import Errors
 from dllm_agents.errors import StageError
 from dllm_agents.foreign import visible
 from dllm_agents.records import TableRow
-from dllm_agents.reporting.cells import NOT_RUN, cell, counted
+from dllm_agents.reporting.cells import NOT_RUN, Key, cell, counted
 
-Key = tuple[str, str, str]
-"""(benchmark, category, metric) of a column."""
 CSV_COLUMNS = ("agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published")
 PUBLISHED_BLOCK, BASELINE_BLOCK, OURS_BLOCK = "Published", "Baselines", "This run"
 

@@ -1,19 +1,91 @@
-"""Rows that several papers' tables show: outcomes, times, averages over benchmarks, published values beside ours."""
+"""An agent's outcomes on a benchmark - its scores, failures and errors - and the rows that several papers' tables make of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from dllm_agents.analysis import statistics
-from dllm_agents.config import Config
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import published
-from dllm_agents.reporting.cells import NO_ERRORS, without_value
+from dllm_agents.reporting.cells import NO_ERRORS, Key, Rows
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import BASELINE_BLOCK, OURS_BLOCK, PUBLISHED_BLOCK, Key
-from dllm_agents.reporting.outcomes import Outcomes, outcomes
+from dllm_agents.reporting.layout import BASELINE_BLOCK, OURS_BLOCK, PUBLISHED_BLOCK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes(Rows):
+    """The scores of an agent's episodes that count, all of a benchmark or some, and the rows made of them."""
+
+    inputs: Inputs
+    scores: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def n_classified(self) -> int:
+        """In how many of the episodes failures were looked for: in all of them or in none."""
+        return len(self) if self.inputs.classified(self.agent, self.benchmark) else 0
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """The failures in these episodes."""
+        failures = self.inputs.failures(self.benchmark)
+        return failures[(failures["agent"] == self.agent) & failures["task_id"].isin(self.scores["task_id"])]
+
+    def failing(self, *kinds: str) -> set[str]:
+        """The tasks that failed in one of these ways."""
+        failures = self.failures
+        return set(failures[failures["kind"].isin(kinds)]["task_id"])
+
+    def within(self, categories: Collection[str]) -> Outcomes:
+        """The outcomes on some of the benchmark's categories."""
+        errors = self.inputs.errors(self.agent, self.benchmark, categories)
+        return replace(self, scores=self.scores[self.scores["category"].isin(categories)], errors=errors)
+
+    def select(self, mask: pd.Series[bool] | np.ndarray) -> Outcomes:
+        """Some of these episodes."""
+        return replace(self, scores=self.scores[mask])
+
+    def once_a_task(self) -> Outcomes:
+        """The first episode of each task."""
+        return replace(self, scores=self.scores.drop_duplicates("task_id"))
+
+    def column(self, name: str) -> statistics.Floats:
+        return self.scores[name].to_numpy(dtype=float)
+
+    def measure(self, name: str) -> statistics.Floats:
+        """One of the numbers that the workflow noted; not a number in an episode where it did not."""
+        return measure_of(self.scores, name)
+
+    def stated(self, name: str) -> statistics.Floats:
+        """The same of the episodes that have it."""
+        values = self.measure(name)
+        return values[np.isfinite(values)]
+
+    def success(self, category: str = "", metric: str = "success_rate") -> TableRow:
+        """Share of the tasks that succeed."""
+        return self.rate(metric, self.scores["success"].sum(), len(self), category)
+
+
+def outcomes(inputs: Inputs, agent: str, benchmark: str, theirs: Mapping[Key, float] | None = None) -> Outcomes:
+    """An agent's outcomes on a benchmark; empty when it has none, and when too many of its episodes ended in an error."""
+    errors, scores = inputs.errors(agent, benchmark), inputs.rows(agent, benchmark)
+    return Outcomes(agent, benchmark, inputs.config.seed, errors, theirs or {}, inputs=inputs, scores=scores)
+
+
+def measure_of(scores: pd.DataFrame, name: str) -> statistics.Floats:
+    """One of the numbers that a workflow noted of its episodes; not a number where it did not."""
+    return np.array([noted.get(name, np.nan) for noted in scores["measures"]], dtype=np.float64)
+
+
+def calls_of(scores: pd.DataFrame) -> statistics.Floats:
+    """The calls of all roles in each episode."""
+    return np.array([sum(value for name, value in noted.items() if name.endswith(".calls")) for noted in scores["measures"]], dtype=float)
 
 
 def published_rows(name: str) -> list[TableRow]:
@@ -22,11 +94,6 @@ def published_rows(name: str) -> list[TableRow]:
         TableRow(agent=item.agent, benchmark=item.benchmark, category=item.category, metric=item.metric, n=item.n, published=item.value)
         for item in published.values(name)
     ]
-
-
-def published_values(config: Config, agent: str, name: str) -> dict[Key, float]:
-    """What the paper reports for the published model that an agent's policy is; empty for any other agent."""
-    return values_of(name, published.published_name(config, agent))
 
 
 def values_of(name: str, agent: str | None, modules: Mapping[str, str | None] | None = None) -> dict[Key, float]:
@@ -38,31 +105,11 @@ def values_of(name: str, agent: str | None, modules: Mapping[str, str | None] | 
     }
 
 
-def outcome_rows(own: Outcomes, twin: Mapping[Key, float]) -> list[TableRow]:
-    """Success and progress rate, the published ones beside them."""
-    success, progress = (twin.get((own.benchmark, "", metric)) for metric in ("success_rate", "progress_rate"))
-    return [own.success(published=success), own.mean("progress_rate", own.column("progress"), share=True, published=progress)]
-
-
-def macro_row(
-    inputs: Inputs, agent: str, benchmarks: Sequence[str], column: str, metric: str, published_value: float | None = None
-) -> TableRow:
-    """The unweighted mean over benchmarks of a share, with an interval from independent draws of each; "not run" unless all were."""
-    parts = [inputs.rows(agent, benchmark)[column].to_numpy(dtype=float) for benchmark in benchmarks]
-    row = TableRow(agent=agent, benchmark="average", metric=metric, n=0, published=published_value)
-    if not parts or not all(len(part) for part in parts):
-        worst = max((inputs.errors(agent, benchmark) for benchmark in benchmarks), key=lambda errors: errors.too_many, default=NO_ERRORS)
-        return without_value(row, worst) if worst.too_many else row
-    return mean_of_parts(row, parts, inputs.config.seed)
-
-
-def mean_of_parts(row: TableRow, parts: Sequence[statistics.Floats], seed: int) -> TableRow:
-    """A row with the unweighted mean of shares, with an interval from independent draws of each part."""
-    n = sum(map(len, parts))
-    draws = [statistics.bootstrap_means(part, seed=seed + index) for index, part in enumerate(parts)]
-    low, high = statistics.share_interval(np.mean(draws, axis=0), n)
-    value = 100 * float(np.mean([part.mean() for part in parts]))
-    return row.model_copy(update={"n": n, "value": value, "low": 100 * low, "high": 100 * high})
+def macro_row(played: Sequence[Outcomes], column: str, metric: str) -> TableRow:
+    """The unweighted mean over benchmarks of a share of an agent's; "not run" unless all were."""
+    first, worst = played[0], max((own.errors for own in played), key=lambda errors: errors.too_many)
+    average = Rows(first.agent, "average", first.seed, worst if worst.too_many else NO_ERRORS, first.theirs)
+    return average.macro(metric, [own.column(column) for own in played])
 
 
 def timing_rows(own: Outcomes) -> list[TableRow]:

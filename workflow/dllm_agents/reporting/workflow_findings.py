@@ -9,7 +9,7 @@ from dllm_agents.reporting.cells import Rows, cell, number
 from dllm_agents.reporting.comparison import compare, pair_up, solved_by_both
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import unequal_load
-from dllm_agents.reporting.outcomes import calls_of, outcomes
+from dllm_agents.reporting.rows import calls_of, outcomes
 
 WORTH_SAVING = 20
 """Percent of the calls that AutoTool has to save."""

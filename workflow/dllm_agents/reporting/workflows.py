@@ -10,8 +10,7 @@ from dllm_agents.reporting.cells import Rows
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, count, own_block, plain_heads
-from dllm_agents.reporting.outcomes import Outcomes, calls_of, outcomes
-from dllm_agents.reporting.rows import timing_rows
+from dllm_agents.reporting.rows import Outcomes, calls_of, outcomes, timing_rows
 from dllm_agents.reporting.workflow_findings import findings, plain_partner
 
 PLACES = {
