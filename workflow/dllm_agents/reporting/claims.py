@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dllm_agents.analysis.failures import MALFORMED, TAXONOMY
 from dllm_agents.config import Section
@@ -181,8 +181,5 @@ def _read(path: str | Path) -> ClaimsFile:
         data = None
     if not isinstance(data, dict) or not isinstance(data.get("claims"), dict):
         raise StageError(f"{path}: not a YAML mapping with a mapping `claims`")
-    try:
-        return ClaimsFile.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise StageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    claims: ClaimsFile = ClaimsFile.from_mapping(data, "", str(path))
+    return claims

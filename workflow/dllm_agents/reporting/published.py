@@ -56,19 +56,10 @@ class Model(NamedTuple):
 @cache
 def values(name: str) -> tuple[Value, ...]:
     """The published numbers of a table or figure, in the paper's order. Raises StageError when there is no such file."""
+    rows = table(name)
+    pairs = [(row.pop("n"), row.pop("value")) for row in rows]
     return tuple(
-        Value(
-            row["source"],
-            row["table"],
-            row["agent"],
-            row["benchmark"],
-            row["category"],
-            row["metric"],
-            int(row["n"]) if row["n"] else None,
-            float(row["value"]) if row["value"] else None,
-            row["note"],
-        )
-        for row in table(name)
+        Value(n=int(n) if n else None, value=float(value) if value else None, **row) for row, (n, value) in zip(rows, pairs, strict=True)
     )
 
 
