@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import pandas as pd
 
@@ -108,13 +109,19 @@ def _way(config: Config, agent: str, benchmark: str) -> tuple[object, ...]:
     return *plays, entry.acting, entry.constrain, entry.history, entry.budget
 
 
+def alike(agents: Iterable[str], kind: Callable[[str], str | None]) -> list[list[str]]:
+    """Agents of the same kind, two or more of each; those of no kind (None) are left out."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for agent in agents:
+        if (own := kind(agent)) is not None:
+            kinds[own].append(agent)
+    return [members for members in kinds.values() if len(members) > 1]
+
+
 def families(inputs: Inputs, key: str) -> list[list[str]]:
     """The run's agents that differ in one key of their entries alone, beside what they play and how much at once; two or more of each."""
-    kinds: dict[str, list[str]] = {}
-    for agent in inputs.agents:
-        rest = inputs.config.agents[agent].model_dump_json(exclude={key, "benchmarks", "tasks", "concurrency"})
-        kinds.setdefault(rest, []).append(agent)
-    return [family for family in kinds.values() if len(family) > 1]
+    others = {key, "benchmarks", "tasks", "concurrency"}
+    return alike(inputs.agents, lambda agent: inputs.config.agents[agent].model_dump_json(exclude=others))
 
 
 def variants(inputs: Inputs) -> set[str]:
@@ -138,23 +145,23 @@ def masking_pairs(inputs: Inputs) -> list[tuple[str, str]]:
 
 def masking_family(inputs: Inputs) -> list[str]:
     """The agents, side by side, whose policies' trainings differ from another's in the mask or the noise of context alone."""
-    kinds: dict[str, list[str]] = {}
-    for agent in inputs.agents:
+
+    def rest(agent: str) -> str | None:
         training = inputs.training(agent)
-        if training is not None and training.objective == "block_diffusion":
-            rest = training.model_dump_json(exclude={"context_mask", "context_noise"})
-            kinds.setdefault(rest, []).append(agent)
-    return [agent for kind in kinds.values() if len({str(inputs.training(agent)) for agent in kind}) > 1 for agent in kind]
+        if training is None or training.objective != "block_diffusion":
+            return None
+        return training.model_dump_json(exclude={"context_mask", "context_noise"})
+
+    kinds = [kind for kind in alike(inputs.agents, rest) if len({str(inputs.training(agent)) for agent in kind}) > 1]
+    return [agent for kind in kinds for agent in kind]
 
 
 def seed_families(inputs: Inputs) -> list[list[str]]:
     """The run's agents that differ in nothing but the seed their backbones were trained with, two or more of each kind, by seed."""
-    families: dict[str, dict[int, str]] = {}
-    for agent in inputs.agents:
-        seed = inputs.training_seed(agent)
-        if seed is not None:
-            families.setdefault(_without_seeds(inputs.config, agent), {}).setdefault(seed, agent)
-    return [[agent for _, agent in sorted(members.items())] for members in families.values() if len(members) > 1]
+    trained = [agent for agent in inputs.agents if inputs.training_seed(agent) is not None]
+    kinds = alike(trained, lambda agent: _without_seeds(inputs.config, agent))
+    by_seed = [{inputs.training_seed(agent): agent for agent in reversed(kind)} for kind in kinds]
+    return [[agent for _, agent in sorted(members.items())] for members in by_seed if len(members) > 1]
 
 
 def seed_pairs(inputs: Inputs) -> list[tuple[list[str], list[str], str]]:
