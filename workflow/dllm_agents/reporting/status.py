@@ -10,9 +10,10 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from dllm_agents.config import load
 from dllm_agents.dag.prepare import NOTE
@@ -24,44 +25,22 @@ ORDER = ["sample", "collect", "filter", "train", "probe", "rollout", "merge", "r
 STATES = ("done", "running", "interrupted", "missing", "stale")
 
 
-@dataclass
-class Output:
-    """A file of the run: the rule that makes it, how it stands, and why it would be made again."""
+class Output(NamedTuple):
+    """A file of the run: how it stands, and why it would be made again."""
 
     path: Path
-    rule: str
     state: str
-    reason: str = ""
+    reason: str
 
 
-@dataclass
-class Stage:
+class Stage(NamedTuple):
     """The outputs of one rule."""
 
     rule: str
-    outputs: list[Output] = field(default_factory=list)
+    outputs: list[Output]
 
     def count(self, state: str) -> int:
         return sum(output.state == state for output in self.outputs)
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Why outputs would be made, by how many."""
-        counts: dict[str, int] = {}
-        for output in self.outputs:
-            if output.reason:
-                counts[output.reason] = counts.get(output.reason, 0) + 1
-        return counts
-
-    @property
-    def bytes(self) -> int:
-        """What is there, in bytes."""
-        return sum(size(output.path) for output in self.outputs)
-
-    @property
-    def ages(self) -> list[float]:
-        """Seconds since each file that is there was made, youngest first."""
-        return sorted(time.time() - output.path.stat().st_mtime for output in self.outputs if output.path.exists())
 
 
 def stages(files: Sequence[str]) -> tuple[list[Stage], list[str]]:
@@ -70,18 +49,17 @@ def stages(files: Sequence[str]) -> tuple[list[Stage], list[str]]:
     plan, notes = _snakemake(files, "--dry-run")
     planned = dict(_planned(plan))
     unfinished = _unfinished(Path(".snakemake"))
-    by_rule: dict[str, Stage] = {}
+    by_rule: dict[str, list[Output]] = defaultdict(list)
     for row in csv.DictReader(_snakemake(files, "--summary")[0].splitlines(), delimiter="\t"):
         if not row.get("rule"):
             continue
         path = Path(row["output_file"])
         reason = planned.get(str(path), "")
         state = unfinished.get(str(path)) or ("done" if not reason and path.exists() else "stale" if path.exists() else "missing")
-        by_rule.setdefault(row["rule"], Stage(row["rule"])).outputs.append(
-            Output(path, row["rule"], state, reason if state == "stale" else "")
-        )
+        by_rule[row["rule"]].append(Output(path, state, reason if state == "stale" else ""))
     rank = {start: position for position, start in enumerate(ORDER)}
-    return sorted(by_rule.values(), key=lambda stage: rank.get(stage.rule.partition("_")[0], len(ORDER))), notes
+    rules = sorted(by_rule, key=lambda rule: rank.get(rule.partition("_")[0], len(ORDER)))
+    return [Stage(rule, by_rule[rule]) for rule in rules], notes
 
 
 def show(files: Sequence[str]) -> None:
@@ -92,10 +70,12 @@ def show(files: Sequence[str]) -> None:
     table = Table("stage", *STATES, "size", "age", "why", box=None, header_style="bold")
     rows, notes = stages(files)
     for stage in rows:
-        ages = stage.ages
+        ages = sorted(time.time() - output.path.stat().st_mtime for output in stage.outputs if output.path.exists())
         age = f"{duration(ages[0])} - {duration(ages[-1])}" if ages else ""
-        why = "; ".join(f"{reason} ({count})" for reason, count in stage.reasons.items())
-        table.add_row(stage.rule, *(str(stage.count(state) or "") for state in STATES), amount(stage.bytes), age, why)
+        reasons = Counter(output.reason for output in stage.outputs if output.reason)
+        why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
+        taken = amount(sum(size(output.path) for output in stage.outputs))
+        table.add_row(stage.rule, *(str(stage.count(state) or "") for state in STATES), taken, age, why)
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
     for note in notes:
         print(note)
