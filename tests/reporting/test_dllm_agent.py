@@ -20,8 +20,8 @@ from dllm_agents.records import Dynamics, Score, TracedCall
 from dllm_agents.reporting import published
 from dllm_agents.reporting.claims import Group
 from dllm_agents.reporting.comparison import masking_pairs
+from dllm_agents.reporting.dllm_agent import teams
 from dllm_agents.reporting.dllm_agent_decoding import ALIGNED, acceptance, order, published_dynamics
-from dllm_agents.reporting.dllm_agent_team import teams
 from dllm_agents.reporting.figures import plot
 from dllm_agents.reporting.groups import _belongs
 from dllm_agents.reporting.inputs import Inputs

@@ -6,11 +6,11 @@ from synthetic_run import score
 from dllm_agents.config import Config
 from dllm_agents.frames import write_frame
 from dllm_agents.records import Score
-from dllm_agents.reporting import workflow_findings
+from dllm_agents.reporting import workflows
 from dllm_agents.reporting.comparison import matched_pairs
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.tables import make, tabulate
-from dllm_agents.reporting.workflow_findings import findings
+from dllm_agents.reporting.workflows import findings
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def shown(tmp_path):
 
 
 def test_the_table_says_what_holds_of_each_workflow(shown, monkeypatch):
-    monkeypatch.setattr(workflow_findings, "unequal_load", lambda agents, inputs, benchmark: "")
+    monkeypatch.setattr(workflows, "unequal_load", lambda agents, inputs, benchmark: "")
     maker, auto, compiled, fast = shown().splitlines()
     assert maker.startswith(
         "MAKER with ar, votes ahead by 1, 2, 3: 50.0, 75.0, 91.7 % with 4.0, 8.0, 12.0 samples, from first to last 41.7 ["
@@ -162,14 +162,14 @@ def test_the_table_says_what_holds_of_each_workflow(shown, monkeypatch):
 
 
 def test_the_table_says_what_does_not(shown, monkeypatch):
-    monkeypatch.setattr(workflow_findings, "unequal_load", lambda agents, inputs, benchmark: "")
+    monkeypatch.setattr(workflows, "unequal_load", lambda agents, inputs, benchmark: "")
     maker, auto, compiled, fast = shown(
         m3={"right": 12}, auto={"calls": 7.0, "right": 15}, compiled={"seconds": 5.0}, fast={"seconds": 4.0}
     ).splitlines()
     assert maker.endswith("that success rises with samples is not shown.")
     assert "not at least 20 %, not shown to be without a loss beyond 20.0 points" in auto
     assert "that time is saved is not shown" in compiled and "that time is saved is not shown" in fast
-    monkeypatch.setattr(workflow_findings, "unequal_load", lambda agents, inputs, benchmark: "they ran at different concurrencies")
+    monkeypatch.setattr(workflows, "unequal_load", lambda agents, inputs, benchmark: "they ran at different concurrencies")
     assert "not comparable, since they ran at different concurrencies" in shown().splitlines()[-1]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dllm_agents.config import QUESTIONS
 from dllm_agents.records import Dynamics, TracedCall, TracedEpisode
 from dllm_agents.reporting import published
-from dllm_agents.reporting.dllm_agent_team import teams
+from dllm_agents.reporting.dllm_agent import teams
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
 
