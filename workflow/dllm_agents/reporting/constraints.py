@@ -76,12 +76,8 @@ def draw(inputs: Inputs, figure: Figure) -> None:
             points = [_point(own, rate(own)) for own in shown if own.scores["nfe"].sum() > 0]
             axis.set(xlabel="Tokens per forward (log scale)", ylabel=f"{label} (%)")
             axis.set_title(f"{display_name(name)}, {side}", fontsize=style.FONT)
-            if not points:
-                drawing.say_not_run(axis)
-                continue
-            drawing.scatter(axis, points, looks)
+            drawn.append(drawing.scatter(axis, points, looks))
             _join(axis, inputs, points, looks)
-            drawn.append((axis, points))
     drawing.finish(figure, drawn)
 
 

@@ -57,13 +57,9 @@ def draw(inputs: Inputs, figure: Figure) -> None:
                 if speed and (row := rates[index]).value is not None
             ]
             axis.set(title=display_name(benchmark), xlabel="Tokens per forward (log scale)", ylabel=f"{label} (%)")
-            if not points:
-                drawing.say_not_run(axis)
-                continue
-            drawing.scatter(axis, points, looks)
+            drawn.append(drawing.scatter(axis, points, looks))
             line = sorted((point.speed, point.value) for point in points if inputs.paradigm(point.label) != "ar")
             axis.plot(*zip(*line, strict=True), color="#888888", linewidth=0.6, zorder=0)
-            drawn.append((axis, points))
     drawing.finish(figure, drawn)
 
 

@@ -63,7 +63,7 @@ def figure1(inputs: Inputs, figure: Figure) -> None:
                 if probed := _probed_speed(inputs, agent):
                     strokes.append(probed)
                     axis.plot(probed, row.value, "|", markersize=7, color=looks[agent].colour)
-        drawing.scatter(axis, points, looks)
+        drawn.append(drawing.scatter(axis, points, looks))
         left, right = axis.get_xlim()
         axis.set_xlim(min([left, *(0.8 * probed for probed in strokes)]), max([right, *(1.3 * probed for probed in strokes)]))
         axis.set(xlabel="Tokens per second (log scale)", ylabel=plane.ylabel)
@@ -72,7 +72,6 @@ def figure1(inputs: Inputs, figure: Figure) -> None:
         if absent or not plane.ours:
             text = _absence({agent: plane.ours[agent] for agent in absent})
             axis.text(0.02, 0.98, text, transform=axis.transAxes, va="top", fontsize=style.FONT - 2, color="#666666", style="italic")
-        drawn.append((axis, points))
     sets = ((f"{whose}, {style.PARADIGM[paradigm]}", paradigm, pale) for whose, pale in SETS for paradigm in ("ar", "diffusion"))
     drawing.finish(figure, drawn, list(sets))
 
@@ -201,16 +200,13 @@ def _draw_replay(axis: Axes, replay: Replay, look: style.Look) -> None:
 
 def _verifier_legend(figure: Figure, verifiers: Mapping[str, style.Look], benchmarks: set[str]) -> None:
     """Verifiers by colour and filling, benchmarks by shape."""
-    from matplotlib.lines import Line2D
-
-    def handle(text: str, marker: str, face: str, edge: str) -> Line2D:
-        return Line2D([], [], linestyle="", marker=marker, markersize=6, markerfacecolor=face, markeredgecolor=edge, label=text)
-
-    handles = [
-        handle(f"{name} ({style.PARADIGM[look.paradigm]})", "o", look.colour if look.paradigm == "ar" else "white", look.colour)
-        for name, look in verifiers.items()
-    ]
-    handles += [handle(display_name(name), marker, "#AAAAAA", "#444444") for name, marker in BENCHMARK_MARKER.items() if name in benchmarks]
+    handles = []
+    for name, look in verifiers.items():
+        face = look.colour if look.paradigm == "ar" else "white"
+        handles.append(drawing.marker_handle(f"{name} ({style.PARADIGM[look.paradigm]})", "o", face, look.colour))
+    for name, marker in BENCHMARK_MARKER.items():
+        if name in benchmarks:
+            handles.append(drawing.marker_handle(display_name(name), marker, "#AAAAAA", "#444444"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
 

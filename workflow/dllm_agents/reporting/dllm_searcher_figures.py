@@ -13,7 +13,7 @@ from dllm_agents.reporting import published, style
 from dllm_agents.reporting.cells import NOT_RUN
 from dllm_agents.reporting.comparison import pair_up
 from dllm_agents.reporting.dllm_searcher import SEARCH
-from dllm_agents.reporting.drawing import say_not_run
+from dllm_agents.reporting.drawing import marker_handle, say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.rows import measure_of, outcomes
 
@@ -102,12 +102,8 @@ def figure4(inputs: Inputs, figure: Figure) -> None:
     axis.grid(visible=False, axis="y")
     if not pairs:
         say_not_run(axis)
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], linestyle="", marker="o", markerfacecolor=face, markeredgecolor="#444444", label=text)
-        for face, text in (("white", "thinks first"), ("#444444", "calls first"))
-    ]
+    faces = {"thinks first": "white", "calls first": "#444444"}
+    handles = [marker_handle(text, "o", face, "#444444", size=None) for text, face in faces.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Offsets of a name from its point, in points, in order of preference.
 LABEL_PLACES = (
@@ -105,20 +106,24 @@ def _draw_bar(axis: Axes, place: float, bar: Bar, look: style.Look, *, quiet: bo
 
 def legend(figure: Figure, entries: Sequence[tuple[str, str, bool]], *, markers: bool) -> None:
     """What hatch or marker stands for; (text, paradigm, pale) each."""
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = []
-    for text, paradigm, pale in entries:
-        if markers:
-            face = "#DDDDDD" if pale else "#555555"
-            marker = style.MARKER[paradigm]
-            handles.append(
-                Line2D([], [], linestyle="", marker=marker, markersize=6, markerfacecolor=face, markeredgecolor="#111111", label=text)
-            )
-        else:
-            handles.append(Patch(facecolor="#DDDDDD", edgecolor="#222222", hatch=style.HATCH[paradigm], linewidth=0.6, label=text))
+    handles: list[Any]
+    if markers:
+        faces = ("#DDDDDD" if pale else "#555555" for *_, pale in entries)
+        handles = [marker_handle(text, style.MARKER[kind], face, "#111111") for (text, kind, _), face in zip(entries, faces, strict=True)]
+    else:
+        handles = [
+            Patch(facecolor="#DDDDDD", edgecolor="#222222", hatch=style.HATCH[kind], linewidth=0.6, label=text) for text, kind, _ in entries
+        ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, handletextpad=0.5)
+
+
+def marker_handle(text: str, marker: str, face: str, edge: str, size: float | None = 6) -> Line2D:
+    """What a marker stands for, in a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="", marker=marker, markersize=size, markerfacecolor=face, markeredgecolor=edge, label=text)
 
 
 PARADIGMS = [(style.PARADIGM[paradigm], paradigm, False) for paradigm in ("ar", "diffusion")]
@@ -134,9 +139,13 @@ def finish(figure: Figure, drawn: Sequence[tuple[Axes, Sequence[Point]]], entrie
         label_points(axis, points)
 
 
-def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -> None:
+def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -> tuple[Axes, Sequence[Point]]:
+    """Draw points with their intervals, or that there are none; returns what `finish` labels."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    if not points:
+        say_not_run(axis)
+        return axis, points
     axis.set_xscale("log")
     for point in points:
         look = looks[point.label]
@@ -153,6 +162,7 @@ def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if right / left > 30 else (1.0, 2.0, 5.0)))
     plain_numbers(axis.xaxis)
     axis.xaxis.set_minor_formatter(NullFormatter())
+    return axis, points
 
 
 def plain_numbers(*axes: Axis) -> None:

@@ -32,11 +32,11 @@ def scoreboard(inputs: Inputs) -> Table:
             row = success_row(inputs, agent, benchmark)
             baselines = [] if agent in inputs.baselines else unbeaten(inputs, agent, benchmark)
             rows.append(row)
-            rows += [row.model_copy(update={"category": name, "metric": "not_better_than", "value": 1.0}) for name in baselines]
+            unbeaten_row = {"metric": "not_better_than", "value": 1.0, "low": None, "high": None}
+            rows += [row.model_copy(update={"category": name} | unbeaten_row) for name in baselines]
             like = f" ≤ {' and '.join(baselines)}" if baselines else ""
             cells.append(row if row.value is None else Text(f"{cell(row)} (n {row.n}){like}", row))
         lines[BASELINE_BLOCK if agent in inputs.baselines else OURS_BLOCK].append(Line(agent, cells))
-    rows = [row.model_copy(update={"low": None, "high": None}) if row.metric == "not_better_than" else row for row in rows]
     heads = plain_heads(*map(display_name, inputs.config.run.benchmarks))
     blocks = [Block(title, own) for title, own in lines.items() if own]
     earlier = [row for row in reference.scoreboard(inputs.config.scale) if row.benchmark in inputs.config.run.benchmarks]
@@ -112,14 +112,10 @@ def success_over_nfe(inputs: Inputs, figure: Figure) -> None:
             if row.value is not None and nfe.sum() > 0:
                 points.append(drawing.Point(agent, float(nfe.mean()), row.value, row.low, row.high, False))
         axis.set(title=display_name(benchmark), xlabel="NFE per episode (log scale)")
-        if points:
-            drawing.scatter(axis, points, looks)
-            drawn.append((axis, points))
-            chance = success_row(inputs, inputs.random_agent() or "", benchmark).value
-            if chance is not None:
-                axis.axhline(chance, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
-        else:
-            drawing.say_not_run(axis)
+        drawn.append(drawing.scatter(axis, points, looks))
+        chance = success_row(inputs, inputs.random_agent() or "", benchmark).value
+        if points and chance is not None:
+            axis.axhline(chance, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
     for axis in axes[::columns]:
         axis.set_ylabel("Success rate (%)")
     drawing.finish(figure, drawn)
