@@ -25,10 +25,6 @@ from dllm_agents.decoding.strategies import strategy_of
 from dllm_agents.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
-ARROW_HEAD = (
-    '<defs><marker id="up" viewBox="0 0 8 8" refX="4" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
-    '<path d="M0 0 8 4 0 8z" fill="currentColor"/></marker></defs>'
-)
 PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "reference/security.md",
@@ -143,9 +139,9 @@ def strategies() -> str:
         source = (ROOT / f"workflow/dllm_agents/decoding/strategies/{name}.py").read_text(encoding="utf-8")
         summary = " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
         rows.append(
-            (f"`{name}`", summary, ", ".join(strategy.attention).replace("_", "-"), strategy.block_length or "", ", ".join(strategy.caches))
+            (f"`{name}`", ", ".join(strategy.attention).replace("_", "-"), strategy.block_length or "", ", ".join(strategy.caches), summary)
         )
-    return table(("strategy", "what it is", "attention", "block length", "caches"), rows)
+    return table(("strategy", "attention", "block length", "caches", "what it is"), rows)
 
 
 def failures() -> str:
@@ -156,19 +152,9 @@ def rooms() -> str:
     """The rooms of the package as a drawing: a room imports only those above it."""
     tree = ast.parse((ROOT / "tests/test_arrows.py").read_text(encoding="utf-8"))
     value = next(node.value for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ROOMS")
-    lines = [[room for room in line if not room.startswith("__")] for line in ast.literal_eval(value)][:-1]
-    height, width, parts = 46, 900, []
-    for row, line in enumerate(lines):
-        box, size = width / len(line), 13 if len(line) < 8 else 10
-        for column, room in enumerate(line):
-            x, y = column * box, row * height
-            parts.append(f'<rect x="{x + 4:.0f}" y="{y + 2}" width="{box - 8:.0f}" height="30" rx="6" fill="none" stroke="currentColor"/>')
-            parts.append(f'<text x="{x + box / 2:.0f}" y="{y + 22}" text-anchor="middle" font-size="{size}">{escape(room)}</text>')
-        if row:
-            parts.append(f'<path d="M{width / 2} {row * height + 1} v-13" stroke="currentColor" marker-end="url(#up)"/>')
-    view = f'viewBox="0 -2 {width} {len(lines) * height}"'
-    label = 'role="img" aria-label="Rooms of the package, imports going up"'
-    return f'<svg {view} {label} style="width:100%;fill:currentColor">{ARROW_HEAD}{"".join(parts)}</svg>'
+    levels = [[f"<span>{escape(room)}</span>" for room in line if not room.startswith("__")] for line in ast.literal_eval(value)]
+    rows = [f"<div>{''.join(level)}</div>" for level in levels if level]
+    return f'<div class="rooms" role="img" aria-label="Rooms of the package, imports going up">{"↑".join(rows)}</div>'
 
 
 PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (families, workflows, strategies, failures, rooms)}

@@ -43,7 +43,7 @@ def commands():
     """Every command in a block, and every one of ours between backticks."""
     for page, info, text in blocks("bash"):
         for line in text.replace("\\\n", " ").splitlines():
-            if CLUSTER not in info and line.strip():
+            if CLUSTER not in info and line.strip() and not line.startswith("#"):
                 yield pytest.param(line, id=f"{page}: {line[:60]}")
     for path in PAGES:
         text = FENCE.sub("", path.read_text(encoding="utf-8"))

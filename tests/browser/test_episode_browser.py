@@ -56,7 +56,7 @@ def test_a_deep_link_opens_its_episode_with_its_failures(page):
 def test_the_unmasking_shows_tokens_and_how_sure_they_were(page):
     dom = rendered(page, task=TASK, agent="tiny-block")
     assert "confidence 0.950" in dom and ": go.</i>" in dom and "&lt;b&gt;</i>" in dom
-    assert "settled at forward 3" in dom and "border-bottom" in dom
+    assert "unmasked at forward 3" in dom and "border-bottom" in dom
 
 
 def test_a_link_of_a_table_opens_filtered_and_one_to_another_page_goes_there(page, tmp_path, monkeypatch):

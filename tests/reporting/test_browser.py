@@ -11,7 +11,7 @@ from synthetic_run import configuration, failure, score
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_jsonl
 from dllm_agents.frames import write_frame
-from dllm_agents.records import EpisodeStep, Failure, Score, TracedCall, TracedEpisode
+from dllm_agents.records import EpisodeStep, Failure, Score, Task, TracedCall, TracedEpisode
 from dllm_agents.reporting import browser
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028"
@@ -74,6 +74,31 @@ def test_every_episode_is_indexed_and_found_in_its_chunk(tmp_path, monkeypatch):
         assert shown["goal"].startswith(f"go to object {entry['task'].rpartition('/')[2]}")
         assert (entry["outcome"], entry["failures"]) == ("success" if entry["success"] else "step limit", ["loop"])
         assert shown["failures"][0]["evidence"] == "turn left" and shown["steps"][0]["reveal_step"] == [0, 1, 1, 2]
+
+
+def test_a_task_shows_what_it_offers_and_what_is_right(tmp_path):
+    write_episodes(tmp_path)
+    row = unpack(browser.build(configuration(), tmp_path, tmp_path / "bare.html")[0], "index")["episodes"][0]
+    offered = [{"name": "add", "parameters": {"type": "dict", "properties": {}}}]
+    data = {"functions": offered, "truth": [{"add": {"a": [1]}}]}
+    task = Task(id=row[0], benchmark="babyai", split="test", category="GoToObj", seed=1, version="1", goal="go", data=data)
+    write_jsonl(tmp_path / "tasks/babyai.jsonl", [task])
+    tasks = unpack(browser.build(configuration(), tmp_path, tmp_path / "episodes.html")[0], "index")["tasks"]
+    assert {name: json.loads(text) for name, text in tasks[row[0]].items()} == {"functions": offered, "right answer": data["truth"]}
+
+
+def test_the_right_calls_of_an_installed_entry_are_those_of_its_file():
+    task = Task(
+        id="bfcl/simple/simple_12",
+        benchmark="bfcl",
+        split="test",
+        category="simple",
+        seed=1,
+        version="1",
+        goal="",
+        data={"id": "simple_12", "functions": [{}]},
+    )
+    assert "geometry.circumference" in browser._facts(task)["right answer"]
 
 
 def test_text_of_models_is_never_markup(tmp_path):

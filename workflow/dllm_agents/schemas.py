@@ -57,7 +57,7 @@ def defaults_table() -> str:
         for key, field in section.model_fields.items():
             default = "required" if field.is_required() else f"`{_default(field.get_default(call_default_factory=True))}`"
             kind = _kind(properties[key]).replace("|", "\\|")
-            parts.append(f"| `{key}` | {kind} | {default} | {(field.description or '').replace('|', chr(92) + '|')} |")
+            parts.append(f"| `{key}` | {kind} | {default} | {(field.description or '').replace('|', chr(92) + '|').replace('<', '&lt;')} |")
         parts.append("")
     return "\n".join(parts).strip()
 
@@ -106,7 +106,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(str(value) for value in schema["enum"])
     if "$ref" in schema:
-        return schema["$ref"].rpartition("/")[2].lower()
+        return "mapping"
     if schema.get("type") == "array":
         return f"list of {_kind(schema.get('items', {}))}"
     return {"object": "mapping", "null": "null"}.get(schema.get("type", "any"), schema.get("type", "any"))
@@ -114,7 +114,7 @@ def _kind(schema: dict[str, Any]) -> str:
 
 def _default(value: Any) -> str:
     if isinstance(value, BaseModel):
-        return "its defaults"
+        return "{}"
     return json.dumps(value).replace("|", "\\|")
 
 

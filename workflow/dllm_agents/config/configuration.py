@@ -32,13 +32,13 @@ class Config(Section):
         description="results go to results/<scale>",
         json_schema_extra=NOTHING,
     )
-    seed: int = Field(default=42, ge=0, lt=2**63)
+    seed: int = Field(default=42, ge=0, lt=2**63, description="seed of tasks, trainings and agents")
     benchmarks: Benchmarks = Field(default_factory=Benchmarks, description="benchmark -> its options")
-    backbones: dict[str, Backbone] = Field(default={})
-    agents: dict[str, Agent] = Field(default={})
+    backbones: dict[str, Backbone] = Field(default={}, description="name -> a model and how it is decoded, served and trained")
+    agents: dict[str, Agent] = Field(default={}, description="name -> a workflow with backbones in its roles")
     add: dict[str, Backbone] = Field(default={}, description="your own backbones: each becomes an agent with a row in every table")
-    run: Run = Field(default_factory=Run)
-    report: Reporting = Field(default_factory=Reporting)
+    run: Run = Field(default_factory=Run, description="which benchmarks and agents run")
+    report: Reporting = Field(default_factory=Reporting, description="which tables and figures are made")
     endpoints: dict[str, str] = Field(
         default={},
         description="backbone -> base URL of a server that already runs; jobs then start none",

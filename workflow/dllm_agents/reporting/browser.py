@@ -15,11 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dllm_agents.benchmarks import bfcl_data
 from dllm_agents.commands import add_paths, add_results, say
-from dllm_agents.config import Config, load
+from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import write_aside
-from dllm_agents.records import TracedEpisode
+from dllm_agents.records import Task, TracedEpisode
 from dllm_agents.reporting.inputs import Inputs
 
 PAGE_EPISODES = 5000
@@ -46,11 +47,22 @@ def build(config: Config, results_dir: str | Path, output: str | Path) -> list[P
         for number, (name, (rows, _)) in enumerate(zip(names, pages, strict=True))
         if len(pages) > 1
     ]
+    tasks = {
+        name: facts for benchmark in config.run.benchmarks for name, task in inputs.tasks(benchmark).items() if (facts := _facts(task))
+    }
     template = (files("dllm_agents.reporting") / "browser.html").read_text(encoding="utf-8")
     written = []
     for name, (rows, chunks) in zip(names, pages, strict=True):
         about = f"{len(rows)} episodes, scale {config.scale}"
-        index = {"title": "Episodes", "about": about, "here": name if links else "", "pages": links, "columns": COLUMNS, "episodes": rows}
+        index: dict[str, Any] = {
+            "title": "Episodes",
+            "about": about,
+            "here": name if links else "",
+            "pages": links,
+            "columns": COLUMNS,
+            "episodes": rows,
+        }
+        index["tasks"] = {row[0]: tasks[row[0]] for row in rows if tasks.get(row[0])}
         index["diffusion"] = [agent for agent in inputs.agents if inputs.paradigm(agent) == "diffusion"]
         body = "\n".join(f'<script type="text/plain" id="chunk{number}">{chunk}</script>' for number, chunk in enumerate(chunks))
         with write_aside(output.with_name(name)) as handle:
@@ -87,6 +99,15 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
                     except (ValueError, KeyError, TypeError, RecursionError):
                         raise StageError(f"{path}:{number}: not an Episode record; delete the file to play it again") from None
                     yield row, {key: data[key] for key in KEPT if key in data} | {"failures": failures.get(task, [])}
+
+
+def _facts(task: Task) -> dict[str, str]:
+    """What a task offers and what is right beside its goal, where its benchmark has it: functions, acceptable calls, answers."""
+    right = task.data.get("truth") or task.data.get("answers")
+    if "functions" in task.data and not right and task.category in (*BFCL_SINGLE_TURN, *BFCL_MULTI_TURN):
+        right = bfcl_data.answers(task.category).get(str(task.data.get("id")))
+    facts = {"functions": task.data.get("functions"), "right answer": right}
+    return {name: json.dumps(value, ensure_ascii=False, indent=1) for name, value in facts.items() if value}
 
 
 def _with_answer(step: dict[str, Any], answers: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:

@@ -17,17 +17,11 @@ if TYPE_CHECKING:
 
 # Offsets of a name from its point, in points, in order of preference.
 LABEL_PLACES = (
-    (6, 0),
-    (0, 9),
-    (0, -9),
-    (6, 9),
-    (6, -9),
-    (-6, 0),
-    (-6, 9),
-    (-6, -9),
-    *((dx, dy) for dy in (17, 25, 33, 41) for dx in (6, 0, -6)),
-    *((dx, dy) for dy in (-24, -40, -56, -72, -88, -104) for dx in (8, 0, -8)),
+    *((6, 0), (0, 9), (0, -9), (6, 9), (6, -9), (-6, 0), (-6, 9), (-6, -9)),
+    *((dx, sign * dy) for dy in range(18, 110, 12) for sign in (-1, 1) for dx in (4, 0, -4)),
 )
+Box = tuple[float, float, float, float]
+"""Left, lower, right and upper edge, in pixels."""
 
 
 class Bar(NamedTuple):
@@ -175,38 +169,60 @@ def plain_numbers(*axes: Axis) -> None:
 
 
 def label_points(axis: Axes, points: Sequence[Point]) -> None:
-    """Names beside the points, each at the first of a few places where it hides no point and no other name."""
-    taken = [axis.transData.transform((point.speed, point.value)) for point in points]
+    """Names beside the points, each at the place where it hides least: no point, no other name and no line to one, and where its own line
+    crosses no name; the first of equal places. From the right, so that names further left find room below or above those."""
+    taken = [(float(x), float(y)) for x, y in axis.transData.transform([(point.speed, point.value) for point in points])]
     scale = axis.figure.dpi / 72
-    boxes = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in taken]
+    marks = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in taken]
     for point, (x, _) in zip(points, taken, strict=True):
         if point.low is not None and point.high is not None:
             ends = [axis.transData.transform((point.speed, end))[1] for end in (point.low, point.high)]
-            boxes.append((x - scale, ends[0], x + scale, ends[1]))
+            marks.append((x - scale, ends[0], x + scale, ends[1]))
+    names: list[Box] = []
+    lines: list[Box] = []
+
+    def cost(box: Box, line: list[Box]) -> int:
+        inside = frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1
+        hidden = 20 * _overlaps([box], names) + 5 * _overlaps([box], marks) + 2 * _overlaps([box], lines)
+        return hidden + 2 * _overlaps(line, names) + (0 if inside else 1000)
+
     frame = axis.bbox
-    height = (style.FONT - 1) * scale
-    for point, (x, y) in sorted(zip(points, taken, strict=True), key=lambda pair: -pair[0].value):
-        width = 0.6 * height * len(point.label)
-        for dx, dy in (*LABEL_PLACES, LABEL_PLACES[0]):  # where none is free, the first
-            left = x + dx * scale - (width if dx < 0 else width / 2 if dx == 0 else 0)
-            middle = y + dy * scale
-            box = (left, middle - height / 2, left + width, middle + height / 2)
-            inside = frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1
-            if inside and not any(box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in boxes):
-                break
-        boxes.append(box)
-        side = "right" if dx < 0 else "center" if dx == 0 else "left"
-        far = abs(dy) > 9
+    for point, at in sorted(zip(points, taken, strict=True), key=lambda pair: -pair[0].speed):
+        placed = [(dx, dy, *_label(at, dx, dy, len(point.label), scale)) for dx, dy in LABEL_PLACES]
+        dx, dy, box, line = min(placed, key=lambda place: cost(*place[2:]))
+        names.append(box)
+        lines += line
+        side = 1.0 if dx < 0 else 0.5 if dx == 0 else 0.0
+        arrow = {"arrowstyle": "-", "linewidth": 0.4, "color": "#888888", "shrinkB": 3, "relpos": (side, float(dy < 0))}
         axis.annotate(
             point.label,
             (point.speed, point.value),
             xytext=(dx, dy),
             textcoords="offset points",
-            ha=side,
+            ha={1.0: "right", 0.5: "center", 0.0: "left"}[side],
             va="center",
             fontsize=style.FONT - 1,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#888888", "shrinkB": 3} if far else None,
+            arrowprops=arrow if line else None,
         )
+
+
+def _label(point: tuple[float, float], dx: int, dy: int, letters: int, scale: float) -> tuple[Box, list[Box]]:
+    """The box of a name at an offset from its point, and small boxes along the line to it where it is not beside it."""
+    height = (style.FONT - 1) * scale
+    width = 0.52 * height * letters
+    left = point[0] + dx * scale - (width if dx < 0 else width / 2 if dx == 0 else 0)
+    middle = point[1] + dy * scale
+    box = (left, middle - height / 2, left + width, middle + height / 2)
+    if abs(dy) <= 9:
+        return box, []
+    (x, y), (to_x, to_y) = point, (point[0] + dx * scale, box[3] if dy < 0 else box[1])
+    steps = 1 + int(abs(to_y - y) / (2 * scale))
+    dots = [(x + step / steps * (to_x - x), y + step / steps * (to_y - y)) for step in range(1, steps)]
+    return box, [(a - scale / 2, b - scale / 2, a + scale / 2, b + scale / 2) for a, b in dots]
+
+
+def _overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> int:
+    return sum(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a in boxes for b in others)
 
 
 def say_not_run(axis: Axes) -> None:

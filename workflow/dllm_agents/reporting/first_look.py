@@ -97,7 +97,7 @@ def success_over_nfe(inputs: Inputs, figure: Figure) -> None:
     """Success against forward evaluations per episode, a panel per benchmark that a model plays, agents without modules."""
     played = [name for name in inputs.config.run.benchmarks if any(len(inputs.rows(agent, name)) for agent in inputs.agents)]
     panels = max(1, len(played))
-    columns = min(3, panels)
+    columns = min(3 if figure.get_figwidth() > 6 else 2, panels)
     axes = figure.subplots(math.ceil(panels / columns), columns, squeeze=False).flatten()
     for axis in axes[panels:]:
         axis.remove()
