@@ -270,7 +270,7 @@ def test_what_a_scripted_agent_does_as_well_tells_nothing(tmp_path):
     """NEWCOMER B1: two that answer as seldom as each other, and as a random agent, are not "as accurate"."""
     inputs = run(tmp_path, {"random": 0.25, "empty": 0.0, "tiny-ar": 0.25, "tiny-block": 0.25})
     overall, (finding,) = evaluate(claim(expect="not_less"), inputs)
-    assert (overall, finding.why) == ("cannot tell", "tiny-block cannot be told from the random agent")
+    assert (overall, finding.why) == ("cannot tell", "tiny-block cannot be distinguished from the random agent")
     assert (finding.n, finding.value) == (96, 0.0), "the numbers stand there all the same"
     # One side that is better than chance is enough to be worse than, not to be as good as or as fast as.
     better = run(tmp_path, {"random": 0.25, "empty": 0.0, "tiny-ar": 1.0, "tiny-block": 0.25})
@@ -283,7 +283,7 @@ def test_failures_that_the_empty_agent_has_too_are_not_a_models(tmp_path):
     test = {"metric": "failure.loop", "against": {"metric": "failure.format"}, "expect": "more"}
     inputs = run(tmp_path, {"empty": 0.0, "tiny-block": 0.0}, loops={"empty": 0.9, "tiny-block": 0.9})
     overall, (finding,) = evaluate(claim(**test), inputs)
-    assert (overall, finding.why) == ("cannot tell", "tiny-block cannot be told from the empty agent")
+    assert (overall, finding.why) == ("cannot tell", "tiny-block cannot be distinguished from the empty agent")
     assert verdict(run(tmp_path, {"empty": 0.0, "tiny-block": 0.0}, loops={"tiny-block": 0.9}), **test) == "holds"
 
 

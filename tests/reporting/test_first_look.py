@@ -70,7 +70,7 @@ def test_show_opens_on_the_scoreboard_and_names_the_other_tables(finished, tmp_p
     show(config)
     text = capsys.readouterr().out
     assert text.index("| tiny-ar |") < text.index("holds          As embodied agents, dLLMs succeed less often") < text.index("  failures ")
-    assert "claims cannot be told from this run" in text and "premature exit" not in text
+    assert "claims are not decided by this run" in text and "premature exit" not in text
     show(config, every=True)
     assert "premature exit" in capsys.readouterr().out
 

@@ -264,7 +264,7 @@ def case_study(inputs: Inputs) -> Table:
         f"{HIDDEN} is a token that is still masked. The paper looks at step {CASE_STEP} of a block of 128; turns that end before it "
         "are shown at their end."
     )
-    return Table(rows, Layout("Agent", plain_heads("Forward", "Thought", "Call", "Tokens settled"), blocks), notes=notes)
+    return Table(rows, Layout("Agent", plain_heads("Forward", "Thought", "Call", "Tokens unmasked"), blocks), notes=notes)
 
 
 def _case_lines(inputs: Inputs, agent: str) -> list[Line]:

@@ -1,4 +1,4 @@
-"""What a run says at first sight: who solves how much of what, what that costs, and what can be told from it."""
+"""What a run says at first sight: who solves how much of what, what that costs, and what follows from it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scoreboard(inputs: Inputs) -> Table:
     if earlier:
         blocks.append(_reference_block(inputs, earlier))
     legend = "≤: not better than this scripted agent, which needs no model (95 % interval of the paired difference)."
-    notes = " ".join([legend, *sentences(inputs)])
+    notes = "\n\n".join([legend, *sentences(inputs)])
     return Table([*rows, *earlier], Layout("Agent", heads, blocks), notes=notes)
 
 
@@ -84,7 +84,7 @@ def _finding(inputs: Inputs, benchmark: str) -> str:
         return f"{name}: {best.agent} solves most, {cell(best)} %; there is no diffusion and autoregressive agent to compare."
     first, second = max(pairs, key=lambda pair: sum(rates[agent].value or 0.0 for agent in pair))
     difference = compare(inputs, [first], [second], benchmark)["success_difference"]
-    verdict = "better than" if (difference.low or 0) > 0 else "worse than" if (difference.high or 0) < 0 else "not to be told from"
+    verdict = "better than" if (difference.low or 0) > 0 else "worse than" if (difference.high or 0) < 0 else "not distinguishable from"
     costs = [inputs.rows(agent, benchmark)["nfe"].mean(skipna=False) for agent in (first, second)]
     cost = f"; it takes {costs[0] / costs[1]:.2f} times the forward evaluations" if all(value > 0 for value in costs) else ""
     return (

@@ -350,8 +350,8 @@ def _no_way(finding: Finding) -> str:
 
 
 def _like_a_baseline(test: Test, agents: list[str], inputs: Inputs, benchmark: str) -> str:
-    """Which scripted baseline these agents together cannot be told from: neither by success nor, of failures, by what is compared; empty
-    where they can be told from all."""
+    """Which scripted baseline these agents together cannot be distinguished from: neither by success nor, for failures, by what is
+    compared; empty where they differ from all."""
     metrics = ["success", *(metric for metric in test.metrics if metric.startswith("failure."))]
     for baseline in inputs.baselines:
         if inputs.config.agents[baseline].policy == "teacher" or not len(inputs.rows(baseline, benchmark)):
@@ -366,7 +366,7 @@ def _like_a_baseline(test: Test, agents: list[str], inputs: Inputs, benchmark: s
             if low > 0 or (metric != "success" and high < 0):
                 break
         else:
-            return f"{', '.join(agents)} cannot be told from the {baseline} agent"
+            return f"{', '.join(agents)} cannot be distinguished from the {baseline} agent"
     return ""
 
 

@@ -185,12 +185,13 @@ def to_html(layout: Layout, caption: str, name: str, agents: Collection[str] = (
                 )
             lines.append("<tr>" + "".join(cols) + "</tr>")
     body = "\n".join(lines)
+    paragraphs = "\n".join(f"<p>{escape(part)}</p>" for part in caption.split("\n\n"))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>\n'
         "<style>main { font: 14px/1.4 system-ui, sans-serif; margin: 8px; } main table { border-collapse: collapse; }\n"
         "main th, main td { padding: 3px 8px; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }\n"
         "main a { color: #0b5cad; }</style>\n"
-        f"</head><body>\n<main>\n<table>\n{body}\n</table>\n<p>{escape(caption)}</p>\n</main>\n</body></html>\n"
+        f"</head><body>\n<main>\n<table>\n{body}\n</table>\n{paragraphs}\n</main>\n</body></html>\n"
     )
 
 

@@ -48,10 +48,11 @@ def claims(inputs: Inputs) -> Table:
         lines.append(Line(claim.statement, [claim.source, verdict, str(smallest), ". ".join(dict.fromkeys(sentences))]))
     heads = plain_heads("Source", "On this run", "n", "Numbers")
     notes = (
-        f"Margins are {number(inputs.config.report.margin)} points, of amounts as many percent of what the second group has. 'More' and "
-        "'less' hold where the 95 % interval of the difference is beyond 0; they do not where it excludes a difference of the margin that "
-        "way. Every benchmark is judged by itself, on the tasks that the named agents share; those that tell decide. Cannot tell: the "
-        "interval is too wide, the agents cannot be told from a scripted one, or there is no room to differ. Not comparable: times of "
+        f"Margins are {number(inputs.config.report.margin)} points; for amounts, as many percent of the second group's value. 'More' and "
+        "'less' hold where the 95 % interval of the difference is beyond 0; they do not hold where it excludes a difference as large as "
+        "the margin in that direction. Every benchmark is judged by itself, on the tasks that the named agents share; those with a "
+        "verdict decide. Cannot tell: the interval is too wide, the agents cannot be distinguished from a scripted one, or the metric is "
+        "at its limit. Not comparable: times of "
         "runs under unequal load. Not applicable: what a claim presumes does not hold. Agents are compared with those of the same origin: "
         "trained in this run, tuned by the package's adapters, as they came."
     )

@@ -56,7 +56,7 @@ def _claims(results: Results) -> None:
         for name in (name for name, own in verdicts.items() if own == verdict):
             print(f"{text:<14} {visible(statements.get(name, name))}")
     others = sum(verdict not in words for verdict in verdicts.values())
-    print(f"{others} of {len(verdicts)} claims cannot be told from this run; {results.table('claims', 'md')} says why\n")
+    print(f"{others} of {len(verdicts)} claims are not decided by this run; {results.table('claims', 'md')} says why\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

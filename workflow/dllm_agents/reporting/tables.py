@@ -40,12 +40,12 @@ def tabulate(name: str, config: Config, results_dir: str | Path, output_base: st
     wall-clock metrics; returns the paths. Missing scores make exactly the cells "not run". Raises StageError for an unknown table."""
     table = make(name, Inputs(config, Path(results_dir)))
     own, shared = f"{own_caption(TABLES[name])} {table.notes}".strip(), setting(TABLES[name], config)
-    text = f"{own} {shared}".strip()
+    text = "\n\n".join(filter(None, (own, shared)))
     base = Path(output_base)
     texts = {
         f"{base}.csv": to_csv(table.rows),
-        f"{base}.md": to_markdown(table.layout, "\n\n".join(filter(None, (own, shared)))),
-        f"{base}.tex": to_latex(table.layout, text, name),
+        f"{base}.md": to_markdown(table.layout, text),
+        f"{base}.tex": to_latex(table.layout, " ".join(text.split()), name),
         f"{base}.html": to_html(table.layout, text, name, config.run.agents),
     }
     if table.timing:

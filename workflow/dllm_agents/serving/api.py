@@ -251,7 +251,7 @@ class _Request(Neutral):  # type: ignore[valid-type, misc]
     )
     return_trace: bool | None = Field(
         default=None,
-        description="adds choices[].trace: token ids, their texts, the forward that settled each, how surely, and its "
+        description="adds choices[].trace: token ids, their texts, the forward that unmasked each, how surely, and its "
         "settings with every default filled in; with `dynamics` what happened forward by forward",
     )
 
@@ -297,7 +297,7 @@ class ChatRequest(_Request):
     chat_template_kwargs: dict[str, Any] | None = Field(default=None, description="variables of the chat template, as enable_thinking")
     add_generation_prompt: Literal[True] | None = None
     continue_final_message: Literal[False] | None = None
-    logprobs: bool | None = Field(default=None, description="adds the probability of every token at the forward that settled it")
+    logprobs: bool | None = Field(default=None, description="adds the probability of every token at the forward that unmasked it")
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def offered_tools(self) -> list[dict[str, Any]] | None:
@@ -335,7 +335,7 @@ class CompletionRequest(_Request):
     suffix: Literal[""] | None = None
     add_special_tokens: Literal[True] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
-        default=None, description="adds the probability of every token at the forward that settled it, and that many alternatives"
+        default=None, description="adds the probability of every token at the forward that unmasked it, and that many alternatives"
     )
     likelihood_draws: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="diffusion models: random maskings that the likelihoods of an echoed prompt are estimated from"
