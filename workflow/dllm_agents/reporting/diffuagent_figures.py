@@ -189,13 +189,11 @@ def _draw_replay(axis: Axes, replay: Replay, look: style.Look) -> None:
     saved, lost = replay.rows["redundant_steps_saved"], replay.rows["progress_lost"]
     # Hollow markers are larger, so that a filled one at the same place is seen inside.
     face, size = (look.colour, 5) if look.paradigm == "ar" else ("none", 9)
-    for row, along in ((saved, "x"), (lost, "y")):
-        ends = (row.low or 0.0, row.high or 0.0)
-        middle = float((lost if along == "x" else saved).value or 0.0)
-        points = (ends, (middle, middle)) if along == "x" else ((middle, middle), ends)
-        axis.plot(*points, color=look.colour, linewidth=0.8, alpha=0.6, zorder=1)
+    (left, x, right), (bottom, y, top) = ((row.low or 0.0, row.value or 0.0, row.high or 0.0) for row in (saved, lost))
+    for whisker in ([left, right], [y, y]), ([x, x], [bottom, top]):
+        axis.plot(*whisker, color=look.colour, linewidth=0.8, alpha=0.6, zorder=1)
     marker = BENCHMARK_MARKER[replay.benchmark]
-    axis.plot(saved.value or 0.0, lost.value or 0.0, marker, markersize=size, markerfacecolor=face, markeredgecolor=look.colour, zorder=2)
+    axis.plot(x, y, marker, markersize=size, markerfacecolor=face, markeredgecolor=look.colour, zorder=2)
 
 
 def _verifier_legend(figure: Figure, verifiers: Mapping[str, style.Look], benchmarks: set[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -290,39 +292,31 @@ class Region(NamedTuple):
     first: int
     last: int
 
+    @property
+    def tokens(self) -> slice:
+        return slice(self.first, self.last + 1)
+
 
 def regions(call: TracedCall) -> list[Region]:
     """The parts of a traced completion, by its tags; tags belong to what they enclose. Empty without the texts of its tokens."""
     if not call.reveal_step or not call.tokens or len(call.reveal_step) != len(call.tokens):
         return []
-    text, starts = "", []
-    for token in call.tokens:
-        starts.append(len(text))
-        text += token
-    kinds = ["other"] * len(starts)
+    text, starts = "".join(call.tokens), [0, *accumulate(map(len, call.tokens))]
+    kinds = ["other"] * len(call.tokens)
     for kind in ("think", "tool_call", "answer"):
-        opened = text.find(f"<{kind}>")
-        closing = f"</{kind}>"
-        closed = text.find(closing, opened)
-        if opened >= 0:
-            end = closed + len(closing) if closed >= 0 else len(text)
-            for index, start in enumerate(starts):
-                if opened < start + max(1, len(call.tokens[index])) and start < end:
+        if match := re.search(rf"<{kind}>.*?(</{kind}>|\Z)", text, re.DOTALL):
+            for index, token in enumerate(call.tokens):
+                if match.start() < starts[index] + max(1, len(token)) and starts[index] < match.end():
                     kinds[index] = kind
-    parts: list[Region] = []
-    for index, kind in enumerate(kinds):
-        if parts and parts[-1].kind == kind:
-            parts[-1] = parts[-1]._replace(last=index)
-        else:
-            parts.append(Region(kind, index, index))
-    return parts
+    runs = [(kind, list(places)) for kind, places in groupby(range(len(kinds)), key=kinds.__getitem__)]
+    return [Region(kind, places[0], places[-1]) for kind, places in runs]
 
 
 def canvas_at(call: TracedCall, region: Region, forward: int) -> str:
     """A region as it stands after `forward` forwards: unmasked tokens as text, the others as one mask sign each."""
     assert call.reveal_step is not None and call.tokens is not None
-    part = slice(region.first, region.last + 1)
-    return "".join(token if step < forward else HIDDEN for step, token in zip(call.reveal_step[part], call.tokens[part], strict=True))
+    steps, tokens = call.reveal_step[region.tokens], call.tokens[region.tokens]
+    return "".join(token if step < forward else HIDDEN for step, token in zip(steps, tokens, strict=True))
 
 
 def _calling_turns(inputs: Inputs, agent: str) -> Iterator[tuple[Episode, TracedCall, dict[str, Region]]]:
@@ -344,12 +338,10 @@ def _unmasked_rows(inputs: Inputs, agent: str) -> list[TableRow]:
         trace = call.reveal_step or []
         for kind, shares in at_step.items():
             if kind in parts:
-                part = trace[parts[kind].first : parts[kind].last + 1]
-                shares.append(float(np.mean([settled < CASE_STEP for settled in part])))
+                shares.append(float(np.mean([settled < CASE_STEP for settled in trace[parts[kind].tokens]])))
         if "think" in parts:
-            called = max(trace[parts["tool_call"].first : parts["tool_call"].last + 1])
-            part = trace[parts["think"].first : parts["think"].last + 1]
-            when_called.append(float(np.mean([settled <= called for settled in part])))
+            last = max(trace[parts["tool_call"].tokens])
+            when_called.append(float(np.mean([settled <= last for settled in trace[parts["think"].tokens]])))
     own = Rows(agent, SEARCH, inputs.config.seed)
     return [
         *(own.mean(f"settled_at_step_{CASE_STEP}", shares, kind, share=True) for kind, shares in at_step.items()),

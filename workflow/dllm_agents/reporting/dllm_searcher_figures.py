@@ -13,7 +13,7 @@ from dllm_agents.reporting import published, style
 from dllm_agents.reporting.cells import NOT_RUN
 from dllm_agents.reporting.comparison import pair_up
 from dllm_agents.reporting.dllm_searcher import SEARCH
-from dllm_agents.reporting.drawing import marker_handle, say_not_run
+from dllm_agents.reporting.drawing import Bar, draw_bar, marker_handle, say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.rows import measure_of, outcomes
 
@@ -64,14 +64,12 @@ def figure3(inputs: Inputs, figure: Figure) -> None:
 
 def _draw_reductions(axis: Axes, shown: Sequence[Saving], looks: dict[str, style.Look]) -> None:
     """Percent of ReAct's time that P-ReAct saves: published above, this run's below a rule."""
-    theirs = [(item.category, float(item.value or 0), None, None, style.PALE[0]) for item in published.values("searcher_figure3")]
-    ours = [(f"{item.parallel}, {item.category}", item.reduction, item.low, item.high, looks[item.parallel].colour) for item in shown]
-    for place, (_, value, low, high, colour) in enumerate([*theirs, *ours]):
-        axis.barh(place, value, height=0.72, color=colour, hatch=style.HATCH["diffusion"], edgecolor="#222222", linewidth=0.6)
-        if low is not None and high is not None:
-            axis.plot([low, high], [place, place], color="#222222", linewidth=0.9)
-        axis.text(max(value, high or value, 0) + 1, place, f"{value:.1f}", va="center", fontsize=style.FONT - 2)
-    axis.set_yticks(range(len(theirs) + len(ours)), [name for name, *_ in (*theirs, *ours)])
+    theirs = [Bar(item.category, item.value, None, None, f"{item.value:.1f}") for item in published.values("searcher_figure3")]
+    ours = [Bar(f"{own.parallel}, {own.category}", own.reduction, own.low, own.high, f"{own.reduction:.1f}") for own in shown]
+    colours = [style.PALE[0]] * len(theirs) + [looks[own.parallel].colour for own in shown]
+    for place, (bar, colour) in enumerate(zip([*theirs, *ours], colours, strict=True)):
+        draw_bar(axis, place, bar, colour, style.HATCH["diffusion"], gap=1)
+    axis.set_yticks(range(len(colours)), [bar.label for bar in (*theirs, *ours)])
     axis.set_ylim(len(theirs) + max(len(ours), 1) - 0.3, -0.7)
     axis.axhline(len(theirs) - 0.5, color="#444444", linewidth=0.8)
     axis.set(title="Less time than ReAct (%)", xlabel="published above, ours below the rule")

@@ -67,7 +67,9 @@ def bars(figure: Figure, groups: Sequence[tuple[str, list[Bar], list[Bar]]], lab
         places = [*range(len(theirs)), *(len(theirs) + gap + index for index in range(len(ours)))]
         empty = all(bar.value is None and bar.note == NOT_RUN for bar in ours)
         for place, bar in zip(places, [*theirs, *ours], strict=True):
-            _draw_bar(axis, place, bar, looks[bar.model or bar.label], quiet=empty)
+            if bar.value is not None or not empty:
+                look = looks[bar.model or bar.label]
+                draw_bar(axis, place, bar, look.colour, look.hatch)
         if ours and empty:
             middle = (places[len(theirs)] + places[-1]) / 2
             axis.text(top / 2, middle, NOT_RUN, ha="center", va="center", fontsize=style.FONT, color="#666666", style="italic")
@@ -84,18 +86,15 @@ def bars(figure: Figure, groups: Sequence[tuple[str, list[Bar], list[Bar]]], lab
     legend(figure, [(text, paradigm, False) for paradigm, text in style.PARADIGM.items() if paradigm in used], markers=False)
 
 
-def _draw_bar(axis: Axes, place: float, bar: Bar, look: style.Look, *, quiet: bool) -> None:
-    """A bar with its interval and note; a bar without value is a note alone, or nothing where the whole panel says so (`quiet`)."""
+def draw_bar(axis: Axes, place: float, bar: Bar, colour: str, hatch: str, gap: float = 2) -> None:
+    """A bar with its interval, and its note at a distance; a bar without value is a note alone."""
     if bar.value is None:
-        if not quiet:
-            axis.text(1.5, place, bar.note, va="center", fontsize=style.FONT - 2, color="#666666", style="italic")
+        axis.text(1.5, place, bar.note, va="center", fontsize=style.FONT - 2, color="#666666", style="italic")
         return
-    axis.barh(place, bar.value, height=0.72, color=look.colour, hatch=look.hatch, edgecolor="#222222", linewidth=0.6)
-    end = bar.value
+    axis.barh(place, bar.value, height=0.72, color=colour, hatch=hatch, edgecolor="#222222", linewidth=0.6)
     if bar.low is not None and bar.high is not None:
         axis.plot([bar.low, bar.high], [place, place], color="#222222", linewidth=0.9)
-        end = max(end, bar.high)
-    axis.text(end + 2, place, bar.note, va="center", fontsize=style.FONT - 2)
+    axis.text(max(bar.value, bar.high or 0.0, 0.0) + gap, place, bar.note, va="center", fontsize=style.FONT - 2)
 
 
 def legend(figure: Figure, entries: Sequence[tuple[str, str, bool]], *, markers: bool) -> None:

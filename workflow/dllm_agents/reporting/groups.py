@@ -107,16 +107,12 @@ def _masked(mask: str, inputs: Inputs) -> set[str]:
 
 def _by_seed(of: list[str], against: list[str], inputs: Inputs) -> tuple[list[list[str]], list[list[str]]]:
     """Both groups apart by training seed, where they hold the same two or more; else each as it is."""
-    apart = []
-    for agents in (of, against):
-        seeds: dict[int | None, list[str]] = {}
-        for agent in agents:
-            seeds.setdefault(inputs.training_seed(agent), []).append(agent)
-        apart.append(seeds)
-    shared = sorted(seed for seed in apart[0] if seed is not None)
-    if len(shared) < 2 or set(apart[0]) != set(apart[1]) or None in apart[0]:
+    own, theirs = ({inputs.training_seed(agent) for agent in agents} for agents in (of, against))
+    seeds = sorted(seed for seed in own if seed is not None)
+    if len(seeds) < 2 or own != theirs or None in own:
         return [of], [against]
-    return [apart[0][seed] for seed in shared], [apart[1][seed] for seed in shared]
+    first, second = ([[agent for agent in side if inputs.training_seed(agent) == seed] for seed in seeds] for side in (of, against))
+    return first, second
 
 
 def groups(test: Test, sides: Sides) -> list[tuple[Group, list[list[str]]]]:

@@ -190,7 +190,7 @@ class Inputs:
         free in what it writes: what the papers' main tables hold."""
         entry = self.config.agents[agent]
         return (
-            set(self.config.agents[agent].backbones) == {"policy"}
+            set(entry.backbones) == {"policy"}
             and (entry.acting, entry.workflow, entry.dialect) == ("react", None, None)
             and entry.history != "recent"
             and not entry.constrain
@@ -298,8 +298,9 @@ def check_scores(scores: pd.DataFrame, *, allow_mixed: bool = False) -> None:
     if len(duplicated):
         row = duplicated.iloc[0]
         raise StageError(f"scores: task {row['task_id']} is there twice for agent {row['agent']}; delete its score file and score again")
-    if not scores["progress"].astype(float).between(0, 1).all():
-        row = scores[~scores["progress"].astype(float).between(0, 1)].iloc[0]
+    outside = scores[~scores["progress"].astype(float).between(0, 1)]
+    if len(outside):
+        row = outside.iloc[0]
         raise StageError(
             f"scores: progress {row['progress']} of agent {row['agent']} on task {row['task_id']} is not in [0, 1]; score again"
         )

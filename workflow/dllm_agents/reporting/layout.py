@@ -55,6 +55,11 @@ class Layout:
     columns: list[tuple[str, str]]
     blocks: list[Block]
 
+    @property
+    def heads(self) -> list[str]:
+        """What stands over each column, the first one's too."""
+        return [self.corner, *(f"{group} {name}".strip() for group, name in self.columns)]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -90,21 +95,21 @@ def arrange(
     benchmark."""
     by_key = {(row.agent, row.benchmark, row.category, row.metric): row for row in rows}
     firsts = {key[0]: key for key, _ in reversed(columns)}
-    counted = {key for benchmark, key in firsts.items() if with_n and benchmark != "average"}
+    numbered = {key for benchmark, key in firsts.items() if with_n and benchmark != "average"}
 
     def line(agent: str, published: bool) -> Line:
         own = {key: by_key.get((agent, *key)) for key, _ in columns}
         largest = max((row for row in own.values() if row), key=lambda row: row.n or 0, default=None)
         cells: list[Cell] = [] if with_n else [count(largest, errors(agent, columns[0][0][0]))]
         for key, row in own.items():
-            if key in counted:
+            if key in numbered:
                 cells.append(count(row, errors(agent, key[0])))
             cells.append(_placed(row, published))
         return Line(agent, cells)
 
     heads: list[tuple[str, str]] = [] if with_n else [("", "n")]
     for key, label in columns:
-        heads += [(label[0], "n"), label] if key in counted else [label]
+        heads += [(label[0], "n"), label] if key in numbered else [label]
     laid = [Block(title, [line(agent, title == PUBLISHED_BLOCK) for agent in agents]) for title, agents in blocks]
     return Layout(corner, heads, [block for block in laid if block.lines])
 
@@ -159,8 +164,7 @@ def _named(text: str) -> str:
 
 def to_markdown(layout: Layout, caption: str) -> str:
     """Pipe table; the blocks' titles stand in rows of their own."""
-    header = [layout.corner, *(f"{group} {name}".strip() for group, name in layout.columns)]
-    lines = [_pipe(map(_escape_markdown, header)), _pipe([":--", *("--:" for _ in layout.columns)])]
+    lines = [_pipe(map(_escape_markdown, layout.heads)), _pipe([":--", *("--:" for _ in layout.columns)])]
     for block in layout.blocks:
         if block.title:
             lines.append(_pipe([f"**{_escape_markdown(block.title)}**", *("" for _ in layout.columns)]))
@@ -171,11 +175,10 @@ def to_markdown(layout: Layout, caption: str) -> str:
 def to_html(layout: Layout, caption: str, name: str, agents: Collection[str] = ()) -> str:
     """A page of its own, in which the cells of these agents link to their episodes in the browser."""
     escape = html.escape
-    head = [layout.corner, *(f"{group} {column}".strip() for group, column in layout.columns)]
-    lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in head) + "</tr>"]
+    lines = ["<tr>" + "".join(f"<th>{escape(text)}</th>" for text in layout.heads) + "</tr>"]
     for block in layout.blocks:
         if block.title:
-            lines.append(f'<tr><td colspan="{len(head)}"><em>{escape(block.title)}</em></td></tr>')
+            lines.append(f'<tr><td colspan="{len(layout.heads)}"><em>{escape(block.title)}</em></td></tr>')
         for label, cells in block.lines:
             cols = [f"<td>{escape(label)}</td>"]
             for content in cells:

@@ -63,10 +63,8 @@ def claims(inputs: Inputs) -> Table:
 
 def _finding_row(claim: str, finding: Finding) -> TableRow:
     test = finding.test
-    row = TableRow(
-        agent=claim, benchmark=finding.benchmark, category=test.expect, metric=test.metric, n=finding.n, published=test.published
-    )
-    return row.model_copy(update={"value": finding.value, "low": finding.low, "high": finding.high})
+    row = Rows(claim, finding.benchmark).row(test.metric, test.expect, finding.n, finding.value)
+    return row.model_copy(update={"low": finding.low, "high": finding.high, "published": test.published})
 
 
 def comparisons(inputs: Inputs) -> Table:
