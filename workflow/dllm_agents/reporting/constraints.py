@@ -20,10 +20,11 @@ from dllm_agents.decoding.constraints.automata import DFA, compile_expression
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import drawing, style
 from dllm_agents.reporting.captions import display_name
+from dllm_agents.reporting.cells import Rows
 from dllm_agents.reporting.comparison import families
 from dllm_agents.reporting.failures import FIGURE4_CLASSES, FIGURE4_SETS
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, own_block, plain_heads
+from dllm_agents.reporting.layout import OURS_BLOCK, Cell, Sheet, Table, plain_heads
 from dllm_agents.reporting.rows import Outcomes, outcomes
 
 if TYPE_CHECKING:
@@ -35,31 +36,25 @@ CHOICES = {kind: name for kind, name in FIGURE4_CLASSES.items() if kind not in M
 def constraints(inputs: Inputs) -> Table:
     """Every agent beside its constrained twin: success, failures by class, forward evaluations, the share of tokens that the
     constraint replaced, the share of valid free answers outside the language, and the exact paired test."""
-    rows: list[TableRow] = []
-    timing: list[TableRow] = []
-    blocks: dict[str, list[Line]] = {}
+    classes = [*CHOICES.values(), "NFE", "Repaired tokens", "Valid outside", "p"]
+    sheet = Sheet("Agent", plain_heads("n", "Success", "Malformed", "Choice", *classes))
     for free, constrained in pairs(inputs):
         outside = _outside(free)
         for side, shown in ((free, outside), (constrained, None)):
             own = [*_rows(side), shown]
             test = [] if side is free else _paired(free, constrained)
             cells: list[Cell] = [row or "" for row in (*own, test[-1] if test else None)]
-            blocks.setdefault(side.benchmark, []).append(Line(side.agent, [str(len(side)), *cells]))
-            rows += [row for row in (*own, *test) if row is not None]
-            timing.append(side.mean("seconds_per_episode", side.column("seconds")))
-    classes = [*CHOICES.values(), "NFE", "Repaired tokens", "Valid outside", "p"]
-    heads = plain_heads("n", "Success", "Malformed", "Choice", *classes)
-    shown_blocks = [Block(display_name(name), lines) for name, lines in blocks.items()]
-    if not shown_blocks:
-        rows.append(TableRow(agent="constrained", benchmark="", metric="success_rate", n=0))
-        shown_blocks.append(own_block([], len(heads), "no agent beside a constrained one"))
+            rows = [row for row in (*own, *test) if row is not None]
+            sheet.line(side.agent, [str(len(side)), *cells], rows, display_name(side.benchmark))
+            sheet.timing.append(side.mean("seconds_per_episode", side.column("seconds")))
     notes = (
         "In each pair the first agent is unconstrained, the second can only write readable replies. Malformed: a reply could not be read. "
         "Choice: every reply could, and the task failed. Repaired tokens: the share that the constraint replaced. Valid outside: "
         "valid free answers that the constrained agent could not have written. p: exact McNemar test of success. BFCL: the entries of "
         "DiffuAgent's Figure 4."
     )
-    return Table(rows, Layout("Agent", heads, shown_blocks), timing, notes)
+    nobody = "" if sheet.rows else "no agent beside a constrained one"
+    return sheet.table(notes, nobody, OURS_BLOCK, Rows("constrained", "").row("success_rate", n=0))
 
 
 def draw(inputs: Inputs, figure: Figure) -> None:

@@ -9,9 +9,10 @@ from dllm_agents.analysis.failures import MALFORMED
 from dllm_agents.records import TableRow
 from dllm_agents.reporting import drawing, style
 from dllm_agents.reporting.captions import display_name
+from dllm_agents.reporting.cells import NOT_RUN
 from dllm_agents.reporting.comparison import families
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Layout, Line, Table, own_block, plain_heads
+from dllm_agents.reporting.layout import OURS_BLOCK, Block, Layout, Line, Table, plain_heads
 from dllm_agents.reporting.rows import Outcomes, outcomes
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def decoder_or_paradigm(inputs: Inputs) -> Table:
     heads = plain_heads("n", "Tokens / forward", "NFE", *RATES.values())
     if not blocks:
         rows.append(TableRow(agent="decoder", benchmark="", metric="success_rate", n=0))
-        blocks.append(own_block([], len(heads), "no two agents that differ in their decoding alone"))
+        blocks.append(Block(OURS_BLOCK, [Line("no two agents that differ in their decoding alone", [NOT_RUN] * len(heads))]))
     notes = "Agents of a block play the same tasks. All but the autoregressive ones have the same weights and differ in `decoding` alone."
     return Table(rows, Layout("Agent", heads, blocks), notes=notes)
 

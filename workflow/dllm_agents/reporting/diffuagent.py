@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,9 +14,9 @@ from dllm_agents.config import BFCL_MULTI_TURN, BFCL_SINGLE_TURN, EMBODIED
 from dllm_agents.records import Episode, TableRow, Task
 from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
-from dllm_agents.reporting.cells import NOT_RUN, Key, number, without_value
+from dllm_agents.reporting.cells import NOT_RUN, Key, Rows, number, without_value
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, arrange, own_block, plain_heads
+from dllm_agents.reporting.layout import NO_MODULES, OURS_BLOCK, Sheet, Table, Text, arrange, plain_heads
 from dllm_agents.reporting.rows import (
     Outcomes,
     agent_blocks,
@@ -108,9 +109,8 @@ def layout_rows(own: Outcomes) -> list[TableRow]:
 def table3(inputs: Inputs) -> Table:
     """DiffuAgent Table 3: embodied agents by memory module; "w/o" keeps only recent interactions."""
     keys = [key for key, _ in OUTCOMES]
-    heads = [label for _, label in OUTCOMES]
-    rows, blocks = published_rows("diffuagent_table3"), _published_blocks("diffuagent_table3", keys)
-    lines = []
+    sheet = Sheet("Agent + memory", [label for _, label in OUTCOMES])
+    _publish(sheet, "diffuagent_table3", keys)
     for agent in inputs.agents:
         backbones = inputs.config.agents[agent].backbones
         if set(backbones) <= {"policy", "memory"} and ("memory" in backbones or inputs.config.agents[agent].history == "recent"):
@@ -118,15 +118,16 @@ def table3(inputs: Inputs) -> Table:
             twin = {"memory": published.backbone_name(inputs.config, backbones["memory"]) if "memory" in backbones else "w/o"}
             values = values_of("diffuagent_table3", published.published_name(inputs.config, agent), twin)
             own = {(row.benchmark, row.category, row.metric): row for row in embodied_rows(inputs, agent, values)}
-            lines.append(Line(f"{agent} ({backbones['policy']} + {memory})", [own[key] for key in keys]))
-            rows += [row.model_copy(update={"category": f"memory={memory}"}) for row in own.values()]
-    return Table(rows, Layout("Agent + memory", heads, [*blocks, own_block(lines, len(heads))]))
+            rows = [row.model_copy(update={"category": f"memory={memory}"}) for row in own.values()]
+            sheet.line(f"{agent} ({backbones['policy']} + {memory})", [own[key] for key in keys], rows, OURS_BLOCK)
+    return sheet.table("", NO_MODULES, OURS_BLOCK)
 
 
 def table4(inputs: Inputs) -> Table:
     """DiffuAgent Table 4: the embodied test sets and an example trajectory of each, from a real episode: a solved one of 3 to 10 steps by
     the first agent with a backbone that has one, else the teacher's."""
-    rows, lines = published_rows("diffuagent_table4"), []
+    rows = published_rows("diffuagent_table4")
+    sheet = Sheet("Test set", plain_heads("Tasks", "Published", "Agent", "Example task and trajectory"), rows)
     sizes = {row.benchmark: row.published for row in rows}
     for benchmark in EMBODIED:
         tasks, size = len(inputs.tasks(benchmark)), sizes[benchmark]
@@ -135,54 +136,45 @@ def table4(inputs: Inputs) -> Table:
         episodes = (_example(inputs, agent, benchmark) for agent in (*inputs.agents, *inputs.baselines))
         episode = next((episode for episode in episodes if episode is not None), None)
         if episode is None:
-            lines.append(Line(display_name(benchmark), [*counts, NOT_RUN, NOT_RUN]))
+            sheet.line(display_name(benchmark), [*counts, NOT_RUN, NOT_RUN])
             continue
-        steps = float(len(episode.steps))
-        rows.append(TableRow(agent=episode.agent, benchmark=benchmark, category=episode.task_id, metric="example_steps", n=1, value=steps))
+        example = Rows(episode.agent, benchmark).row("example_steps", episode.task_id, 1, len(episode.steps))
         link = {"task": episode.task_id, "agent": episode.agent, "benchmark": benchmark}
-        lines.append(Line(display_name(benchmark), [*counts, Text(episode.agent, link), Text(_trajectory(episode), link)]))
-    heads = plain_heads("Tasks", "Published", "Agent", "Example task and trajectory")
-    notes = "T, A and O are thought, action and observation; long observations are cut."
-    return Table(rows, Layout("Test set", heads, [Block("", lines)]), notes=notes)
+        sheet.line(display_name(benchmark), [*counts, Text(episode.agent, link), Text(_trajectory(episode), link)], [example])
+    return sheet.table("T, A and O are thought, action and observation; long observations are cut.")
 
 
 def table5(inputs: Inputs) -> Table:
     """DiffuAgent Table 5: what BFCL-v3's test set is made of, with an example of each category and its call from a real episode: one an
     agent with a backbone solved, else the teacher's."""
-    rows = published_rows("diffuagent_table5")
+    heads = plain_heads("Used", "Published (of)", "Agent", "Example and tool call")
+    sheet = Sheet("Category", heads, published_rows("diffuagent_table5"))
     tasks = list(inputs.tasks("bfcl").values())
     examples = _solved_calls(inputs)
-    groups: dict[str, list[Line]] = {}
     for value in published.values("diffuagent_table5"):
         group, _, category = value.category.rpartition("/")
         used = [task for task in tasks if task.category == category]
-        size, entries = number(value.value or 0).removesuffix(".0"), float(len(used)) if used else None
-        rows.append(
-            TableRow(
-                agent="this run", benchmark="bfcl", category=category, metric="entries", n=value.n, value=entries, published=value.value
-            )
-        )
+        row = Rows("this run", "bfcl").row("entries", category, value.n, len(used) or None)
         # A manuscript's fonts do not reach every script, so a question in Latin letters is shown where there is one.
         task = next(iter(sorted((task for task in used if task.id in examples), key=lambda task: not task.goal.isascii())), None)
         cells: list[Text | str] = [NOT_RUN, NOT_RUN]
         if task is not None:
             link = {"task": task.id, "agent": examples[task.id].agent, "benchmark": "bfcl"}
             cells = [Text(examples[task.id].agent, link), Text(_call(task, examples[task.id]), link)]
-        groups.setdefault(group, []).append(Line(category, [str(len(used)) if used else NOT_RUN, f"{size} ({value.n})", *cells]))
-    heads = plain_heads("Used", "Published (of)", "Agent", "Example and tool call")
+        sizes = [str(len(used)) if used else NOT_RUN, f"{number(value.value or 0).removesuffix('.0')} ({value.n})"]
+        sheet.line(category, [*sizes, *cells], [row.model_copy(update={"published": value.value})], group)
     notes = "U, T and TC are the user's message, the tools offered and the tool call made; the hallucination sets call for none."
-    return Table(rows, Layout("Category", heads, [Block(group, lines) for group, lines in groups.items()]), notes=notes)
+    return sheet.table(notes)
 
 
 def table6(inputs: Inputs) -> Table:
     """DiffuAgent Table 6: BFCL multi-turn by selector and editor module, and without one. Not the paper's are the single-turn columns, for
     runs without multi-turn entries, and the calls of its backbone that a selector with a tool graph saved per entry."""
-    rows = published_rows("diffuagent_table6")
-    blocks = _published_blocks("diffuagent_table6", [("bfcl", name, "success_rate") for name in MODULE_COLUMNS], more=[""])
+    sheet = Sheet("Agent + modules", [*MODULE_COLUMNS.values(), ("Selector", "Calls saved")])
+    _publish(sheet, "diffuagent_table6", [("bfcl", name, "success_rate") for name in MODULE_COLUMNS], more=[""])
     roles = {agent: inputs.config.agents[agent].backbones for agent in inputs.players("bfcl")}
     helped = [agent for agent in roles if {"selector", "editor"} & set(roles[agent])]
     policies = {roles[agent]["policy"] for agent in helped}
-    lines = []
     for agent in roles:
         if agent not in helped and not (inputs.alone(agent) and roles[agent].get("policy") in policies):
             continue
@@ -192,11 +184,9 @@ def table6(inputs: Inputs) -> Table:
         if "selector" in roles[agent]:
             own.append(played.mean("selector_saved_calls", played.stated("selector_saved_calls")))
         name = f"{agent} ({', '.join([roles[agent]['policy'], *modules])})" if modules else f"{agent}, w/o"
-        lines.append(Line(name, [*own, *[""] * (len(MODULE_COLUMNS) + 1 - len(own))]))
-        own += error_rows(played)
-        rows += [row.model_copy(update={"category": ";".join(filter(None, [*modules, row.category]))}) for row in own]
-    heads = [*MODULE_COLUMNS.values(), ("Selector", "Calls saved")]
-    return Table(rows, Layout("Agent + modules", heads, [*blocks, own_block(lines, len(heads))]))
+        rows = [row.model_copy(update={"category": ";".join(filter(None, [*modules, row.category]))}) for row in own + error_rows(played)]
+        sheet.line(name, [*own, *[""] * (len(sheet.columns) - len(own))], rows, OURS_BLOCK)
+    return sheet.table("", NO_MODULES, OURS_BLOCK)
 
 
 def _published_modules(inputs: Inputs, agent: str, roles: Mapping[str, str]) -> dict[Key, float]:
@@ -214,20 +204,15 @@ def embodied_rows(inputs: Inputs, agent: str, theirs: Mapping[Key, float]) -> li
     return [*rows, macro_row(played, "success", "success_rate"), macro_row(played, "progress", "progress_rate")]
 
 
-def _published_blocks(name: str, columns: Sequence[Key], more: Sequence[str] = ()) -> list[Block]:
+def _publish(sheet: Sheet, name: str, columns: Sequence[Key], more: Sequence[str] = ()) -> None:
     """A published table of agents with modules: a block per agent with one line per choice of modules; what is not published stays
     empty."""
-    cells: dict[str, dict[str, dict[Key, TableRow]]] = {}
+    cells: dict[tuple[str, str], dict[Key, TableRow]] = defaultdict(dict)
     for value, row in zip(published.values(name), published_rows(name), strict=True):
         modules = ", ".join(f"{role}={backbone}" for role, backbone in value.modules.items())
-        cells.setdefault(value.agent, {}).setdefault(modules, {})[value.benchmark, value.part, value.metric] = row
-    return [
-        Block(
-            f"Published: {agent}",
-            [Line(modules, [*(own.get(key, "") for key in columns), *more]) for modules, own in by_modules.items()],
-        )
-        for agent, by_modules in cells.items()
-    ]
+        cells[value.agent, modules][value.benchmark, value.part, value.metric] = row
+    for (agent, modules), own in cells.items():
+        sheet.line(modules, [*(own.get(key, "") for key in columns), *more], own.values(), f"Published: {agent}")
 
 
 def bfcl_rows(own: Outcomes, shown: Sequence[str]) -> list[TableRow]:

@@ -18,7 +18,7 @@ from dllm_agents.reporting.cells import Rows, bare, cell
 from dllm_agents.reporting.comparison import masking_family, matched_pairs, solved_by_both
 from dllm_agents.reporting.drawing import say_not_run
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, Text, count, own_block, plain_heads
+from dllm_agents.reporting.layout import OURS_BLOCK, PUBLISHED_BLOCK, Cell, Sheet, Table, Text, count, plain_heads
 from dllm_agents.reporting.rows import Outcomes, error_rows, outcomes, published_rows, timing_rows, values_of
 
 if TYPE_CHECKING:
@@ -58,24 +58,21 @@ turns per seeker, its text per episode, so that ours has both."""
 def table1(inputs: Inputs) -> Table:
     """DLLM Agent Table 1: accuracy, tool calls and turns, share of episodes with an invalid action, of teams of one planner and its
     seekers, and how their training treats the context."""
+    sheet = Sheet("Agent", plain_heads("Benchmark", "Context in training", "n", *TEAM_METRICS.values()))
     rows = published_rows("dllm_agent_table1")
-    theirs = {(row.agent, row.metric): row for row in rows}
-    printed = []
     for name in dict.fromkeys(row.agent for row in rows):
-        values: list[Cell] = [theirs.get((name, metric), "") for metric in TEAM_METRICS]
-        printed.append(Line(name, [display_name("browsecomp_zh"), "", str(rows[0].n), *values]))
-    lines = []
+        theirs = {row.metric: row for row in rows if row.agent == name}
+        values: list[Cell] = [theirs.get(metric, "") for metric in TEAM_METRICS]
+        sheet.line(name, [display_name("browsecomp_zh"), "", str(rows[0].n), *values], theirs.values(), PUBLISHED_BLOCK)
     for benchmark in (name for name in inputs.config.run.benchmarks if name in QUESTIONS):
         for agent in (name for name in teams(inputs) if benchmark in inputs.config.agent_benchmarks(name)):
             played = outcomes(inputs, agent, benchmark, values_of("dllm_agent_table1", published.team_name(inputs.config, agent)))
             own = team_rows(played)
-            rows += own + error_rows(played)
             cells: list[Cell] = [display_name(benchmark), _context(inputs, agent), count(own[0], played.errors)]
-            lines.append(Line(agent, [*cells, *own, *[""] * (len(TEAM_METRICS) - len(own))]))
-    heads = plain_heads("Benchmark", "Context in training", "n", *TEAM_METRICS.values())
-    blocks = [Block(PUBLISHED_BLOCK, printed), own_block(lines, len(heads), "no team of planner and seekers")]
+            cells += [*own, *[""] * (len(TEAM_METRICS) - len(own))]
+            sheet.line(agent, cells, own + error_rows(played), OURS_BLOCK)
     notes = "Seekers, one a task: means over an episode's seekers, then over episodes that have any. Published rows on another draw of 110."
-    return Table(rows, Layout("Agent", heads, blocks), notes=notes)
+    return sheet.table(notes, "no team of planner and seekers", OURS_BLOCK)
 
 
 def teams(inputs: Inputs) -> list[str]:
@@ -117,28 +114,22 @@ def _context(inputs: Inputs, agent: str) -> str:
 def efficiency(inputs: Inputs) -> Table:
     """What episodes cost: forward evaluations per kept token, tokens and steps per episode, forwards per solved task; of matched diffusion
     and AR agents also rounds over the tasks that both solve. Seconds, their p50 and p95, and time ratios stand with the timing."""
-    rows: list[TableRow] = []
-    timing: list[TableRow] = []
-    lines, pairs = [], []
+    sheet = Sheet("Agent", plain_heads("n", *COSTS.values()), blocks={"Per agent": []})
     for benchmark in inputs.config.run.benchmarks:
         for agent in (name for name in inputs.players(benchmark) if name not in inputs.baselines):
             own = outcomes(inputs, agent, benchmark)
             costs, clock = cost_rows(own), clock_rows(own)
-            rows += costs
-            timing += clock
+            sheet.timing += clock
             by_metric = {row.metric: row for row in (*costs, *clock)}
             cells = [Text(bare(by_metric.get(name, costs[0])), by_metric.get(name)) for name in COSTS]
-            lines.append(Line(f"{agent}, {display_name(benchmark)}", [count(costs[0], own.errors), *cells]))
+            sheet.line(f"{agent}, {display_name(benchmark)}", [count(costs[0], own.errors), *cells], costs, "Per agent")
     for first, second, benchmark in matched_pairs(inputs):
         rounds, ratio = solved_by_both(inputs, first, second, benchmark)
-        rows.append(rounds)
-        timing.append(ratio)
-        name = f"{first} against {second}, {display_name(benchmark)}"
-        pairs.append(Line(name, [Text(str(rounds.n), rounds), "", "", rounds, "", Text(f"× {cell(ratio)}", ratio), "", "", ""]))
-    blocks = [Block("Per agent", lines)]
-    blocks += [Block("On the tasks that both solve: difference in steps, ratio of seconds", pairs)] if pairs else []
-    layout = Layout("Agent", plain_heads("n", *COSTS.values()), blocks)
-    return Table(rows, layout, timing, notes="Published: over 30 % less time on average.")
+        sheet.timing.append(ratio)
+        both: list[Cell] = [Text(str(rounds.n), rounds), "", "", rounds, "", Text(f"× {cell(ratio)}", ratio), "", "", ""]
+        title = "On the tasks that both solve: difference in steps, ratio of seconds"
+        sheet.line(f"{first} against {second}, {display_name(benchmark)}", both, block=title)
+    return sheet.table("Published: over 30 % less time on average.")
 
 
 def cost_rows(own: Outcomes) -> list[TableRow]:
@@ -162,24 +153,21 @@ def clock_rows(own: Outcomes) -> list[TableRow]:
 
 def planning(inputs: Inputs) -> Table:
     """DLLM Agent: what a planner's plans were worth, on questions whose gold hops are known."""
-    rows: list[TableRow] = []
-    lines = []
-    for agent in inputs.agents:
-        if inputs.config.agents[agent].workflow in TEAM_WORKFLOWS and SEARCH in inputs.config.agent_benchmarks(agent):
-            own = planning_rows(outcomes(inputs, agent, SEARCH))
-            rows += own
-            lines.append(Line(agent, [inputs.paradigm(agent), Text(str(own[0].n or 0), own[0]), *own]))
     heads = plain_heads(
         *("Paradigm", "n", "ACC_R", "Planner hit rate", "Hop recall", "Full coverage", "First full round", "Backtracks"),
         *("Rounds (solved)", "Searches (solved)"),
     )
+    sheet = Sheet("Agent", heads)
+    for agent in inputs.agents:
+        if inputs.config.agents[agent].workflow in TEAM_WORKFLOWS and SEARCH in inputs.config.agent_benchmarks(agent):
+            own = planning_rows(outcomes(inputs, agent, SEARCH))
+            sheet.line(agent, [inputs.paradigm(agent), Text(str(own[0].n or 0), own[0]), *own])
     notes = (
         "A first plan hits when it covers every gold hop with one step each; backtracks are later sub-questions that ask again what was "
         "asked or found. The paper claims higher hit rates, earlier convergence and less backtracking of diffusion agents, but neither "
         "defines nor counts them."
     )
-    rows = rows or [TableRow(agent="this run", benchmark=SEARCH, category="first plan", metric="planner_hit_rate", n=0)]
-    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), "no planner agent", "")]), notes=notes)
+    return sheet.table(notes, "no planner agent", row=Rows("this run", SEARCH).row("planner_hit_rate", "first plan", n=0))
 
 
 def planning_rows(own: Outcomes) -> list[TableRow]:
@@ -204,8 +192,7 @@ def tool_errors(inputs: Inputs) -> Table:
     """Tool calls by what is wrong with them: share of BFCL's single-turn entries that call for a tool (no hallucination sets) which are
     well formed, name the right functions, and are right."""
     calling = [category for category in BFCL_SINGLE_TURN if "relevance" not in category]
-    rows: list[TableRow] = []
-    lines = []
+    sheet = Sheet("Agent", plain_heads("n", "Well formed", "and right function", "Correct"))
     for agent in inputs.players("bfcl"):
         calls = outcomes(inputs, agent, "bfcl").within(calling)
         n = calls.n_classified
@@ -216,16 +203,13 @@ def tool_errors(inputs: Inputs) -> Table:
             calls.rate("right_function", n - len(misnamed), n),
             calls.rate("correct", calls.scores["success"].sum(), n),
         ]
-        rows += own
-        lines.append(Line(agent, [count(own[0], calls.errors), *own]))
-    heads = plain_heads("n", "Well formed", "and right function", "Correct")
-    return Table(rows, Layout("Agent", heads, [Block("", lines)]))
+        sheet.line(agent, [count(own[0], calls.errors), *own])
+    return sheet.table()
 
 
 def masking(inputs: Inputs) -> Table:
     """DLLM Agent, Table 1's ablations: agents whose trainings differ in the mask or the noise of context alone, benchmark by benchmark."""
-    rows: list[TableRow] = []
-    lines = []
+    sheet = Sheet("Agent", plain_heads("Noise", "Mask", "Benchmark", "n", "Success", "Unreadable", "Held-out loss"))
     for agent in masking_family(inputs):
         for benchmark in inputs.config.agent_benchmarks(agent):
             played = outcomes(inputs, agent, benchmark)
@@ -235,29 +219,21 @@ def masking(inputs: Inputs) -> Table:
                 played.rate("unreadable", len(played.failing(*UNREADABLE)), len(played)),
                 played.row("validation_loss", value=report.validation_loss if report else None),
             ]
-            rows += own
             training = inputs.training(agent)
             assert training is not None
             switches = [training.context_noise, training.context_mask]
-            lines.append(Line(agent, [*switches, display_name(benchmark), Text(str(len(played)), own[0]), *own]))
-    heads = plain_heads("Noise", "Mask", "Benchmark", "n", "Success", "Unreadable", "Held-out loss")
+            sheet.line(agent, [*switches, display_name(benchmark), Text(str(len(played)), own[0]), *own])
     nobody = "no two agents that differ in their mask"
-    rows = rows or [TableRow(agent=nobody, benchmark="", metric="success_rate", n=0)]
-    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), nobody, "")]))
+    return sheet.table(nobody=nobody, row=Rows(nobody, "").row("success_rate", n=0))
 
 
 def attention(inputs: Inputs) -> Table:
     """DLLM Agent: where a planning agent's replies look while they are decoded, by workflow stage."""
-    means = attention_rows(inputs)
-    lines = []
-    for (agent, stage), by_span in means.items():
+    sheet = Sheet("Agent", plain_heads("Paradigm", "Stage", "Replies", *ATTENTION_SPANS.values(), "Entropy"))
+    for (agent, stage), by_span in attention_rows(inputs).items():
         entropy = by_span["entropy"]
-        cells: list[Cell] = [inputs.paradigm(agent), stage, Text(str(entropy.n or 0), entropy)]
-        lines.append(Line(agent, [*cells, *(by_span[name] for name in ATTENTION_SPANS), entropy]))
-    rows = [row for by_span in means.values() for row in by_span.values()]
-    heads = plain_heads("Paradigm", "Stage", "Replies", *ATTENTION_SPANS.values(), "Entropy")
-    rows = rows or [TableRow(agent="this run", benchmark=SEARCH, category="plan", metric="entropy", n=0)]
-    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), "no planner agent", "")]))
+        sheet.line(agent, [inputs.paradigm(agent), stage, Text(str(entropy.n or 0), entropy), *by_span.values()])
+    return sheet.table(nobody="no planner agent", row=Rows("this run", SEARCH).row("entropy", "plan", n=0))
 
 
 def draw_attention(inputs: Inputs, figure: Figure) -> None:

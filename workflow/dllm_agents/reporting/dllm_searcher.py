@@ -21,7 +21,20 @@ from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, Rows, bare, cell, number
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, Text, arrange, own_block, plain_heads
+from dllm_agents.reporting.layout import (
+    NO_MODULES,
+    OURS_BLOCK,
+    PUBLISHED_BLOCK,
+    Block,
+    Cell,
+    Layout,
+    Line,
+    Sheet,
+    Table,
+    Text,
+    arrange,
+    plain_heads,
+)
 from dllm_agents.reporting.rows import Outcomes, agent_blocks, error_rows, outcomes, published_rows, values_of
 
 SEARCH = "multihop_qa"
@@ -144,27 +157,26 @@ def table2(inputs: Inputs) -> Table:
     values = {(row.agent, row.category, row.metric): row.published for row in rows}
     trained, ready = training_stages(inputs)
     played = [name for name in inputs.config.run.benchmarks if any(name in stage.benchmarks for stage in trained)] or [SEARCH]
-    theirs = []
+    heads = [(SETS[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success (gain)") for name in played]
+    sheet = Sheet("Model", heads, rows)
     for agent in dict.fromkeys(row.agent for row in rows):
         cells = []
         for name, metric in keys:
             value, gain = values.get((agent, name, metric)), values.get((agent, name, f"{metric}_gain"))
             cells.append(NOT_RUN if value is None else number(value) + (f" (+{number(gain)})" if gain is not None else ""))
-        theirs.append(Line(agent, [*cells, *[""] * len(played)]))
-    lines = []
+        sheet.line(agent, [*cells, *[""] * len(played)], block=PUBLISHED_BLOCK)
     for stage in [*ready, *trained]:
         repeated = published.searcher_name(inputs.config, stage.agent)
-        theirs_here = values_of("searcher_table2", "VRPO" if repeated == "DLLM-Searcher" else repeated)
-        searches = outcomes(inputs, stage.agent, SEARCH, theirs_here)
+        theirs = values_of("searcher_table2", "VRPO" if repeated == "DLLM-Searcher" else repeated)
+        searches = outcomes(inputs, stage.agent, SEARCH, theirs)
         own = [row for name in SETS for row in _accuracies(searches, name, [name])]
         rates = {name: _stage_rows(inputs, stage, name) for name in played}
-        rows += [row.model_copy(update={"category": f"{stage.label};{row.category}"}) for row in own]
-        rows += [row.model_copy(update={"category": stage.label}) for pair in rates.values() for row in pair]
+        tidy = [row.model_copy(update={"category": f"{stage.label};{row.category}"}) for row in own]
+        tidy += [row.model_copy(update={"category": stage.label}) for pair in rates.values() for row in pair]
         shown = [row for row in own if row.metric in ("acc_r", "acc_l")]
-        lines.append(Line(f"{stage.agent} ({stage.label})", [*shown, *(_with_gain(*pair) for pair in rates.values())]))
-    heads = [(SETS[name], metric.upper()) for name, metric in keys] + [(display_name(name), "Success (gain)") for name in played]
+        sheet.line(f"{stage.agent} ({stage.label})", [*shown, *(_with_gain(*pair) for pair in rates.values())], tidy, OURS_BLOCK)
     notes = "In the last columns a gain is in points over the row of the SFT model, paired on the same tasks."
-    return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, theirs), own_block(lines, len(heads))]), notes=notes)
+    return sheet.table(notes, NO_MODULES, OURS_BLOCK)
 
 
 def _with_gain(success: TableRow, gain: TableRow | None = None) -> Cell:
@@ -214,18 +226,15 @@ def table3(inputs: Inputs) -> Table:
     """DLLM-Searcher Table 3: how replies of search agents fail to be read, in the published classes and the rest (% of questions)."""
     kinds = [*FORMAT_FAILURES, "none"]
     rows = [row for row in published_rows("searcher_table3") if row.metric == "share"]
-    by_kind: dict[str, dict[str, TableRow]] = {}
-    for row in rows:
-        by_kind.setdefault(row.agent, {})[row.category] = row
-    lines = [Line(agent, [str(next(iter(own.values())).n), *(own.get(kind, "") for kind in kinds)]) for agent, own in by_kind.items()]
-    ours = []
+    sheet = Sheet("Model", plain_heads("n", *kinds))
+    for agent in dict.fromkeys(row.agent for row in rows):
+        theirs = {row.category: row for row in rows if row.agent == agent}
+        sheet.line(agent, [str(rows[0].n), *(theirs.get(kind, "") for kind in kinds)], theirs.values(), PUBLISHED_BLOCK)
     for agent in inputs.agents:
         if SEARCH in inputs.config.agent_benchmarks(agent) and inputs.config.agents[agent].workflow is None:
             own = _format_failures(inputs, agent)
-            rows += own
-            ours.append(Line(agent, [Text(str(own[0].n or 0), own[0]), *own]))
-    heads = plain_heads("n", *kinds)
-    return Table(rows, Layout("Model", heads, [Block(PUBLISHED_BLOCK, lines), own_block(ours, len(heads))]))
+            sheet.line(agent, [Text(str(own[0].n or 0), own[0]), *own], block=OURS_BLOCK)
+    return sheet.table("", NO_MODULES, OURS_BLOCK)
 
 
 def _format_failures(inputs: Inputs, agent: str) -> list[TableRow]:

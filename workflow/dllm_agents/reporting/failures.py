@@ -13,7 +13,7 @@ from dllm_agents.reporting import published
 from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import Key, Rows, bare
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import Block, Cell, Layout, Line, Table, Text, count, plain_heads
+from dllm_agents.reporting.layout import Cell, Line, Sheet, Table, Text, count, plain_heads
 from dllm_agents.reporting.rows import Outcomes, outcomes
 
 FIGURE4_CLASSES = {"schema": "Schema", "parameter_value": "Parameter / value", "wrong_function": "Wrong function"}
@@ -26,29 +26,25 @@ def failures(inputs: Inputs) -> Table:
     """Share of episodes with each failure class, per agent and benchmark; retry loops at both thresholds, loops per episode, loops with
     unchanged observation, first-loop hazard per step; the three Figure 4 classes over 440 and 340 single-turn entries; agreement with the
     benchmarks' own checkers."""
-    rows = published_failures()
-    blocks: dict[str, list[Line]] = {benchmark: [] for benchmark in inputs.config.run.benchmarks}
+    heads = plain_heads("n", *(kind.replace("_", " ") for kind in TAXONOMY), "agreement")
+    blocks: dict[str, list[Line]] = {display_name(benchmark): [] for benchmark in inputs.config.run.benchmarks}
+    sheet = Sheet("Agent", heads, published_failures(), blocks=blocks)
     for agent in inputs.players(*inputs.config.run.benchmarks):
         theirs = _published_shares(inputs, agent)
         for benchmark in [name for name in inputs.config.run.benchmarks if agent in inputs.players(name)]:
             own = outcomes(inputs, agent, benchmark, theirs)
             by_class, agreement = failure_rows(own), agreement_rows(own)
-            rows += by_class + agreement
-            if benchmark in EMBODIED:
-                rows += loop_rows(own)
-            if benchmark == "bfcl":
-                rows += figure4_rows(own)
+            more = loop_rows(own) if benchmark in EMBODIED else figure4_rows(own) if benchmark == "bfcl" else []
             cells: list[Cell] = [count(by_class[0].model_copy(update={"metric": "episodes"}), own.errors)]
             cells += [Text(bare(row), row) for row in by_class]
             cells += [Text(bare(row), row) for row in agreement if row.category == AGREEMENT.get(benchmark)] or [""]
-            blocks[benchmark].append(Line(agent, cells))
-    heads = plain_heads("n", *(kind.replace("_", " ") for kind in TAXONOMY), "agreement")
+            sheet.line(agent, cells, by_class + agreement + more, display_name(benchmark))
     classes = "; ".join(f"{kind.replace('_', ' ')}: {meaning}" for kind, meaning in TAXONOMY.items())
     notes = (
         f"Classes: {classes}. Agreement: share of episodes in which the rules alone and the benchmark's own checker name the "
         "same class (BFCL's single Python answers, no failure among the classes), or both or neither see a refused step (embodied)."
     )
-    return Table(rows, Layout("Agent", heads, [Block(display_name(name), lines) for name, lines in blocks.items()]), notes=notes)
+    return sheet.table(notes)
 
 
 def _published_shares(inputs: Inputs, agent: str) -> dict[Key, float]:

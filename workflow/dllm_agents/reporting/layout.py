@@ -21,6 +21,7 @@ from dllm_agents.reporting.cells import NOT_RUN, Key, cell, counted
 
 CSV_COLUMNS = ("agent", "benchmark", "category", "metric", "n", "value", "low", "high", "published")
 PUBLISHED_BLOCK, BASELINE_BLOCK, OURS_BLOCK = "Published", "Baselines", "This run"
+NO_MODULES = "no agent with such modules"
 
 
 class Text(NamedTuple):
@@ -76,9 +77,27 @@ def plain_heads(*names: str) -> list[tuple[str, str]]:
     return [("", name) for name in names]
 
 
-def own_block(lines: Sequence[Line], width: int, nobody: str = "no agent with such modules", title: str = OURS_BLOCK) -> Block:
-    """This run's lines, or one that says that there are none."""
-    return Block(title, lines or [Line(nobody, [NOT_RUN] * width)])
+@dataclass
+class Sheet:
+    """A table while it is filled: the lines under each block's title, and the tidy rows behind them."""
+
+    corner: str
+    columns: list[tuple[str, str]]
+    rows: list[TableRow] = field(default_factory=list)
+    timing: list[TableRow] = field(default_factory=list)
+    blocks: dict[str, list[Line]] = field(default_factory=dict)
+
+    def line(self, label: str, cells: Sequence[Cell], rows: Iterable[TableRow] | None = None, block: str = "") -> None:
+        """Add a line to a block; its tidy rows are those among its cells, where no others are named."""
+        self.blocks.setdefault(block, []).append(Line(label, cells))
+        self.rows += [cell for cell in cells if isinstance(cell, TableRow)] if rows is None else rows
+
+    def table(self, notes: str = "", nobody: str = "", block: str = "", row: TableRow | None = None) -> Table:
+        """The table. Where `nobody` has a line in the block a line says so, and where there is no row `row` stands for them."""
+        if nobody and block not in self.blocks:
+            self.blocks[block] = [Line(nobody, [NOT_RUN] * len(self.columns))]
+        blocks = [Block(title, lines) for title, lines in (self.blocks or {"": []}).items()]
+        return Table(self.rows or ([row] if row else []), Layout(self.corner, self.columns, blocks), self.timing, notes)
 
 
 def arrange(

@@ -16,7 +16,7 @@ from dllm_agents.reporting.comparison import compare, family_name, matched_pairs
 from dllm_agents.reporting.drawing import plain_numbers, say_not_run
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import NOBODY, VERDICTS, Finding, evaluate
-from dllm_agents.reporting.layout import OURS_BLOCK, PUBLISHED_BLOCK, Block, Cell, Layout, Line, Table, Text, plain_heads
+from dllm_agents.reporting.layout import OURS_BLOCK, PUBLISHED_BLOCK, Block, Cell, Layout, Line, Sheet, Table, Text, plain_heads
 from dllm_agents.reporting.rows import published_rows
 from dllm_agents.reporting.sentences import sentence
 from dllm_agents.stage_records import Probe, TrainingReport
@@ -75,31 +75,28 @@ def comparisons(inputs: Inputs) -> Table:
     compared = [(first, second, name, compare(inputs, first, second, name)) for first, second, name in _pairs(inputs)]
     tested = [result["mcnemar_p"] for *_, result in compared if result]
     corrected = iter(statistics.holm([1.0 if row.value is None else row.value for row in tested]))
-    rows: list[TableRow] = []
-    lines = []
+    margin = number(inputs.config.report.margin)
+    heads = plain_heads("Benchmark", "n", "Difference (points)", "p", "p (Holm)", "Cohen's h", f"Within ±{margin}")
+    sheet = Sheet("Pair", heads)
     for first, second, benchmark, result in compared:
         agent, other = family_name(first), family_name(second)
         name = f"{agent} against {other}"
         if not result:
             missing = inputs.missing([*first, *second], [benchmark])
             row = TableRow(agent=agent, benchmark=benchmark, category=f"against {other}", metric="success_difference", n=0, missing=missing)
-            rows.append(row)
-            lines.append(Line(name, [display_name(benchmark), "0", missing, *[NOT_RUN] * 4]))
+            sheet.line(name, [display_name(benchmark), "0", missing, *[NOT_RUN] * 4], [row])
             continue
         result["holm_p"] = result["mcnemar_p"].model_copy(update={"metric": "holm_p", "value": next(corrected)})
-        rows += result.values()
         difference, comparable = result["success_difference"], result["comparable"]
         cells: list[Cell] = [Text(text, difference) for text in (display_name(benchmark), str(difference.n))]
         cells += [difference, *(Text(f"{result[metric].value:.2g}", result[metric]) for metric in ("mcnemar_p", "holm_p"))]
         cells += [Text(f"{result['cohens_h'].value:.2f}", difference), Text("yes" if comparable.value else "no", comparable)]
-        lines.append(Line(name, cells))
-    margin = number(inputs.config.report.margin)
-    heads = plain_heads("Benchmark", "n", "Difference (points)", "p", "p (Holm)", "Cohen's h", f"Within ±{margin}")
+        sheet.line(name, cells, result.values())
     notes = (
         "Intervals of differences: paired bootstrap over clusters (BabyAI levels, shared multi-turn ids, training seeds). "
         f"'Within' is an equivalence test at a margin of {margin} points, alpha 0.05."
     )
-    return Table(rows, Layout("Pair", heads, [Block("", lines)]), notes=notes)
+    return sheet.table(notes)
 
 
 def _pairs(inputs: Inputs) -> list[tuple[list[str], list[str], str]]:
@@ -114,56 +111,50 @@ def _pairs(inputs: Inputs) -> list[tuple[list[str], list[str], str]]:
 
 def trajectory_filter(inputs: Inputs) -> Table:
     """Teacher trajectories per benchmark: collected, accepted, rejected by reason."""
-    rows: list[TableRow] = []
-    lines = []
+    sheet = Sheet("Benchmark", plain_heads("Collected", "Accepted", "Share (%)", "Rejected because"))
     for benchmark in inputs.config.run.benchmarks:
         counts, teacher = inputs.filtered(benchmark), Rows("teacher", benchmark)
         if counts is None:
-            rows.append(teacher.row("accepted_share", n=0))
-            lines.append(Line(display_name(benchmark), ["0", NOT_RUN, NOT_RUN, ""]))
+            sheet.line(display_name(benchmark), ["0", NOT_RUN, NOT_RUN, ""], [teacher.row("accepted_share", n=0)])
             continue
         n = counts.accepted + counts.rejected.total()
         share = teacher.rate("accepted_share", counts.accepted, n)
-        rows += [share, teacher.row("accepted", n=n, value=counts.accepted)]
+        rows = [share, teacher.row("accepted", n=n, value=counts.accepted)]
         rows += [teacher.row("rejected", reason, n, count) for reason, count in sorted(counts.rejected.items())]
         reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.rejected.most_common())
-        lines.append(Line(display_name(benchmark), [str(n), str(counts.accepted), cell(share), reasons or "none"]))
-    heads = plain_heads("Collected", "Accepted", "Share (%)", "Rejected because")
-    return Table(rows, Layout("Benchmark", heads, [Block("", lines)]))
+        sheet.line(display_name(benchmark), [str(n), str(counts.accepted), cell(share), reasons or "none"], rows)
+    return sheet.table()
 
 
 def later_agents(inputs: Inputs) -> Table:
     """What is published of agents since the papers, on benchmarks that this package does not have, or has in part."""
-    rows = published_rows("later_agents")
-    lines = [
-        Line(value.agent, [value.benchmark, row, value.source, value.note])
-        for value, row in zip(published.values("later_agents"), rows, strict=True)
-    ]
-    return Table(rows, Layout("Agent", plain_heads("Benchmark", "Published", "Source", "Beside ours"), [Block(PUBLISHED_BLOCK, lines)]))
+    sheet = Sheet("Agent", plain_heads("Benchmark", "Published", "Source", "Beside ours"))
+    for value, row in zip(published.values("later_agents"), published_rows("later_agents"), strict=True):
+        sheet.line(value.agent, [value.benchmark, row, value.source, value.note], block=PUBLISHED_BLOCK)
+    return sheet.table()
 
 
 def serving(inputs: Inputs) -> Table:
     """The serving probe of every backbone: health, canary against the reference, speed at each concurrency."""
-    rows: list[TableRow] = []
-    theirs, ours = [], []
+    heads = plain_heads("Engine", "Healthy", "Canary", "Concurrency", "Tokens/s", "p50 (s)", "p95 (s)", "NFE per token")
+    sheet = Sheet("Backbone", heads)
     for value in published.values("diffuagent_figure1"):
-        rows.append(TableRow(agent=value.agent, benchmark="serving", category="published", metric=value.metric, published=value.value))
-        theirs.append(Line(value.agent, ["", "", "", "1", number(value.value or 0.0), "", "", ""]))
+        row = TableRow(agent=value.agent, benchmark="serving", category="published", metric=value.metric, published=value.value)
+        cells = ["", "", "", "1", number(value.value or 0.0), "", "", ""]
+        sheet.line(value.agent, cells, [row], "Published (one A800, read off Figure 1)")
     for backbone in inputs.config.used_backbones():
         probe = inputs.probes.get(backbone)
         if probe is None:
-            rows.append(TableRow(agent=backbone, benchmark="serving", metric="tokens_per_second", n=0))
-            ours.append(Line(backbone, [*[NOT_RUN] * 3, "", *[NOT_RUN] * 4]))
+            row = Rows(backbone, "serving").row("tokens_per_second", n=0)
+            sheet.line(backbone, [*[NOT_RUN] * 3, "", *[NOT_RUN] * 4], [row], OURS_BLOCK)
             continue
-        rows += _probe_rows(backbone, probe)
+        sheet.rows += _probe_rows(backbone, probe)
         health = [probe.engine, "yes" if probe.healthy else "no", probe.canary]
         for level in probe.concurrency or [{}]:
             speeds = [number(level[name]) if name in level else NOT_RUN for name in SPEEDS]
-            ours.append(Line(backbone, [*health, f"{level['concurrency']:.0f}" if level else "", *speeds]))
-    heads = plain_heads("Engine", "Healthy", "Canary", "Concurrency", "Tokens/s", "p50 (s)", "p95 (s)", "NFE per token")
+            sheet.line(backbone, [*health, f"{level['concurrency']:.0f}" if level else "", *speeds], block=OURS_BLOCK)
     hardware = sorted({probe.hardware for probe in inputs.probes.values() if probe.hardware})
-    blocks = [Block("Published (one A800, read off Figure 1)", theirs), Block(OURS_BLOCK, ours)]
-    return Table(rows, Layout("Backbone", heads, blocks), notes=f"Hardware: {'; '.join(hardware) or NOT_RUN}.")
+    return sheet.table(f"Hardware: {'; '.join(hardware) or NOT_RUN}.")
 
 
 def _probe_rows(backbone: str, probe: Probe) -> list[TableRow]:

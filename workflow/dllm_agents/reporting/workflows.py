@@ -14,7 +14,7 @@ from dllm_agents.reporting.cells import Rows, cell, number
 from dllm_agents.reporting.comparison import compare, pair_up, solved_by_both
 from dllm_agents.reporting.inputs import Inputs
 from dllm_agents.reporting.judging import unequal_load
-from dllm_agents.reporting.layout import Block, Layout, Line, Table, Text, count, own_block, plain_heads
+from dllm_agents.reporting.layout import Cell, Sheet, Table, Text, count, plain_heads
 from dllm_agents.reporting.rows import Outcomes, calls_of, outcomes, timing_rows
 
 PLACES = {
@@ -35,27 +35,23 @@ ACTING = {"react": "thought first", "p_react": "P-ReAct", "tool_first": "call fi
 def workflows(inputs: Inputs) -> Table:
     """Every workflow by benchmark and paradigm: success, its difference from the same policy in the benchmark's own workflow on the same
     tasks, calls, tokens and forwards per episode, cost of a success, and the workflow's own counts (in the CSV)."""
-    rows: list[TableRow] = []
-    timing: list[TableRow] = []
-    blocks = []
-    for benchmark in inputs.config.run.benchmarks:
-        lines = []
-        for agent in sorted(_players(inputs, benchmark), key=lambda name: (_workflow(inputs, name, benchmark), inputs.paradigm(name))):
-            own = outcomes(inputs, agent, benchmark)
-            success, gain, costs, noted = own.success(), _gain(own), _costs(own), _counts(own)
-            rows += [success, *filter(None, [gain]), *costs, *(row for row in noted if not row.metric.endswith("seconds"))]
-            timing += timing_rows(own) + [row for row in noted if row.metric.endswith("seconds")]
-            label = f"{_workflow(inputs, agent, benchmark)} ({agent})"
-            lines.append(Line(label, [inputs.paradigm(agent), count(success, own.errors), success, gain or "", *costs]))
-        blocks += [Block(display_name(benchmark), lines)] if lines else []
     heads = plain_heads(
         *("Paradigm", "n", "Success", "Difference from own workflow", "Calls", "Tokens", "Forwards"),
         *("Forwards per success", "Tokens per success"),
     )
-    if not blocks:
-        rows, blocks = [TableRow(agent="this run", benchmark="", metric="success_rate", n=0)], [own_block([], len(heads), "no agent", "")]
+    sheet = Sheet("Workflow", heads)
+    for benchmark in inputs.config.run.benchmarks:
+        for agent in sorted(_players(inputs, benchmark), key=lambda name: (_workflow(inputs, name, benchmark), inputs.paradigm(name))):
+            own = outcomes(inputs, agent, benchmark)
+            success, gain, costs, noted = own.success(), _gain(own), _costs(own), _counts(own)
+            label = f"{_workflow(inputs, agent, benchmark)} ({agent})"
+            cells: list[Cell] = [inputs.paradigm(agent), count(success, own.errors), success, gain or "", *costs]
+            sheet.line(label, cells, block=display_name(benchmark))
+            sheet.rows += [row for row in noted if not row.metric.endswith("seconds")]
+            sheet.timing += timing_rows(own) + [row for row in noted if row.metric.endswith("seconds")]
     notes = ["Differences in points from the same policy in the benchmark's own workflow, paired on the same tasks."]
-    return Table(rows, Layout("Workflow", heads, blocks), timing, notes=" ".join(notes + findings(inputs)))
+    nobody = "" if sheet.rows else "no agent"
+    return sheet.table(" ".join(notes + findings(inputs)), nobody, row=Rows("this run", "").row("success_rate", n=0))
 
 
 def _players(inputs: Inputs, benchmark: str) -> list[str]:
@@ -205,8 +201,7 @@ def _listed(values: Sequence[float], between: str = ", ") -> str:
 def security(inputs: Inputs) -> Table:
     """Attacks in the input of agents: success rate by place, and share of replies that an attack does not change. A generated set of this
     project, not the published b3."""
-    rows: list[TableRow] = []
-    lines = []
+    sheet = Sheet("Agent", plain_heads("Paradigm", "Acting", "Attacks", *PLACES.values(), "Unmoved"))
     for agent in inputs.attacked:
         played = ", ".join(inputs.config.agent_benchmarks(agent))
         totals = {place: total for place in PLACES if (total := _totals(inputs, agent, place))["attacked"]}
@@ -214,17 +209,14 @@ def security(inputs: Inputs) -> Table:
         obeyed = {place: own.rate("attack_success", total["hijacked"], total["attacked"], place) for place, total in totals.items()}
         attacks, kept = (sum(total[name] for total in totals.values()) for name in ("attacked", "unmoved"))
         unmoved = own.rate("unmoved", kept, attacks, "all")
-        rows += [*obeyed.values(), unmoved]
         cells = [obeyed.get(place, "") for place in PLACES]
         acting = ACTING[inputs.config.agents[agent].acting]
-        lines.append(Line(agent, [inputs.paradigm(agent), acting, Text(str(attacks), unmoved), *cells, unmoved]))
-    heads = plain_heads("Paradigm", "Acting", "Attacks", *PLACES.values(), "Unmoved")
+        sheet.line(agent, [inputs.paradigm(agent), acting, Text(str(attacks), unmoved), *cells, unmoved])
     notes = (
         "The attacks are generated by this project and weak: they compare backbones and do not measure safety. Empty: the agent plays no "
         "benchmark with such a place, or its prompts do not show it."
     )
-    rows = rows or [TableRow(agent="this run", benchmark="", metric="attack_success", n=0)]
-    return Table(rows, Layout("Agent", heads, [own_block(lines, len(heads), "no agent with workflow: threats", "")]), notes=notes)
+    return sheet.table(notes, "no agent with workflow: threats", row=Rows("this run", "").row("attack_success", n=0))
 
 
 def _totals(inputs: Inputs, agent: str, place: str) -> dict[str, int]:
