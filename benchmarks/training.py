@@ -18,12 +18,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from dllm_agents.config import Training
 from dllm_agents.provenance import hardware, versions
 from dllm_agents.training import objectives, preference
 from dllm_agents.training.loop import fit
 from dllm_agents.training.objectives import Batch, Example
 from dllm_agents.training.optimiser import make_optimisers, rate_fraction
-from dllm_agents.training.stage import attention_form
+from dllm_agents.training.start import attention_form
 
 PAD, END, MASK, WORDS = 0, 1, 2, 400
 SETTINGS = {"learning_rate": 5e-3, "muon_learning_rate": 0.02, "warmup": 0.1, "clip": 1.0}
@@ -39,7 +40,8 @@ def new_model(hidden: int = 128, layers: int = 4, words: int = WORDS):
     heads = max(4, hidden // 64)
     sizes = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers, "vocab_size": words}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
-    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation=attention_form(hidden // heads)))
+    form = attention_form(Training.model_validate({"objective": "block_diffusion"}), hidden // heads)
+    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation=form))
 
 
 def example(index: int, prompt: int = 110, reply: int = 16) -> Example:

@@ -1,6 +1,7 @@
 """Imports go one way: a room imports those before it, and no file imports itself by a detour."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -131,3 +132,14 @@ HOMES = {
 def test_a_mechanism_has_one_home(word, files):
     """A simulator's JVM is py4j's to start; a server is another program, which a guard in `lifeline` starts for `serving.launch`."""
     assert {name for name, path in MODULES.items() if re.search(word, path.read_text())} == files
+
+
+@pytest.mark.parametrize("script", sorted((PACKAGE.parents[1] / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_what_the_package_has(script):
+    """They run by hand, where a name that has moved would be seen last."""
+    for node in ast.parse(script.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dllm_agents"):
+            module = importlib.import_module(node.module)
+            names = [alias.name for alias in node.names]
+            missing = [name for name in names if not hasattr(module, name) and not importlib.util.find_spec(f"{node.module}.{name}")]
+            assert not missing, f"{script.name}: {node.module} has no {', '.join(missing)}"
