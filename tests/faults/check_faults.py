@@ -287,6 +287,7 @@ def report(finished_run: Path) -> Iterator[None]:
         README.write_text(f"# Faults\n\n{HEAD}\n\n{where}\n\n{table}\n")
 
 
-HEAD = """Written by `make test-faults`. Each fault hurts the real pipeline at scale `test` while episodes are played. Recovered means: the
-rerun that the README describes (the same command; `--unlock` before it where Snakemake was killed) finishes, every task has exactly
-one episode, all tables but the timings equal those of an undisturbed run byte for byte, and no process or port is left."""
+HEAD = """Written by `make test-faults`. Each fault disturbs the real pipeline at scale `test` while agents play. Recovered means: the
+rerun that the documentation describes (the same command; `--unlock` before it where Snakemake was killed) finishes, every
+task has exactly one episode, all tables but the timings equal those of an undisturbed run byte for byte, and no process or
+port is left."""

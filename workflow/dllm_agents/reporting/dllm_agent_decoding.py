@@ -174,7 +174,7 @@ def _draw_panels(axes: Any, title: str, noted: Dynamics, rates: list[float]) -> 
         colour = colormaps["Spectral"](noted.block[part[0]] / max(1, blocks - 1))
         for axis, values in ((curve, noted.entropy), (count, noted.masks)):
             axis.plot(part, [values[place] for place in part], color=colour, linewidth=1.2, marker="o", markersize=2)
-    curve.set(title=f"{blocks} blocks", ylabel="Mean entropy (nats)")
+    curve.set(title=f"{blocks} block{'s' * (blocks != 1)}", ylabel="Mean entropy (nats)")
     count.set(title=f"{len(forwards)} forwards", ylabel="Masks of the block")
     for axis in (curve, count):
         axis.set_ylim(bottom=0)
