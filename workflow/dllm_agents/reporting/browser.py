@@ -75,9 +75,9 @@ def _episodes(inputs: Inputs) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """(index row without its place, what the page shows) of every episode, agent by agent."""
     for benchmark in inputs.config.run.benchmarks:
         for agent in inputs.config.run.agents:
-            path = inputs.files.episodes(benchmark, agent)
-            if benchmark not in inputs.config.agent_benchmarks(agent) or not path.is_file():
+            if not inputs.has(inputs.files.episodes, agent, benchmark):
                 continue
+            path = inputs.files.episodes(benchmark, agent)
             solved = inputs.rows(agent, benchmark).set_index("task_id")["success"].to_dict()
             rows = inputs.failures(benchmark)
             failures = {

@@ -74,7 +74,7 @@ def export(config: Config, results_dir: str | Path, output: str | Path, form: st
         (agent, benchmark)
         for benchmark in config.run.benchmarks
         for agent in config.run.agents
-        if benchmark in config.agent_benchmarks(agent) and inputs.files.episodes(benchmark, agent).is_file()
+        if inputs.has(inputs.files.episodes, agent, benchmark)
     ]
     if any(benchmark in ENCRYPTED for _, benchmark in played):
         say(f"export: {', '.join(ENCRYPTED)} is left out: its questions are published encrypted, and stay in the results")

@@ -78,7 +78,11 @@ class Inputs:
 
     def classified(self, agent: str, benchmark: str) -> bool:
         """Whether the failures stage has run for an agent, with or without a failure found."""
-        return benchmark in self.config.agent_benchmarks(agent) and self.files.failures(benchmark, agent).is_file()
+        return self.has(self.files.failures, agent, benchmark)
+
+    def has(self, path_of: Callable[[str, str], Path], agent: str, benchmark: str) -> bool:
+        """Whether an agent plays a benchmark and its file of a kind is there."""
+        return benchmark in self.config.agent_benchmarks(agent) and path_of(benchmark, agent).is_file()
 
     def exits(self, benchmark: str) -> pd.DataFrame:
         """What early-exit verifiers, replayed on stored episodes, would have done; no rows where none was."""
@@ -101,9 +105,8 @@ class Inputs:
         yield from self._episodes(agent, benchmark, TracedEpisode)
 
     def _episodes(self, agent: str, benchmark: str, record: type[E]) -> Iterator[E]:
-        path = self.files.episodes(benchmark, agent)
-        if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
-            yield from iter_jsonl(path, record)
+        if self.has(self.files.episodes, agent, benchmark):
+            yield from iter_jsonl(self.files.episodes(benchmark, agent), record)
 
     def tasks(self, benchmark: str) -> dict[str, Task]:
         """The frozen tasks of a benchmark of the run by id, in their order; none before they were sampled."""
@@ -274,8 +277,8 @@ class Inputs:
     def _read(self, path_of: Callable[[str, str], Path], benchmark: str, record: type[Record]) -> pd.DataFrame:
         frames = []
         for agent in self.config.run.agents:
-            path = path_of(benchmark, agent)
-            if benchmark in self.config.agent_benchmarks(agent) and path.is_file():
+            if self.has(path_of, agent, benchmark):
+                path = path_of(benchmark, agent)
                 frame = read_frame(path, record)
                 foreign = frame[(frame["agent"] != agent) | (frame["benchmark"] != benchmark)]
                 if len(foreign):
