@@ -21,20 +21,7 @@ from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import NO_ERRORS, NOT_RUN, Rows, bare, cell, number
 from dllm_agents.reporting.comparison import compare
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import (
-    NO_MODULES,
-    OURS_BLOCK,
-    PUBLISHED_BLOCK,
-    Block,
-    Cell,
-    Layout,
-    Line,
-    Sheet,
-    Table,
-    Text,
-    arrange,
-    plain_heads,
-)
+from dllm_agents.reporting.layout import NO_MODULES, OURS_BLOCK, PUBLISHED_BLOCK, Cell, Line, Sheet, Table, Text, arrange, plain_heads
 from dllm_agents.reporting.rows import Outcomes, agent_blocks, error_rows, outcomes, published_rows, values_of
 
 SEARCH = "multihop_qa"
@@ -81,11 +68,10 @@ def table1(inputs: Inputs) -> Table:
             " No generated question is answered by one search with its own words, which is all that SuRe and Selective-Context make, and "
             "the tags of Search-R1, WebSailor and R1Searcher are those of their own checkpoints: other backbones do not write them."
         )
-    layout = arrange(rows, blocks, columns, "Model", inputs.errors)
-    return Table(rows, _with_paradigms(inputs, layout), notes=notes)
+    return _with_paradigms(inputs, Table(rows, arrange(rows, blocks, columns, "Model", inputs.errors), notes=notes))
 
 
-def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
+def _with_paradigms(inputs: Inputs, table: Table) -> Table:
     """A table with two groups of columns more: each published system as the run plays it, by paradigm of the backbone."""
     groups = {"ar": "AR here", "diffusion": "dLLM here"}
     every = set(inputs.scores(SEARCH)["category"])
@@ -103,9 +89,11 @@ def _with_paradigms(inputs: Inputs, layout: Layout) -> Layout:
         more = [cell for group in groups for cell in (cells.get((name, group), empty) if is_published else empty)]
         return Line(name, [*line.cells, *more])
 
-    heads = [*layout.columns, *((title, metric) for title in groups.values() for metric in ("ACC_R", "ACC_L"))]
-    blocks = [Block(block.title, [widened(line, block.title == PUBLISHED_BLOCK) for line in block.lines]) for block in layout.blocks]
-    return Layout(layout.corner, heads, blocks)
+    heads = [*table.layout.columns, *((title, metric) for title in groups.values() for metric in ("ACC_R", "ACC_L"))]
+    blocks = [
+        block._replace(lines=[widened(line, block.title == PUBLISHED_BLOCK) for line in block.lines]) for block in table.layout.blocks
+    ]
+    return replace(table, layout=replace(table.layout, columns=heads, blocks=blocks))
 
 
 def _accuracies(own: Outcomes, name: str, sets: Collection[str]) -> list[TableRow]:
@@ -249,33 +237,22 @@ def _format_failures(inputs: Inputs, agent: str) -> list[TableRow]:
 def case_study(inputs: Inputs) -> Table:
     """DLLM-Searcher section 5.4: which tokens of a first turn stand at step 32, from real traces: one turn in full per diffusion agent, and
     the shares over all of its first turns that make a call."""
-    rows: list[TableRow] = []
-    lines = []
+    turns, shares = "One turn of each agent", "Share of tokens (%) over all first turns with a call"
+    sheet = Sheet("Agent", plain_heads("Forward", "Thought", "Call", "Tokens unmasked"))
     for agent in inputs.agents:
-        config = inputs.config
-        if (
-            inputs.paradigm(agent) != "diffusion"
-            or SEARCH not in config.agent_benchmarks(agent)
-            or config.agents[agent].workflow is not None
-        ):
-            continue
-        rows += _unmasked_rows(inputs, agent)
-        lines += _case_lines(inputs, agent)
-    if not lines:
-        rows.append(TableRow(agent="this run", benchmark=SEARCH, metric=f"settled_at_step_{CASE_STEP}", n=0))
-        lines.append(Line("no diffusion agent searches", [NOT_RUN] * 4))
-    shares = [
-        Line(row.agent, ["", Text(f"{row.category}: {row.metric}".replace("_", " "), row), row, Text(str(row.n), row)])
-        for row in rows
-        if row.value is not None
-    ]
-    blocks = [Block("One turn of each agent", lines)]
-    blocks += [Block("Share of tokens (%) over all first turns with a call", shares)] if shares else []
+        searches = SEARCH in inputs.config.agent_benchmarks(agent) and inputs.config.agents[agent].workflow is None
+        if searches and inputs.paradigm(agent) == "diffusion":
+            sheet.rows += _unmasked_rows(inputs, agent)
+            sheet.blocks.setdefault(turns, []).extend(_case_lines(inputs, agent))
+    for row in [row for row in sheet.rows if row.value is not None]:
+        cells: list[Cell] = ["", Text(f"{row.category}: {row.metric}".replace("_", " "), row), row, Text(str(row.n), row)]
+        sheet.line(row.agent, cells, [], shares)
     notes = (
         f"{HIDDEN} is a token that is still masked. The paper looks at step {CASE_STEP} of a block of 128; turns that end before it "
         "are shown at their end."
     )
-    return Table(rows, Layout("Agent", plain_heads("Forward", "Thought", "Call", "Tokens unmasked"), blocks), notes=notes)
+    nothing = Rows("this run", SEARCH).row(f"settled_at_step_{CASE_STEP}", n=0)
+    return sheet.table(notes, "no diffusion agent searches", turns, nothing)
 
 
 def _case_lines(inputs: Inputs, agent: str) -> list[Line]:

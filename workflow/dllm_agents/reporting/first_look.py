@@ -11,7 +11,7 @@ from dllm_agents.reporting.captions import display_name
 from dllm_agents.reporting.cells import cell, number
 from dllm_agents.reporting.comparison import compare, matched_pairs
 from dllm_agents.reporting.inputs import Inputs
-from dllm_agents.reporting.layout import BASELINE_BLOCK, OURS_BLOCK, Block, Cell, Layout, Line, Table, Text, plain_heads
+from dllm_agents.reporting.layout import BASELINE_BLOCK, OURS_BLOCK, Cell, Sheet, Table, Text, plain_heads
 from dllm_agents.reporting.rows import success_row
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def scoreboard(inputs: Inputs) -> Table:
     """Success rate of every agent on every benchmark of the run, with its interval and n. A cell is marked where the agent is not
     better than a scripted one that needs no model; the notes say in sentences what the run tells."""
-    rows: list[TableRow] = []
-    lines: dict[str, list[Line]] = {BASELINE_BLOCK: [], OURS_BLOCK: []}
+    sheet = Sheet("Agent", plain_heads(*map(display_name, inputs.config.run.benchmarks)))
     for agent in (*inputs.baselines, *inputs.agents):
         cells: list[Cell] = []
+        rows: list[TableRow] = []
         for benchmark in inputs.config.run.benchmarks:
             if benchmark not in inputs.config.agent_benchmarks(agent):
                 cells.append("")
@@ -36,23 +36,21 @@ def scoreboard(inputs: Inputs) -> Table:
             rows += [row.model_copy(update={"category": name} | unbeaten_row) for name in baselines]
             like = f" ≤ {' and '.join(baselines)}" if baselines else ""
             cells.append(row if row.value is None else Text(f"{cell(row)} (n {row.n}){like}", row))
-        lines[BASELINE_BLOCK if agent in inputs.baselines else OURS_BLOCK].append(Line(agent, cells))
-    heads = plain_heads(*map(display_name, inputs.config.run.benchmarks))
-    blocks = [Block(title, own) for title, own in lines.items() if own]
-    earlier = [row for row in reference.scoreboard(inputs.config.scale) if row.benchmark in inputs.config.run.benchmarks]
-    if earlier:
-        blocks.append(_reference_block(inputs, earlier))
+        sheet.line(agent, cells, rows, BASELINE_BLOCK if agent in inputs.baselines else OURS_BLOCK)
+    _add_reference(sheet, inputs)
     legend = "≤: not better than this scripted agent, which needs no model (95 % interval of the paired difference)."
     notes = "\n\n".join([legend, *sentences(inputs)])
-    return Table([*rows, *earlier], Layout("Agent", heads, blocks), notes=notes)
+    return sheet.table(notes)
 
 
-def _reference_block(inputs: Inputs, rows: list[TableRow]) -> Block:
+def _add_reference(sheet: Sheet, inputs: Inputs) -> None:
     """The agents of the reference run of this scale, where it is kept in the package."""
+    benchmarks = inputs.config.run.benchmarks
+    rows = [row for row in reference.scoreboard(inputs.config.scale) if row.benchmark in benchmarks]
     cells = {(row.agent, row.benchmark): Text(f"{cell(row)} (n {row.n})") for row in rows if row.value is not None}
-    agents = dict.fromkeys(row.agent for row in rows if row.agent not in inputs.baselines)
-    lines = [Line(agent, [cells.get((agent, name), "") for name in inputs.config.run.benchmarks]) for agent in agents]
-    return Block("Reference run (paper/reference)", lines)
+    for agent in dict.fromkeys(row.agent for row in rows if row.agent not in inputs.baselines):
+        sheet.line(agent, [cells.get((agent, name), "") for name in benchmarks], block="Reference run (paper/reference)")
+    sheet.rows += rows
 
 
 def unbeaten(inputs: Inputs, agent: str, benchmark: str) -> list[str]:
