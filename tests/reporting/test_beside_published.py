@@ -73,9 +73,9 @@ def inputs(config, tmp_path) -> Inputs:
     return Inputs(config, tmp_path)
 
 
-def row(table, **wanted):
-    rows = [row for row in table.rows if all(getattr(row, key) == value for key, value in wanted.items())]
-    assert len(rows) == 1, (wanted, len(rows))
+def row(table, **values):
+    rows = [row for row in table.rows if all(getattr(row, key) == value for key, value in values.items())]
+    assert len(rows) == 1, (values, len(rows))
     return rows[0]
 
 

@@ -65,8 +65,8 @@ def test_verify_names_what_changed(config: Config, results: Path, tmp_path: Path
     (results / "tables/t.csv").write_text("a,b\n1,3\n")
     (results / "tables/new.csv").write_text("")
     (tmp_path / "list.jsonl").unlink()
-    found = "\n".join(changes(results))
-    assert "t.csv: output has changed" in found and "new.csv: output is new" in found and "list.jsonl: input is gone" in found
+    text = "\n".join(changes(results))
+    assert "t.csv: output has changed" in text and "new.csv: output is new" in text and "list.jsonl: input is gone" in text
     args = cli.parser("verify").parse_args(["verify", "--results", str(results)])
     with pytest.raises(StageError, match="3 files are not what"):
         args.run(args)

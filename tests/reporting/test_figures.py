@@ -16,7 +16,7 @@ BASE = ("diffuagent_figure1", "diffuagent_figure3", "diffuagent_figure4")
 
 
 @pytest.fixture(scope="module")
-def made(finished, tmp_path_factory):
+def figures(finished, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     for name in BASE:
         plot(name, configuration(), finished, folder / name)
@@ -24,20 +24,20 @@ def made(finished, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", BASE)
-def test_figures_are_300_dpi_png_and_vector_pdf_without_dates(made, name):
+def test_figures_are_300_dpi_png_and_vector_pdf_without_dates(figures, name):
     import matplotlib.image
 
-    image = matplotlib.image.imread(made / f"{name}.png")
+    image = matplotlib.image.imread(figures / f"{name}.png")
     width, height = FIGURES[name].size
     assert image.shape[:2] == (round(height * 300), round(width * 300))
-    pdf = (made / f"{name}.pdf").read_bytes()
+    pdf = (figures / f"{name}.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
 
 
 @pytest.mark.parametrize("name", BASE)
-def test_equal_inputs_give_equal_bytes(made, finished, tmp_path, name):
+def test_equal_inputs_give_equal_bytes(figures, finished, tmp_path, name):
     for path in plot(name, configuration(), finished, tmp_path / name):
-        assert path.read_bytes() == (made / path.name).read_bytes()
+        assert path.read_bytes() == (figures / path.name).read_bytes()
 
 
 def test_figure_1_shows_ours_over_the_embodied_benchmarks_that_our_backbones_play(finished):

@@ -14,10 +14,10 @@ ROUNDING = 0.1
 
 
 def grouped(name, part):
-    found = defaultdict(dict)
+    by_key = defaultdict(dict)
     for item in published.values(name):
-        found[(item.agent, item.metric, *part(item)[:-1])][part(item)[-1]] = item.value
-    return found
+        by_key[(item.agent, item.metric, *part(item)[:-1])][part(item)[-1]] = item.value
+    return by_key
 
 
 @pytest.mark.parametrize(

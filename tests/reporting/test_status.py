@@ -24,12 +24,12 @@ def run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def counts(*files: Path) -> dict[str, dict[str, int]]:
-    found = {
+    states = {
         stage.rule: {state: stage.count(state) for state in status.STATES if stage.count(state)}
         for stage in status.stages([*map(str, files)])[0]
     }
-    assert found
-    return found
+    assert states
+    return states
 
 
 def test_a_run_is_told_stage_by_stage(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,9 +41,9 @@ def test_a_run_is_told_stage_by_stage(run: Path, tmp_path: Path, capsys: pytest.
     marker = run / ".snakemake/incomplete" / base64.b64encode(b"results/test/models/tiny-ar/babyai").decode()
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.write_text("{}")
-    found = counts(TEST_SCALE, change)
-    assert found["table"]["missing"] == 1 and found["rollout"]["stale"] == 1 and found["train"]["interrupted"] == 1
-    assert set(found["sample_tasks"]) == {"done"}
+    states = counts(TEST_SCALE, change)
+    assert states["table"]["missing"] == 1 and states["rollout"]["stale"] == 1 and states["train"]["interrupted"] == 1
+    assert set(states["sample_tasks"]) == {"done"}
     (run / ".snakemake/locks").mkdir(exist_ok=True)
     (run / ".snakemake/locks/0.input.lock").write_text("")
     assert counts(TEST_SCALE, change)["train"]["running"] == 1

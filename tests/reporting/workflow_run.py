@@ -153,7 +153,7 @@ def exits(prompt: str) -> list[Exit]:
     """Two verifiers on the episodes of one agent: the strict prompt leaves every other episode at step 5 of 8."""
     base = {"benchmark": "babyai", "category": "GoToObj", "agent": "remembers", "prompt": prompt, "every": 5, "steps": 8, "calls": 1}
     base |= {"success": True, "success_at_exit": False, "progress": 1.0, "redundant_steps": 4}
-    found = []
+    rows = []
     for verifier in ("ar", "block"):
         for number in range(QUESTIONS):
             leaves = prompt == "strict" and number % 2 == 0
@@ -162,5 +162,5 @@ def exits(prompt: str) -> list[Exit]:
                 if leaves
                 else {"progress_lost": 0.0, "redundant_steps_saved": 0}
             )
-            found.append(Exit(task_id=f"babyai/GoToObj/{number}", verifier=verifier, **(base | {"success_at_exit": not leaves} | left)))
-    return found
+            rows.append(Exit(task_id=f"babyai/GoToObj/{number}", verifier=verifier, **(base | {"success_at_exit": not leaves} | left)))
+    return rows
