@@ -262,8 +262,8 @@ def test_what_is_learnt_is_measured_on_a_world_of_its_own(tmp_path):
     assert train(configuration(), "ar", "babyai", tmp_path / "worlds.jsonl", tmp_path / "m").learnt is None
 
 
-def test_what_is_learnt_is_what_the_role_knows_that_knows_least():
-    """Of a few plans among many long replies too: pooled, a planner that knows nothing would hardly lower the share."""
+def test_a_planner_is_learnt_or_not_by_its_plans_alone():
+    """Pooled with many long replies, a planner that knows nothing would hardly lower the share."""
     config = configuration()
     budget = config.benchmarks.babyai.training
     budget.learnt = 0.9
@@ -285,9 +285,9 @@ def test_what_is_learnt_is_what_the_role_knows_that_knows_least():
         patch.setattr(stage.objectives, "accuracy", share)
         assert stage._measure(model, alone + plans, objective, budget, rare, seed=1)() == 0.5
         assert stage._measure(model, alone, objective, budget, rare, seed=1)() == 0.99
-        silent = [Example.exchange([5], [13])._replace(role="writer")]
-        assert stage._measure(model, alone + silent, objective, budget, rare, seed=1)() == 0.99, "a role without rare tokens says nothing"
-    assert shares[10, 11, 12] == 6, "all the replies of a role that has few"
+        silent = [Example.exchange([5], [13])._replace(role="planner")]
+        assert stage._measure(model, alone + silent, objective, budget, rare, seed=1)() == 0.99, "plans without rare tokens say nothing"
+    assert shares[10, 11, 12] == 6, "all the plans, of which there are few"
 
 
 def test_a_teams_replies_carry_their_role():
