@@ -12,6 +12,7 @@ from dllm_agents.config.benchmarks import (
     BFCL_SINGLE_TURN,
     EMBODIED,
     QUESTIONS,
+    TITLES,
     ALFWorldOptions,
     BabyAIOptions,
     Benchmarks,

@@ -69,10 +69,17 @@ class TrainingBudget(Section):
     )
 
 
+def at_most(steps: list[int]) -> str:
+    """What a caption says of the limits of episodes."""
+    return f"at most {' or '.join(map(str, steps))} steps"
+
+
 class BenchmarkOptions(Section):
     """Options that every benchmark has."""
 
     workflow: ClassVar[str]
+    title: ClassVar[str]
+    """The benchmark's name as readers know it."""
 
     tasks: int | None = Field(
         default=None, ge=1, description="evaluation tasks, drawn by seed; null for the whole set", json_schema_extra=EVALUATION
@@ -113,11 +120,22 @@ class BenchmarkOptions(Section):
         """How many evaluation tasks there can be, where the options tell."""
         return self.tasks
 
+    @property
+    def sample(self) -> str:
+        """What a caption says of a draw of tasks."""
+        return f", {self.tasks} tasks drawn" if self.tasks else ""
+
+    def note(self, steps: list[int], levels: bool) -> str:
+        """What is played and how it differs from the published tasks, for captions. `steps` are the longest episodes, `levels` names
+        BabyAI's."""
+        raise NotImplementedError
+
 
 class BabyAIOptions(BenchmarkOptions):
     FORMER: ClassVar = {"train_seed_start": "is gone: training seeds count up from 100000"}
 
     workflow: ClassVar[str] = "react"
+    title: ClassVar[str] = "BabyAI"
 
     levels: list[str] | None = Field(default=None, description="BabyAI levels without prefix and version; null for AgentBoard's 28")
     seeds: list[int] = Field(default=[1234, 1235, 1236, 1237], description="evaluated seeds of every level")
@@ -128,11 +146,19 @@ class BabyAIOptions(BenchmarkOptions):
         every = (len(self.levels) if self.levels is not None else 28) * len(self.seeds)
         return min(every, self.tasks or every)
 
+    def note(self, steps: list[int], levels: bool) -> str:
+        named = f" ({', '.join(self.levels)})" if self.levels and levels else ""
+        played = f"{len(self.levels)} levels{named}" if self.levels else "the 28 levels of AgentBoard"
+        published = self.levels is None and self.tasks is None and (len(self.seeds), steps) == (4, [30])
+        other = "" if published else "; not the published 112 tasks at 30 steps"
+        return f"BabyAI: {played}, {len(self.seeds)} seeds each{self.sample}, {at_most(steps)}{other}."
+
 
 class ScienceWorldOptions(BenchmarkOptions):
     FORMER: ClassVar = {"simplifications": "is gone: those of AgentBoard are always played"}
 
     workflow: ClassVar[str] = "react"
+    title: ClassVar[str] = "ScienceWorld"
 
     task_types: list[str] | None = Field(default=None, description="ScienceWorld task names; null for all 30")
     task_list: str | None = Field(default=None, description="path of AgentBoard's scienceworld test.jsonl, for its sub-goals")
@@ -149,9 +175,15 @@ class ScienceWorldOptions(BenchmarkOptions):
         played = "every test variation" if self.tasks is None else "tasks drawn from every test variation"
         return None if self.task_list else f"{played}, not AgentBoard's 90 tasks (set benchmarks.scienceworld.task_list)"
 
+    def note(self, steps: list[int], levels: bool) -> str:
+        types = f"{len(self.task_types)} task types" if self.task_types else "30 task types"
+        other = "" if self.task_list and not self.tasks else "; not the published 90 tasks"
+        return f"ScienceWorld: {types}{self.sample}, {at_most(steps)}{other}."
+
 
 class ALFWorldOptions(BenchmarkOptions):
     workflow: ClassVar[str] = "react"
+    title: ClassVar[str] = "ALFWorld"
 
     data: str | None = Field(default=None, description="folder made by alfworld-download; null generates games")
     task_list: str | None = Field(default=None, description="path of AgentBoard's alfworld test.jsonl, for its sub-goals")
@@ -162,9 +194,14 @@ class ALFWorldOptions(BenchmarkOptions):
     def stand_in(self) -> str | None:
         return None if self.data else "GENERATED games, not the published ones (set benchmarks.alfworld.data)"
 
+    def note(self, steps: list[int], levels: bool) -> str:
+        other = "" if self.data else "; generated games, whose scores are not comparable with published ones"
+        return f"ALFWorld: {self.tasks or 'all'} tasks, {at_most(steps)}{other}."
+
 
 class BFCLOptions(BenchmarkOptions):
     workflow: ClassVar[str] = "tool_calling"
+    title: ClassVar[str] = "BFCL-v3"
 
     data: str | None = Field(
         default=None, description="folder with BFCL-v4's files, whose single-turn categories are played; null for the installed BFCL-v3"
@@ -200,9 +237,17 @@ class BFCLOptions(BenchmarkOptions):
             raise Mistake("categories", f"{min(simulated)} of BFCL-v4 needs its simulators; with `data` name single-turn categories alone")
         return self
 
+    def note(self, steps: list[int], levels: bool) -> str:
+        absent = [item for item in BFCL_SINGLE_TURN + BFCL_MULTI_TURN if item not in self.categories]
+        published = self.per_category == 50 and not (absent or self.data or self.tasks)
+        version = f"BFCL-v4 in {self.data}" if self.data else self.title
+        played = f"{len(self.categories)} of 17 categories, at most {self.per_category} entries each{self.sample}"
+        return f"{version}: {played}{', the' if published else '; not the'} published 758 entries."
+
 
 class MultiHopQAOptions(BenchmarkOptions):
     workflow: ClassVar[str] = "search"
+    title: ClassVar[str] = "multi-hop QA"
 
     sets: dict[str, str | None] = Field(
         default={"generated": None},
@@ -275,9 +320,14 @@ class MultiHopQAOptions(BenchmarkOptions):
             raise Mistake("tool_delay", "needs one or more numbers of seconds from 0 to 600")
         return self
 
+    def note(self, steps: list[int], levels: bool) -> str:
+        other = "; generated questions, not the published sets" if "generated" in self.sets else ""
+        return f"{self.title}: {', '.join(self.sets) or 'all'}{self.sample}, {at_most(steps)}{other}."
+
 
 class BrowseCompOptions(BenchmarkOptions):
     workflow: ClassVar[str] = "search"
+    title: ClassVar[str] = "BrowseComp-ZH"
 
     data: str | None = Field(
         default=None, description="browsecomp-zh-encrypted.xlsx: path, hf://datasets/OWNER/NAME/FILE, or address on the web"
@@ -311,6 +361,10 @@ class BrowseCompOptions(BenchmarkOptions):
             return f"NOT PLAYABLE without its {' and '.join(missing)} (set benchmarks.browsecomp_zh.{missing[0]})"
         return None if self.judge_url else "scored by a rule, not by the published judge (set benchmarks.browsecomp_zh.judge_url)"
 
+    def note(self, steps: list[int], levels: bool) -> str:
+        answers, judge = "revised" if self.revised else "published", self.judge_model or "a rule, not by a judge"
+        return f"{self.title}: {self.tasks or 'all'} questions, drawn by seed, {answers} answers, scored by {judge}, {at_most(steps)}."
+
 
 class Benchmarks(Section):
     """The options of every benchmark, defaults where the files say nothing."""
@@ -330,3 +384,5 @@ class Benchmarks(Section):
 
 
 BENCHMARKS = tuple(sorted(Benchmarks.model_fields))
+TITLES: dict[str, str] = {name: getattr(Benchmarks(), name).title for name in BENCHMARKS}
+"""Benchmark -> its name as readers know it."""
