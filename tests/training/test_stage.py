@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.stats import binomtest
 
 from dllm_agents import benchmarks
 from dllm_agents.config import Backbone, Config, Training, load
@@ -262,34 +263,33 @@ def test_what_is_learnt_is_measured_on_a_world_of_its_own(tmp_path):
     assert train(configuration(), "ar", "babyai", tmp_path / "worlds.jsonl", tmp_path / "m").learnt is None
 
 
-def test_a_planner_is_learnt_or_not_by_its_plans_alone():
-    """Pooled with many long replies, a planner that knows nothing would hardly lower the share."""
+def test_a_role_that_is_not_learnt_shows_among_easy_replies():
+    assert stage._learnt_share([(99, 100), (30, 30)]) == 129 / 130
+    lower = binomtest(14, 20).proportion_ci(method="wilson").high
+    assert stage._learnt_share([(990, 1000), (14, 20)]) == lower < 0.9, "pooled it would be 0.984"
+    assert stage._learnt_share([(990, 1000), (19, 20)]) == 1009 / 1020, "one of twenty is no evidence"
+    assert stage._learnt_share([(9, 10), (0, 0)]) == 0.9 and stage._learnt_share([(0, 0)]) == 0
+
+
+def test_every_role_is_measured_on_as_many_replies():
     config = configuration()
     budget = config.benchmarks.babyai.training
     budget.learnt = 0.9
     words = build_tokenizer([data.Exchange("t", [{"role": "user", "content": "a b"}], "c d e f", ())], 400)
     model = new_model(config.backbones["ar"].training, words, "random")
-    alone = [Example.exchange([5, 6], [7, 7, 8, 9])] * 300
-    plans = [Example.exchange([5, 6], [10, 11, 12])._replace(role="planner")] * 6
+    held = [Example.exchange([5, 6], [7, 7, 8, 9])] * 300 + [Example.exchange([5, 6], [10, 11, 12])._replace(role="planner")] * 60
     rare = torch.ones(len(words), dtype=torch.bool)
     objective = stage.objective_of(config.backbones["ar"].training, budget, words, rare)
-    shares = {}
+    sizes = []
 
-    def share(model, batches, rare):
-        if not batches:
-            return None
-        generated = {tuple(targets[targets != -100].tolist()) for batch in batches for targets in batch.targets}
-        number = sum(len(batch.input_ids) for batch in batches)
-        shares[min(generated)] = number
-        return {(7, 7, 8, 9): 0.99, (10, 11, 12): 0.5}.get(min(generated))
+    def rightness(model, batches, rare):
+        sizes.append(sum(len(batch.input_ids) for batch in batches))
+        return 9, 10
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.objectives, "accuracy", share)
-        assert stage._measure(model, alone + plans, objective, budget, rare, seed=1)() == 0.5
-        assert stage._measure(model, alone, objective, budget, rare, seed=1)() == 0.99
-        silent = [Example.exchange([5], [13])._replace(role="planner")]
-        assert stage._measure(model, alone + silent, objective, budget, rare, seed=1)() == 0.99, "plans without rare tokens say nothing"
-    assert shares[10, 11, 12] == 6, "all the plans, of which there are few"
+        patch.setattr(stage.objectives, "rightness", rightness)
+        assert stage._measure(model, held, objective, budget, rare, seed=1)() == 0.9
+    assert sizes == [50, 60], "about 96 in all, spread over those there are"
 
 
 def test_a_teams_replies_carry_their_role():
@@ -542,10 +542,10 @@ def test_the_roles_of_a_team_are_taught_only_where_one_plays(tmp_path):
         whole = Config.model_validate({"benchmarks": options, "backbones": {"m": entry}, "agents": agents, "run": run})
         taught[" ".join(played)] = train(whole, "m", "multihop_qa", path, tmp_path / str(len(taught))).examples
     steps = sum(len(trajectory.steps) for trajectory in accepted)
-    # A team's: a plan, two turns of a seeker for each hop, that nothing is missing, and the answer; beside an agent's own all of them of
-    # every third task and the planner's two of the others, by themselves of each.
+    # A team's: a plan, two turns of a seeker for each hop, that nothing is missing, and the answer; beside an agent's own the seekers' of
+    # every third task alone.
     of_team = [2 * len(trajectory.task.data["hops"]) + 3 for trajectory in accepted]
-    assert taught == {"alone": steps, "alone team": steps + of_team[0] + 2 * 2, "team": sum(of_team)}
+    assert taught == {"alone": steps, "alone team": steps + of_team[0] + 3 * 2, "team": sum(of_team)}
 
 
 def test_a_teams_conversations_are_examples_of_their_own(tmp_path):

@@ -59,8 +59,8 @@ class TrainingBudget(Section):
         default=None,
         gt=0,
         le=1,
-        description="share of rare tokens predicted right in held-out replies (of a held-out world, where there are worlds; of a "
-        "team's plans by themselves) from which on a training has learnt; rows of one that ends below say `not learnt`",
+        description="share of rare tokens predicted right in held-out replies (of a held-out world, where there are worlds; of every "
+        "role of a team) from which on a training has learnt; rows of one that ends below say `not learnt`",
     )
     early_end: list[str] = Field(
         default=["ar"],

@@ -26,7 +26,7 @@ from dllm_agents.training.objectives import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-TEAM_EVERY = 3  # tasks, where an agent searches alone too: a team's replies but its plans are shorter and easier than its own
+SEEKERS_EVERY = 3  # tasks, where an agent searches alone too: what a seeker says is shorter and easier than that
 FEWEST_GROUPS = 20  # of tasks or worlds, of which some are held out
 
 
@@ -101,9 +101,9 @@ def accepted(config: Config, backbone: str, name: str, source: Path, worlds: dic
         worlds[trajectory.task.id] = trajectory.task.id if world is None else f"{name} world {world}"
         if alone or not teams:
             taught += exchanges(benchmark, trajectory, entry.prompt, tool_first)
-        whole = number % TEAM_EVERY == 0 or not alone
+        seekers = number % SEEKERS_EVERY == 0 or not alone
         replies = [reply for team in teams for reply in team_exchanges(benchmark, trajectory, entry.prompt, team)]
-        taught += [reply for reply in replies if whole or reply.role == "planner"]
+        taught += [reply for reply in replies if seekers or reply.role != "seeker"]
     if not taught:
         raise StageError(f"{source}: no accepted trajectory with an action; collect more (benchmarks.{name}.train_tasks)")
     return taught

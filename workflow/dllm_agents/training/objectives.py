@@ -394,8 +394,8 @@ def weighted_rare(row: Row, rare: Tensor, weight: float) -> Row:
 
 
 @torch.no_grad()
-def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) -> float | None:
-    """The share of `rare` targets [vocabulary] that the model predicts right, everything else of the batches given; None without any."""
+def rightness(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) -> tuple[int, int]:
+    """How many of the `rare` targets [vocabulary] the model predicts right, everything else of the batches given, and of how many."""
     right = total = 0
     for batch in batches:
         moved = batch.to(model.device)
@@ -403,7 +403,7 @@ def accuracy(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) ->
         chosen = rare.to(model.device)[targets]
         right += int((logits_of(model, moved).argmax(-1) == targets)[chosen].sum())
         total += int(chosen.sum())
-    return right / total if total else None
+    return right, total
 
 
 def shifted(row: Row) -> Row:

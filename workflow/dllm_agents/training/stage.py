@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LIMITS = ("max_prompt_tokens", "response_tokens")
 VALIDATION_BATCHES = 4
-MEASURED = 48  # held-out plans, and as many other replies, on which it is looked whether a training has learnt
+MEASURED = 96  # held-out replies, of all roles together, on which it is looked whether a training has learnt
 Objective = Callable[..., Batch]
 
 
@@ -376,21 +376,27 @@ def _batch_at(examples: Sequence[Any], objective: Objective, order: data.Batches
 def _measure(
     model: Network, held: Sequence[Example], objective: Objective, budget: TrainingBudget, rare: Tensor, seed: int
 ) -> Callable[[], float] | None:
-    """What says how much is learnt: the accuracy on rare tokens of held-out replies, at most MEASURED, always the same. A planner's are
-    measured apart, and the lower share counts: few plans among many replies that say what was read would hide that none is right."""
+    """What says how much is learnt: the share of rare tokens predicted right in held-out replies, always the same, as many of each role;
+    or the upper end of a role's 95 % interval (Wilson) where that is lower, so that easy replies hide no role that is not learnt."""
     if budget.learnt is None or not held:
         return None
     generator = torch.Generator().manual_seed(seed)
+    roles = sorted({example.role for example in held})
     parts = []
-    for replies in ([example for example in held if (example.role == "planner") == plans] for plans in (False, True)):
-        spread = replies[:: max(1, len(replies) // MEASURED)]
+    for role in roles:
+        replies = [example for example in held if example.role == role]
+        spread = replies[:: max(1, len(replies) * len(roles) // MEASURED)]
         parts.append([objective(spread[start : start + 16], generator=generator) for start in range(0, len(spread), 16)])
+    return lambda: _learnt_share([objectives.rightness(model, batches, rare) for batches in parts])
 
-    def least() -> float:
-        shares = [objectives.accuracy(model, batches, rare) for batches in parts]
-        return min((share for share in shares if share is not None), default=0.0)
 
-    return least
+def _learnt_share(by_role: Sequence[tuple[int, int]]) -> float:
+    """Of (right, all) tokens by role the share over all roles, or the upper end of a role's interval where that is lower; 0 without any."""
+    from scipy.stats import binomtest
+
+    counted = [(right, total) for right, total in by_role if total]
+    uppers = [float(binomtest(right, total).proportion_ci(method="wilson").high) for right, total in counted]
+    return min([sum(right for right, _ in counted) / max(1, sum(total for _, total in counted)), *uppers])
 
 
 def _named(order: data.Batches, tasks: Sequence[str]) -> Callable[[int], str]:
