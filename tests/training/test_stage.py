@@ -264,11 +264,11 @@ def test_what_is_learnt_is_measured_on_a_world_of_its_own(tmp_path):
 
 
 def test_a_role_that_is_not_learnt_shows_among_easy_replies():
-    assert stage._learnt_share([(99, 100), (30, 30)]) == 129 / 130
+    assert objectives.learnt_share([(99, 100), (30, 30)]) == 129 / 130
     lower = binomtest(14, 20).proportion_ci(method="wilson").high
-    assert stage._learnt_share([(990, 1000), (14, 20)]) == lower < 0.9, "pooled it would be 0.984"
-    assert stage._learnt_share([(990, 1000), (19, 20)]) == 1009 / 1020, "one of twenty is no evidence"
-    assert stage._learnt_share([(9, 10), (0, 0)]) == 0.9 and stage._learnt_share([(0, 0)]) == 0
+    assert objectives.learnt_share([(990, 1000), (14, 20)]) == lower < 0.9, "pooled it would be 0.984"
+    assert objectives.learnt_share([(990, 1000), (19, 20)]) == 1009 / 1020, "one of twenty is no evidence"
+    assert objectives.learnt_share([(9, 10), (0, 0)]) == 0.9 and objectives.learnt_share([(0, 0)]) == 0
 
 
 def test_every_role_is_measured_on_as_many_replies():

@@ -406,6 +406,15 @@ def rightness(model: LlamaForCausalLM, batches: Sequence[Batch], rare: Tensor) -
     return right, total
 
 
+def learnt_share(by_role: Sequence[tuple[int, int]]) -> float:
+    """Of (right, all) tokens by role the share over all roles, or the upper end of a role's interval where that is lower; 0 without any."""
+    from scipy.stats import binomtest
+
+    counted = [(right, total) for right, total in by_role if total]
+    uppers = [float(binomtest(right, total).proportion_ci(method="wilson").high) for right, total in counted]
+    return min([sum(right for right, _ in counted) / max(1, sum(total for _, total in counted)), *uppers])
+
+
 def shifted(row: Row) -> Row:
     """Each target moved to the place that holds the token before: in its own copy and block, else among the clean tokens."""
     targets, weights = torch.full_like(row.targets, IGNORE), torch.zeros_like(row.weights)

@@ -387,16 +387,7 @@ def _measure(
         replies = [example for example in held if example.role == role]
         spread = replies[:: max(1, len(replies) * len(roles) // MEASURED)]
         parts.append([objective(spread[start : start + 16], generator=generator) for start in range(0, len(spread), 16)])
-    return lambda: _learnt_share([objectives.rightness(model, batches, rare) for batches in parts])
-
-
-def _learnt_share(by_role: Sequence[tuple[int, int]]) -> float:
-    """Of (right, all) tokens by role the share over all roles, or the upper end of a role's interval where that is lower; 0 without any."""
-    from scipy.stats import binomtest
-
-    counted = [(right, total) for right, total in by_role if total]
-    uppers = [float(binomtest(right, total).proportion_ci(method="wilson").high) for right, total in counted]
-    return min([sum(right for right, _ in counted) / max(1, sum(total for _, total in counted)), *uppers])
+    return lambda: objectives.learnt_share([objectives.rightness(model, batches, rare) for batches in parts])
 
 
 def _named(order: data.Batches, tasks: Sequence[str]) -> Callable[[int], str]:
