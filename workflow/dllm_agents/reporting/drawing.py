@@ -173,16 +173,17 @@ def label_points(axis: Axes, points: Sequence[Point]) -> None:
     taken = [(float(x), float(y)) for x, y in axis.transData.transform([(point.speed, point.value) for point in points])]
     scale = axis.figure.dpi / 72
     marks = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in taken]
+    intervals: list[Box] = []
     for point, (x, _) in zip(points, taken, strict=True):
         if point.low is not None and point.high is not None:
             ends = [axis.transData.transform((point.speed, end))[1] for end in (point.low, point.high)]
-            marks.append((x - scale, ends[0], x + scale, ends[1]))
+            intervals.append((x - scale, ends[0], x + scale, ends[1]))
     names: list[Box] = []
     lines: list[Box] = []
 
     def cost(box: Box, line: list[Box]) -> int:
         inside = frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1
-        hidden = 20 * _overlaps([box], names) + 5 * _overlaps([box], marks) + 2 * _overlaps([box], lines)
+        hidden = 20 * _overlaps([box], names + marks) + 5 * _overlaps([box], intervals) + 2 * _overlaps([box], lines)
         return hidden + 2 * _overlaps(line, names) + (0 if inside else 1000)
 
     frame = axis.bbox
