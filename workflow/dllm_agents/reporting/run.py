@@ -54,7 +54,8 @@ def claims(inputs: Inputs) -> Table:
         "verdict decide. Cannot tell: the interval is too wide, the agents cannot be distinguished from a scripted one, or the metric is "
         "at its limit. Not comparable: times of "
         "runs under unequal load. Not applicable: what a claim presumes does not hold. Agents are compared with those of the same origin: "
-        "trained in this run, tuned by the package's adapters, as they came."
+        "trained in this run, tuned by the package's adapters, as they came. Intervals are over tasks: of models that are trained once, "
+        "another training can decide otherwise."
     )
     shown = [Block(title.capitalize(), lines) for title, lines in blocks.items() if lines]
     shown += [Block("Not tested", [Line(item.statement, [item.source, "not tested", "", item.why]) for item in load_untested()])]
