@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from study import table
 
 from dllm_agents.analysis.statistics import wilson_interval
 from dllm_agents.provenance import hardware, versions
+from dllm_agents.reporting.failures import FIGURE4_SETS
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "paper" / "reference" / "demo" / "learned.md"
@@ -52,7 +54,7 @@ class Learned(NamedTuple):
     backbone: str
     least: int
     """Success in %."""
-    categories: frozenset[str] = frozenset()
+    categories: tuple[str, ...] = ()
     """All where empty."""
 
     @property
@@ -61,10 +63,6 @@ class Learned(NamedTuple):
         return f"results/demo/scores/{self.benchmark}/{self.agent}.parquet"
 
 
-PYTHON = frozenset(
-    {"simple", "multiple", "parallel", "parallel_multiple", "live_simple", "live_multiple", "live_parallel", "live_parallel_multiple"}
-)
-"""Categories of calls that can be constrained; irrelevance is none."""
 ROWS = (
     Learned("tiny-ar", "babyai", "tiny-ar", 80),
     Learned("tiny-block", "babyai", "tiny-block", 80),
@@ -72,8 +70,8 @@ ROWS = (
     Learned("full-react", "multihop_qa", "tiny-full", 85),
     Learned("ar-team", "multihop_qa", "tiny-ar", 90),
     Learned("full-team", "multihop_qa", "tiny-full", 85),
-    Learned("smollm2-ar-constrained", "bfcl", "smollm2-ar", 30, PYTHON),
-    Learned("smollm2-twin-constrained", "bfcl", "smollm2-twin", 20, PYTHON),
+    Learned("smollm2-ar-constrained", "bfcl", "smollm2-ar", 30, FIGURE4_SETS),
+    Learned("smollm2-twin-constrained", "bfcl", "smollm2-twin", 20, FIGURE4_SETS),
 )
 VERDICTS = {"holds": "holds", "does_not_hold": "does not", "not_applicable": "not applicable"}
 
@@ -125,8 +123,8 @@ def claims(folder: Path) -> pd.DataFrame:
     """Claim x run -> its verdict, of the claims that a run tells; the last row counts them."""
     verdicts = {}
     for name in RUNS:
-        if (table := folder / name / "results" / "demo" / "tables" / "claims.csv").is_file():
-            frame = pd.read_csv(table)
+        if (file := folder / name / "results" / "demo" / "tables" / "claims.csv").is_file():
+            frame = pd.read_csv(file)
             frame = frame[frame["benchmark"].isna() & frame["metric"].isin(VERDICTS)]
             verdicts[name] = dict(zip(frame["agent"], frame["metric"].map(VERDICTS), strict=True))
     named = sorted({claim for by_claim in verdicts.values() for claim in by_claim})
@@ -146,19 +144,13 @@ def markdown(frame: pd.DataFrame, verdicts: pd.DataFrame, config: Path) -> str:
         f"of its own; `42-avx2` is seed 42 with {other}, `42-two-threads` seed 42 on two threads.",
         f"Brackets: 95 % Wilson intervals over tasks. Rows: {len(frame)} of {len(RUNS) * len(ROWS)}; the others were not run.",
         "",
-        *_table(frame),
+        table(frame),
         "",
         "Claims that a run tells, those about time apart:",
         "",
-        *_table(verdicts),
+        table(verdicts),
     ]
     return "\n".join([*lines, ""])
-
-
-def _table(frame: pd.DataFrame) -> list[str]:
-    """The lines of a Markdown table."""
-    cells = ["| " + " | ".join("" if pd.isna(value) else str(value) for value in row) + " |" for row in frame.to_numpy()]
-    return ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * len(frame.columns), *cells]
 
 
 def main() -> None:

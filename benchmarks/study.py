@@ -183,10 +183,11 @@ def markdown(rates: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         "Success in %, over seeds and tasks; 95 % bootstrap intervals by tasks. p: the largest of the seeds' exact McNemar tests.",
         "",
     ]
-    return "\n".join([*head, _table(rates), "", _table(comparisons), ""])
+    return "\n".join([*head, table(rates), "", table(comparisons), ""])
 
 
-def _table(frame: pd.DataFrame) -> str:
+def table(frame: pd.DataFrame) -> str:
+    """A Markdown table, numbers to three digits."""
     cells = frame.map(
         lambda value: "" if pd.isna(value) else f"{value:.3g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
     )

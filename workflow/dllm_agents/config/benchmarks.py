@@ -128,7 +128,7 @@ class BenchmarkOptions(Section):
     def note(self, steps: list[int], levels: bool) -> str:
         """What is played and how it differs from the published tasks, for captions. `steps` are the longest episodes, `levels` names
         BabyAI's."""
-        raise NotImplementedError
+        return f"{self.title}: {self.tasks or 'all'} tasks, {at_most(steps)}."
 
 
 class BabyAIOptions(BenchmarkOptions):
