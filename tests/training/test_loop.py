@@ -155,6 +155,27 @@ def test_muon_updates_are_nearly_orthogonal():
     assert torch.allclose(parameter.diag(), torch.full((4,), -0.1), atol=0.04)
 
 
+def test_muon_iterates_as_published_in_either_form():
+    """Against the iteration as Jordan et al. write it, in double precision; wide, square, tall, of low rank and all zero."""
+
+    def published(x):
+        x = x / x.norm().clamp(min=1e-7)
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        return x
+
+    generator = torch.Generator().manual_seed(1)
+    low = torch.randn(12, 2, generator=generator) @ torch.randn(2, 40, generator=generator)
+    drawn = [torch.randn(shape, generator=generator) for shape in ((12, 40), (40, 12), (12, 12), (12, 17), (12, 18), (1, 8))]
+    for matrix in (*drawn, low, torch.zeros(12, 40)):
+        wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        expected = published(wide.double()).float()
+        torch.testing.assert_close(
+            orthogonalise(matrix[None])[0], expected if wide is matrix else expected.T, atol=1e-4, rtol=1e-3, msg=str(matrix.shape)
+        )
+
+
 def test_the_rate_warms_up_and_falls_to_zero():
     assert rate_fraction(0.0, 0.1) == pytest.approx(1 / 11)
     assert rate_fraction(0.1, 0.1) == pytest.approx(1.0)

@@ -366,6 +366,26 @@ def test_prompts_without_gradients_change_no_loss_and_teach_nothing_by_their_key
         torch.testing.assert_close(own.grad, other.grad, msg=name)
 
 
+@pytest.mark.parametrize("kind", ["causal", "full", "block_causal", "context_causal"])
+def test_rows_left_out_of_the_last_layer_change_nothing(kind):
+    if kind == "full":
+        rows = [row for example in (REPLY, TURNS) for row in objectives.full_diffusion(example, MASK, END, 6, generator())]
+        batch = objectives.collate(rows, kind, PAD)
+    else:
+        batch = packed_and_padded(kind)
+    model, plain = tiny_model(), tiny_model()
+    trained = batch.loss(model)
+    seen_by = masks.dense(batch.rule, batch.input_ids.shape, batch.input_ids.device)
+    logits = plain(input_ids=batch.input_ids, attention_mask=seen_by, position_ids=batch.position_ids).logits
+    expected = objectives.token_losses(logits.flatten(0, 1)[batch.supervised_places()], batch).sum()
+    torch.testing.assert_close(trained, expected)
+    trained.backward()
+    expected.backward()
+    for (name, own), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, msg=name)
+    assert not model.model.layers[-1].mlp._forward_hooks, "the model is left as it was"
+
+
 def packed_and_padded(kind):
     examples = [REPLY, TURNS, REPLY, Example.exchange([7], [8, END])]
     row_of = {"block_causal": objectives.block_diffusion, "context_causal": objectives.context_causal}.get(kind)

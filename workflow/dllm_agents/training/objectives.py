@@ -10,7 +10,8 @@ generated tokens are supervised in all of them, so a budget of supervised tokens
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -135,19 +136,42 @@ def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     seen: Any = form(batch.rule, batch.input_ids.shape, batch.input_ids.device)
     if form is masks.dense and seen.device.type == "cuda":  # as numbers, made once and not by every layer
         seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)
-    return model.lm_head(_hidden(model, batch, seen).flatten(0, 1)[batch.supervised_places()])
+    return model.lm_head(_hidden(model, batch, seen))
 
 
 def _hidden(model: LlamaForCausalLM, batch: Batch, seen: Any) -> Tensor:
-    """The last hidden states [batch, length, hidden]; zeros at prompts that are run without gradients, of which the rest reads the keys."""
-    ids, places, cut = batch.input_ids, batch.position_ids, batch.prompt
-    if not cut:
-        return model.model(input_ids=ids, attention_mask=seen, position_ids=places, use_cache=False).last_hidden_state
-    with torch.no_grad():
-        prompt = model.model(input_ids=ids[:, :cut], attention_mask=seen[..., :cut, :cut], position_ids=places[:, :cut], use_cache=True)
-    keys = prompt.past_key_values
-    rest = model.model(input_ids=ids[:, cut:], attention_mask=seen[..., cut:, :], position_ids=places[:, cut:], past_key_values=keys)
-    return functional.pad(rest.last_hidden_state, (0, 0, cut, 0))
+    """The last hidden states [supervised, hidden] of the places that carry loss. Of prompts that are run without gradients the rest reads
+    the keys."""
+    ids, places, cut, chosen = batch.input_ids, batch.position_ids, batch.prompt, batch.supervised_places()
+    keys = None
+    if cut:
+        with torch.no_grad(), _last_rows(model, chosen[:0], ids[:, :cut].shape):
+            prompt = model.model(input_ids=ids[:, :cut], attention_mask=seen[..., :cut, :cut], position_ids=places[:, :cut], use_cache=True)
+        keys, chosen = prompt.past_key_values, chosen - cut * (chosen // ids.shape[1] + 1)
+        ids, places, seen = ids[:, cut:], places[:, cut:], seen[..., cut:, :]
+    with _last_rows(model, chosen, ids.shape):
+        states = model.model(input_ids=ids, attention_mask=seen, position_ids=places, past_key_values=keys, use_cache=bool(cut))
+    return states.last_hidden_state.flatten(0, 1)[chosen]
+
+
+@contextmanager
+def _last_rows(model: LlamaForCausalLM, chosen: Tensor, shape: torch.Size) -> Iterator[None]:
+    """The last layer's feed-forward runs for the places `chosen` [k] alone, as indices into the flattened `shape` (batch, length): nothing
+    reads what it would give to the others."""
+
+    def take(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return inputs[0].flatten(0, 1)[chosen]
+
+    def put(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.new_zeros(shape.numel(), output.shape[-1]).index_copy(0, chosen, output).unflatten(0, shape)
+
+    feed_forward = model.model.layers[-1].mlp
+    hooks = feed_forward.register_forward_pre_hook(take), feed_forward.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:

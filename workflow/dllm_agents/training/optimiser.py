@@ -40,15 +40,28 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Approximately the nearest semi-orthogonal matrices to `matrices` [count, rows, columns]: singular values in about [0.7, 1.2]."""
+    """Approximately the nearest semi-orthogonal matrices to `matrices` [count, rows, columns]: singular values in about [0.7, 1.2].
+
+    An iteration is x <- q(g) x with g = x x^T and q(g) = a + b g + c g^2. Where x is wide, g alone is iterated (q and g commute, so that
+    g <- g q^2) and the product of all q is applied to x once: the same numbers from fewer products.
+    """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = 3.4445, -4.7750, 2.0315
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if wide else x.mT
+    if 2 * x.shape[2] < 3 * x.shape[1]:
+        for _ in range(iterations):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x if wide else x.mT
+    gram, total = x @ x.mT, None
+    for left in reversed(range(iterations)):
+        q = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        q.diagonal(dim1=1, dim2=2).add_(a)
+        total = q if total is None else q @ total
+        gram = gram @ q @ q if left else gram
+    assert total is not None
+    return total @ x if wide else (total @ x).mT
 
 
 def make_optimisers(model: nn.Module, learning_rate: float, muon_learning_rate: float | None) -> list[torch.optim.Optimizer]:
