@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_objectives import END, MASK, PAD, TURNS, generator, tiny_model
 
-from dllm_agents.training import objectives, preference
+from dllm_agents.training import forward, objectives, preference
 from dllm_agents.training.objectives import Example
 
 WINNER = Example.exchange([10, 11, 12], [20, 21, 22, 23, END])
@@ -41,7 +41,7 @@ def test_the_elbo_sums_examples_and_averages_draws():
             for number in (1, 2, 3):
                 chosen = (row.copy == 0) | (row.copy == number)
                 alone = objectives.collate([objectives.Row(*(part[chosen] for part in row))], "block_causal", PAD)
-                by_hand -= objectives.token_losses(objectives.logits_of(model, alone), alone).sum().item()
+                by_hand -= objectives.token_losses(forward.logits_of(model, alone), alone).sum().item()
     assert together.item() == pytest.approx(by_hand, rel=1e-4)
 
 
@@ -109,7 +109,7 @@ def test_sequential_likelihoods_are_those_of_plain_forwards():
         generated = torch.tensor(example.generated)
         block = torch.arange(len(generated)) // 4
         with torch.no_grad():
-            found = objectives.logits_of(model, batch)
+            found = forward.logits_of(model, batch)
             for at, logits in zip(generated.nonzero().flatten().tolist(), found, strict=True):
                 start = int((block == block[at]).nonzero()[0])
                 ids = torch.tensor([[*example.ids[:at], *[MASK] * (start + 4 - at)]])

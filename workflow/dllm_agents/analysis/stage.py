@@ -12,7 +12,6 @@ from dllm_agents.analysis.failures import classify
 from dllm_agents.analysis.layouts import plain_layout
 from dllm_agents.analysis.metrics import score
 from dllm_agents.benchmarks.base import Benchmark, Verdict
-from dllm_agents.client.judge import chinese_judge, judges
 from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
@@ -78,6 +77,8 @@ def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> 
     """Task id -> what the configured LLM judges say of the answer (ACC_L); empty without judges."""
     if not episodes or episodes[0].benchmark != "multihop_qa":
         return {}
+    from dllm_agents.client.judge import judges
+
     panel = judges(config.benchmarks.multihop_qa)
     if not panel:
         return {}
@@ -90,8 +91,12 @@ def _judged(config: Config, episodes: list[Episode], tasks: dict[str, Task]) -> 
 def _graded(config: Config, episodes: list[Episode], tasks: dict[str, Task], scores: Iterator[Score]) -> Iterator[Score]:
     """Scores of BrowseComp-ZH with the verdict of its judge as success, and the confidence that a response states; others, and without a
     judge all, as they are."""
-    browsing = bool(episodes) and episodes[0].benchmark == "browsecomp_zh"
-    judge = chinese_judge(config.benchmarks.browsecomp_zh) if browsing else None
+    if not episodes or episodes[0].benchmark != "browsecomp_zh":
+        yield from scores
+        return
+    from dllm_agents.client.judge import chinese_judge
+
+    judge = chinese_judge(config.benchmarks.browsecomp_zh)
     for episode, row in zip(episodes, scores, strict=True):
         if judge is None or episode.ended == "error":
             yield row

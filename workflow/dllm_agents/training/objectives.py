@@ -10,8 +10,7 @@ generated tokens are supervised in all of them, so a budget of supervised tokens
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -23,6 +22,7 @@ from torch.nn import functional
 from dllm_agents.errors import StageError
 from dllm_agents.models.families import Attention
 from dllm_agents.training import masks, noising
+from dllm_agents.training.forward import logits_of
 from dllm_agents.training.noising import Noise
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Batch:
     kind: Attention
     places: Tensor | None = field(default=None, kw_only=True)
     """The places that carry loss, as indices into the flattened batch; found on the host, so that no step waits for a GPU to count."""
+    columns: Tensor | None = field(default=None, kw_only=True)
+    """The same by line, see `supervised_columns`."""
     prompt: int = field(default=0, kw_only=True)
     """Columns at the left, prompts alone, that are run without gradients."""
 
@@ -100,17 +102,29 @@ class Batch:
     def keep(self, count: int) -> None:
         """Leave only the first `count` supervised tokens in the loss, so that a budget is met to the token."""
         self.targets.view(-1)[self.supervised_places()[count:]] = IGNORE
-        self.places = None
+        self.places = self.columns = None
 
     def to(self, device: torch.device) -> Self:
         """The batch on a device, which is not waited for."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)} | {"places": self.supervised_places()}
+        values = {item.name: getattr(self, item.name) for item in fields(self)} | {
+            "places": self.supervised_places(),
+            "columns": self.supervised_columns(),
+        }
         moved: dict[str, Any] = {name: _moved(value, device) for name, value in values.items() if isinstance(value, (Tensor, nn.Module))}
         return replace(self, **moved)
 
     def supervised_places(self) -> Tensor:
         """The places that carry loss, as indices into the flattened batch, in row order."""
         return (self.targets != IGNORE).flatten().nonzero().flatten() if self.places is None else self.places
+
+    def supervised_columns(self) -> Tensor:
+        """The columns of the places that carry loss [batch, most of a line, at least 1]; shorter lines are filled up with the length."""
+        if self.columns is not None:
+            return self.columns
+        carries = self.targets != IGNORE
+        most = max(1, int(carries.sum(1).max()))
+        length = carries.shape[1]
+        return torch.where(carries, torch.arange(length, device=carries.device), length).sort(1).values[:, :most]
 
     def loss(self, model: LlamaForCausalLM) -> Tensor:
         """What training lowers."""
@@ -127,51 +141,6 @@ def _moved(value: Tensor | nn.Module, device: torch.device) -> Tensor | nn.Modul
     if isinstance(value, Tensor) and device.type == "cuda" and value.device.type == "cpu":
         return value.pin_memory().to(device, non_blocking=True)
     return value.to(device)
-
-
-def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    """The logits [supervised, vocabulary] of the places that carry loss, in row order. The attention implementation of the model's
-    configuration decides in which form it is given the mask."""
-    form = masks.blocks if model.config._attn_implementation == "flex_attention" else masks.dense
-    seen: Any = form(batch.rule, batch.input_ids.shape, batch.input_ids.device)
-    if form is masks.dense and seen.device.type == "cuda":  # as numbers, made once and not by every layer
-        seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)
-    return model.lm_head(_hidden(model, batch, seen))
-
-
-def _hidden(model: LlamaForCausalLM, batch: Batch, seen: Any) -> Tensor:
-    """The last hidden states [supervised, hidden] of the places that carry loss. Of prompts that are run without gradients the rest reads
-    the keys."""
-    ids, places, cut, chosen = batch.input_ids, batch.position_ids, batch.prompt, batch.supervised_places()
-    keys = None
-    if cut:
-        with torch.no_grad(), _last_rows(model, chosen[:0], ids[:, :cut].shape):
-            prompt = model.model(input_ids=ids[:, :cut], attention_mask=seen[..., :cut, :cut], position_ids=places[:, :cut], use_cache=True)
-        keys, chosen = prompt.past_key_values, chosen - cut * (chosen // ids.shape[1] + 1)
-        ids, places, seen = ids[:, cut:], places[:, cut:], seen[..., cut:, :]
-    with _last_rows(model, chosen, ids.shape):
-        states = model.model(input_ids=ids, attention_mask=seen, position_ids=places, past_key_values=keys, use_cache=bool(cut))
-    return states.last_hidden_state.flatten(0, 1)[chosen]
-
-
-@contextmanager
-def _last_rows(model: LlamaForCausalLM, chosen: Tensor, shape: torch.Size) -> Iterator[None]:
-    """The last layer's feed-forward runs for the places `chosen` [k] alone, as indices into the flattened `shape` (batch, length): nothing
-    reads what it would give to the others."""
-
-    def take(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return inputs[0].flatten(0, 1)[chosen]
-
-    def put(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return output.new_zeros(shape.numel(), output.shape[-1]).index_copy(0, chosen, output).unflatten(0, shape)
-
-    feed_forward = model.model.layers[-1].mlp
-    hooks = feed_forward.register_forward_pre_hook(take), feed_forward.register_forward_hook(put)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:

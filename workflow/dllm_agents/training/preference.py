@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dllm_agents.training import objectives
-from dllm_agents.training.objectives import IGNORE, Batch, Example, Row, logits_of, token_losses
+from dllm_agents.training.forward import logits_of
+from dllm_agents.training.objectives import IGNORE, Batch, Example, Row, token_losses
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
