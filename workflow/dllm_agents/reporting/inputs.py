@@ -167,7 +167,8 @@ class Inputs:
     @property
     def agents(self) -> list[str]:
         """The agents of the run that play tasks with a backbone; one that is asked what it does with attacks solves none."""
-        return [agent for agent in self.config.run.agents if agent not in (*self.baselines, *self.attacked)]
+        others = {*self.baselines, *self.attacked}
+        return [agent for agent in self.config.run.agents if agent not in others]
 
     @property
     def attacked(self) -> list[str]:
