@@ -168,12 +168,17 @@ def test_muon_iterates_as_published_in_either_form():
     generator = torch.Generator().manual_seed(1)
     low = torch.randn(12, 2, generator=generator) @ torch.randn(2, 40, generator=generator)
     drawn = [torch.randn(shape, generator=generator) for shape in ((12, 40), (40, 12), (12, 12), (12, 17), (12, 18), (1, 8))]
-    for matrix in (*drawn, low, torch.zeros(12, 40)):
+    for matrix in (*drawn, low, 1e-9 * drawn[0], torch.zeros(12, 40)):
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         expected = published(wide.double()).float()
         torch.testing.assert_close(
             orthogonalise(matrix[None])[0], expected if wide is matrix else expected.T, atol=1e-4, rtol=1e-3, msg=str(matrix.shape)
         )
+    # Half precision loses what is small beside the largest: not more than the published form does.
+    spread = torch.linalg.qr(drawn[1])[0].T * torch.logspace(0, -4, 12)[:, None]
+    exact = published(spread.double())
+    error = (orthogonalise(spread[None].bfloat16())[0] - exact).norm() / exact.norm()
+    assert error < 2 * (published(spread.bfloat16()) - exact).norm() / exact.norm()
 
 
 def test_the_rate_warms_up_and_falls_to_zero():

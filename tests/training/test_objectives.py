@@ -390,6 +390,19 @@ def test_places_left_out_of_the_last_layer_change_nothing(kind, family):
         assert not last.mlp._forward_hooks and "forward" not in vars(last.self_attn), "the model is left as it was"
 
 
+def test_a_layer_under_activation_checkpointing_is_left_whole():
+    """As `fsdp_activation_checkpointing` wraps them."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    batch, model, plain = packed_and_padded("block_causal"), tiny_model().train(), tiny_model().train()
+    for at, layer in enumerate(model.model.layers):
+        model.model.layers[at] = checkpoint_wrapper(layer, preserve_rng_state=False)
+    for one in (model, plain):
+        batch.loss(one).backward()
+    for own, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
 def packed_and_padded(kind):
     examples = [REPLY, TURNS, REPLY, Example.exchange([7], [8, END])]
     row_of = {"block_causal": objectives.block_diffusion, "context_causal": objectives.context_causal}.get(kind)

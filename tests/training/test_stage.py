@@ -632,6 +632,11 @@ def test_a_block_that_does_not_divide_the_context_is_refused():
         configuration(packed_length=100)
 
 
+def test_prompts_without_gradients_are_refused_where_layers_run_twice():
+    with pytest.raises(ValueError, match="prompt_gradient: false does not go with launch: fsdp2"):
+        Training.model_validate({"objective": "ar", "prompt_gradient": False, "launch": "fsdp2", **SMALL})
+
+
 def test_a_tokenizer_that_splits_a_tool_tag_is_refused(accepted, tmp_path):
     from transformers import AutoTokenizer
 

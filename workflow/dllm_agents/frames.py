@@ -39,8 +39,8 @@ def write_frame(path: str | Path, records: Iterable[Record], record: type[Record
     return count
 
 
-def read_frame(path: str | Path, record: type[Record]) -> pd.DataFrame:
-    """The rows of a Parquet file. Raises StageError naming the file when it is not one, or lacks a column of the record."""
+def read_table(path: str | Path, record: type[Record]) -> pa.Table:
+    """The columns of a record from a Parquet file. Raises StageError naming the file when it is not one, or lacks a column."""
     try:
         table = pq.ParquetFile(str(path)).read()
     except OSError as error:
@@ -50,7 +50,13 @@ def read_frame(path: str | Path, record: type[Record]) -> pd.DataFrame:
     missing = [name for name in record.model_fields if name not in table.column_names]
     if missing:
         raise StageError(f"{path}: no column {missing[0]!r}; it was written by another version: delete it to make it again")
-    frame = table.select(list(record.model_fields)).to_pandas()
+    return table.select(list(record.model_fields))
+
+
+def read_frame(path: str | Path, record: type[Record]) -> pd.DataFrame:
+    """`read_table` as a data frame, with mappings as dictionaries and absent text as None."""
+    table = read_table(path, record)
+    frame = table.to_pandas()
     for name in frame.columns:
         if pa.types.is_map(table.schema.field(name).type):
             frame[name] = frame[name].map(dict)

@@ -16,7 +16,7 @@ from dllm_agents.commands import add_paths, say
 from dllm_agents.config import Config, load
 from dllm_agents.errors import StageError
 from dllm_agents.files import iter_jsonl
-from dllm_agents.frames import read_frame, write_frame
+from dllm_agents.frames import read_table, write_frame
 from dllm_agents.records import Episode, Failure, Score, Task
 
 UNREAD = ("ast_decoder:decoder_failed", "ast_decoder:decoder_wrong_output_format", "relevance_error:decoder_failed")
@@ -111,7 +111,8 @@ def _graded(config: Config, episodes: list[Episode], tasks: dict[str, Task], sco
 def classify_file(config: Config, episodes_path: Path, scores_path: Path, tasks_path: Path, output: Path) -> int:
     """Classify the failures of an episode file, with what the official checker said (scores) and the tools offered (tasks); returns how
     many were found. Episodes are read one at a time. Raises StageError when an episode's task is not in the task file."""
-    errors = read_frame(scores_path, Score).set_index(["task_id", "seed"])["error_type"].to_dict()
+    rows = read_table(scores_path, Score).select(["task_id", "seed", "error_type"])
+    errors = {(row["task_id"], row["seed"]): row["error_type"] for row in rows.to_pylist()}
     tasks = {task.id: task for task in iter_jsonl(tasks_path, Task)}
 
     def failures() -> Iterator[Failure]:

@@ -139,6 +139,8 @@ class Training(Section):
             raise ValueError("context_causal needs a block_length of 2 or more: the pass before a block decides its first token")
         if not self.prompt_gradient and (self.objective not in ("ar", "context_causal") or self.packed_length is not None):
             raise ValueError("prompt_gradient: false needs objective ar or context_causal, without packed_length")
+        if not self.prompt_gradient and self.launch == "fsdp2":
+            raise ValueError("prompt_gradient: false does not go with launch: fsdp2, which runs layers again in backward")
         if (self.context_mask, self.context_noise) != ("aligned", "clean") and self.objective != "block_diffusion":
             raise ValueError("context_mask and context_noise need objective block_diffusion: no other has context in a reply's blocks")
         if self.fill_prompt and (self.layout == "trajectory" or self.objective not in ("block_diffusion", *PREFERENCE)):

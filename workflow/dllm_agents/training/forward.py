@@ -1,7 +1,7 @@
 """A training step's forward: the logits of the places that carry loss.
 
-Nobody reads what the last layer gives to the other places. It makes keys and values of all, and queries and everything after them of
-those places alone: of an agent's replies, a tenth to a third of what is read.
+The last layer computes keys and values everywhere, but queries, attention's output and the feed-forward only at those places, since no
+later layer reads the others. In an agent's trajectories they are a tenth to a third of all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def _hidden(model: LlamaForCausalLM, batch: Batch, seen: Any) -> Tensor:
     places, columns = batch.supervised_places(), batch.supervised_columns()
     keys = None
     if cut:
-        with torch.no_grad(), _last_layer_at(model, places[:0], columns[:, :1] * 0, ids[:, :cut].shape):
+        nothing = places[:0], columns.new_zeros(len(columns), 1)  # one query a line: only keys are wanted
+        with torch.no_grad(), _last_layer_at(model, *nothing, ids[:, :cut].shape):
             before = {"attention_mask": seen[..., :cut, :cut], "position_ids": positions[:, :cut]}
             keys = model.model(input_ids=ids[:, :cut], use_cache=True, **before).past_key_values
         places, columns = places - cut * (places // ids.shape[1] + 1), columns - cut
@@ -54,8 +55,13 @@ def _hidden(model: LlamaForCausalLM, batch: Batch, seen: Any) -> Tensor:
 
 @contextmanager
 def _last_layer_at(model: LlamaForCausalLM, places: Tensor, columns: Tensor, shape: torch.Size) -> Iterator[None]:
-    """The last layer runs for some places alone and gives zeros elsewhere: `places` [k] as indices into the flattened `shape` (batch,
-    length), `columns` [batch, most of a line] the same line by line, filled up with the length."""
+    """Inside, the last layer runs for some places alone and adds nothing elsewhere: `places` [k] are indices into the flattened `shape`
+    (batch, length), `columns` [batch, k] the same line by line, padded with the length. A layer under activation checkpointing runs whole:
+    it runs again in backward, when this is over."""
+    layer = model.model.layers[-1]
+    if hasattr(layer, "_checkpoint_wrapped_module"):
+        yield
+        return
 
     def take(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         return inputs[0].flatten(0, 1)[places]
@@ -63,7 +69,7 @@ def _last_layer_at(model: LlamaForCausalLM, places: Tensor, columns: Tensor, sha
     def put(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         return output.new_zeros(shape.numel(), output.shape[-1]).index_copy(0, places, output).unflatten(0, shape)
 
-    attention, feed_forward = model.model.layers[-1].self_attn, model.model.layers[-1].mlp
+    attention, feed_forward = layer.self_attn, layer.mlp
     hooks = feed_forward.register_forward_pre_hook(take), feed_forward.register_forward_hook(put)
     replaced = model.config._attn_implementation == "sdpa" and type(attention).__name__ in PLAIN_ATTENTION
     if replaced:

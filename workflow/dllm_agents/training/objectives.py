@@ -118,13 +118,13 @@ class Batch:
         return (self.targets != IGNORE).flatten().nonzero().flatten() if self.places is None else self.places
 
     def supervised_columns(self) -> Tensor:
-        """The columns of the places that carry loss [batch, most of a line, at least 1]; shorter lines are filled up with the length."""
+        """The columns of the places that carry loss [batch, most of any line, at least 1], shorter lines padded with the length."""
         if self.columns is not None:
             return self.columns
         carries = self.targets != IGNORE
         most = max(1, int(carries.sum(1).max()))
         length = carries.shape[1]
-        return torch.where(carries, torch.arange(length, device=carries.device), length).sort(1).values[:, :most]
+        return torch.where(carries, torch.arange(length, device=carries.device), length).sort(1).values[:, :most].contiguous()
 
     def loss(self, model: LlamaForCausalLM) -> Tensor:
         """What training lowers."""
