@@ -105,3 +105,18 @@ def test_published_and_own_tones_differ_in_greyscale():
         return float(np.dot([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], [0.299, 0.587, 0.114]))
 
     assert min(map(luminance, style.PALE)) > max(map(luminance, style.PALETTE[:5]))
+
+
+def test_a_marker_on_another_one_leaves_it_visible():
+    """One token a forward: a diffusion agent stands where the autoregressive one does."""
+    from matplotlib.figure import Figure
+
+    from dllm_agents.reporting import drawing
+    from dllm_agents.reporting.style import Look
+
+    looks = {name: Look("#0072B2", paradigm) for name, paradigm in (("ar", "ar"), ("sequential", "diffusion"), ("apart", "diffusion"))}
+    points = [drawing.Point("ar", 240, 100, None, None, False), drawing.Point("sequential", 243, 100, None, None, False)]
+    axis = Figure().subplots()
+    drawing.scatter(axis, [*points, drawing.Point("apart", 120, 100, None, None, False)], looks)
+    sizes = [line.get_markersize() for line in axis.get_lines()]
+    assert sizes[0] == sizes[2] == 6 and 2 < sizes[1] < 4

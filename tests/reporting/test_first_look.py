@@ -92,6 +92,10 @@ def test_the_reference_run_is_kept_and_shown_beside_a_run(inputs, tmp_path, monk
     ours = {(row.agent, row.benchmark): row for row in table.rows if row.metric == "success_rate" and not row.category}
     assert rows.keys() == ours.keys() and all(rows[key].n == ours[key].n for key in rows)
     assert [rows[key].value for key in rows] == pytest.approx([ours[key].value for key in rows])
+    before = kept[0].read_text()
+    tabulate("scoreboard", inputs.config, inputs.results, tmp_path / "run/tables/scoreboard")
+    assert "reference" in (tmp_path / "run/tables/scoreboard.csv").read_text()
+    assert reference.keep(tmp_path / "run", "mine.yaml", tmp_path / inputs.config.scale)[0].read_text() == before, "of this run alone"
 
 
 def test_a_tuned_twin_is_compared_with_the_tuned_model(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +46,10 @@ class Point(NamedTuple):
     low: float | None
     high: float | None
     published: bool
+
+    def covers(self, other: Point) -> bool:
+        """Whether its marker would hide the other's."""
+        return abs(math.log(self.speed / other.speed)) < 0.05 and abs(self.value - other.value) < 1
 
 
 def rate_bar(agent: str, row: TableRow) -> Bar:
@@ -140,13 +145,14 @@ def scatter(axis: Axes, points: Sequence[Point], looks: dict[str, style.Look]) -
         say_not_run(axis)
         return axis, points
     axis.set_xscale("log")
-    for point in points:
+    for at, point in enumerate(points):
         look = looks[point.label]
         if point.low is not None and point.high is not None:
             axis.plot([point.speed, point.speed], [point.low, point.high], color=look.colour, linewidth=1)
         edge, width = ("#777777", 0.6) if point.published else ("#111111", 1.0)
+        size = 6 * 0.55 ** sum(point.covers(other) for other in points[:at])  # what is drawn on another one leaves it visible
         axis.plot(
-            point.speed, point.value, look.marker, markersize=6, markerfacecolor=look.colour, markeredgecolor=edge, markeredgewidth=width
+            point.speed, point.value, look.marker, markersize=size, markerfacecolor=look.colour, markeredgecolor=edge, markeredgewidth=width
         )
     speeds = [point.speed for point in points]
     beside = (max(speeds) / min(speeds)) ** 0.15  # room for names, as a share of what the axis spans

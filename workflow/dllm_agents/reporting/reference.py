@@ -16,6 +16,8 @@ from dllm_agents.layout import REFERENCE, Results
 from dllm_agents.records import TableRow
 
 ABOUT = "README.md"
+SCOREBOARD = "scoreboard"
+CATEGORY = "reference"
 
 
 def keep(results: Path, config: str, target: Path) -> list[Path]:
@@ -26,7 +28,7 @@ def keep(results: Path, config: str, target: Path) -> list[Path]:
         raise StageError(f"{results}: has no tables; run `make report` first")
     revision = provenance.git_revision() or "unknown"  # before the copies change the tree
     target.mkdir(parents=True, exist_ok=True)
-    copies = [Path(shutil.copyfile(path, target / path.name)) for path in tables if path.stem != "serving"]
+    copies = [_copy(path, target / path.name) for path in tables if path.stem != "serving"]
     with write_aside(target / ABOUT) as handle:
         handle.write(
             f"# Reference results of {config}\n\n`make report CONFIG={config}`, then `dllm-agents reference --config {config}`.\n\n"
@@ -36,15 +38,27 @@ def keep(results: Path, config: str, target: Path) -> list[Path]:
     return [*copies, target / ABOUT]
 
 
+def _copy(table: Path, target: Path) -> Path:
+    """Copy a table; of a scoreboard what this run played, without the reference run beside it."""
+    if table.stem != SCOREBOARD:
+        return Path(shutil.copyfile(table, target))
+    with open(table, encoding="utf-8", newline="") as handle, write_aside(target) as copy:
+        rows = csv.DictReader(handle)
+        writer = csv.DictWriter(copy, rows.fieldnames or [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["category"] != CATEGORY)
+    return target
+
+
 def scoreboard(scale: str) -> list[TableRow]:
     """The success rates of the reference run of a scale; none where the package has no such run."""
-    path = REFERENCE / scale / "scoreboard.csv"
+    path = REFERENCE / scale / f"{SCOREBOARD}.csv"
     if not path.is_file():
         return []
     with open(path, encoding="utf-8", newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["metric"] == "success_rate" and not row["category"]]
     kept = ("agent", "benchmark", "metric", "n", "value", "low", "high")
-    return [TableRow.model_validate({"category": "reference"} | {key: row[key] or None for key in kept}) for row in rows if row["low"]]
+    return [TableRow.model_validate({"category": CATEGORY} | {key: row[key] or None for key in kept}) for row in rows if row["low"]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
