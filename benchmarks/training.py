@@ -24,7 +24,7 @@ from dllm_agents.training import masks, objectives, preference
 from dllm_agents.training.forward import logits_of
 from dllm_agents.training.loop import fit
 from dllm_agents.training.objectives import Batch, Example
-from dllm_agents.training.optimiser import NEWTON_SCHULZ, make_optimisers, orthogonalise, rate_fraction
+from dllm_agents.training.optimiser import ITERATIONS, NEWTON_SCHULZ, make_optimisers, orthogonalise, rate_fraction
 from dllm_agents.training.start import attention_form
 
 PAD, END, MASK, WORDS = 0, 1, 2, 400
@@ -114,7 +114,7 @@ def published_muon(matrices: torch.Tensor) -> torch.Tensor:
     """Newton-Schulz as Muon's authors have it, on the matrices themselves."""
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True)
     a, b, c = NEWTON_SCHULZ
-    for _ in range(5):
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

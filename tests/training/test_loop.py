@@ -172,7 +172,7 @@ def test_muon_iterates_as_published_in_either_form():
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         expected = published(wide.double()).float()
         torch.testing.assert_close(
-            orthogonalise(matrix[None])[0], expected if wide is matrix else expected.T, atol=1e-4, rtol=1e-3, msg=str(matrix.shape)
+            orthogonalise(matrix[None])[0], expected if wide is matrix else expected.T, atol=2e-5, rtol=1e-4, msg=str(matrix.shape)
         )
     # Half precision loses what is small beside the largest: not more than the published form does.
     spread = torch.linalg.qr(drawn[1])[0].T * torch.logspace(0, -4, 12)[:, None]
