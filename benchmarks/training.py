@@ -20,11 +20,11 @@ import torch
 
 from dllm_agents.config import Training
 from dllm_agents.provenance import hardware, versions
-from dllm_agents.training import masks, objectives, preference
-from dllm_agents.training.forward import logits_of
+from dllm_agents.training import objectives, preference
+from dllm_agents.training.forward import logits_of, mask_for
 from dllm_agents.training.loop import fit
 from dllm_agents.training.objectives import Batch, Example
-from dllm_agents.training.optimiser import ITERATIONS, NEWTON_SCHULZ, make_optimisers, orthogonalise, rate_fraction
+from dllm_agents.training.optimiser import make_optimisers, newton_schulz, orthogonalise, rate_fraction
 from dllm_agents.training.start import attention_form
 
 PAD, END, MASK, WORDS = 0, 1, 2, 400
@@ -65,6 +65,12 @@ def clock() -> float:
     return time.process_time()
 
 
+def timed(work: Callable[[], object]) -> float:
+    started = clock()
+    work()
+    return clock() - started
+
+
 def bare(model, batches: list[Batch]) -> float:
     """Seconds of the least that trains: forward, backward, clip, step."""
     optimisers = make_optimisers(model, SETTINGS["learning_rate"], SETTINGS["muon_learning_rate"])
@@ -85,9 +91,7 @@ def bare(model, batches: list[Batch]) -> float:
 def ours(model, batches: list[Batch]) -> float:
     """Seconds of the loop over the same batches, made beforehand."""
     budget = sum(batch.supervised for batch in batches)
-    started = clock()
-    fit(model, lambda index: batches[index], budget, **SETTINGS)
-    return clock() - started
+    return timed(lambda: fit(model, lambda index: batches[index], budget, **SETTINGS))
 
 
 def speed(steps: int, repeats: int) -> None:
@@ -103,21 +107,10 @@ def speed(steps: int, repeats: int) -> None:
 
 
 def whole_loss(model, batch: Batch) -> torch.Tensor:
-    """A batch's loss by transformers' own forward of every place, given the mask as `logits_of` gives it."""
-    seen = masks.dense(batch.rule, batch.input_ids.shape, batch.input_ids.device)
-    seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)
+    """A batch's loss by transformers' own forward of every place."""
+    seen = mask_for(model, batch)
     states = model.model(input_ids=batch.input_ids, attention_mask=seen, position_ids=batch.position_ids, use_cache=False).last_hidden_state
     return objectives.token_losses(model.lm_head(states.flatten(0, 1)[batch.supervised_places()]), batch).sum()
-
-
-def published_muon(matrices: torch.Tensor) -> torch.Tensor:
-    """Newton-Schulz as Muon's authors have it, on the matrices themselves."""
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True)
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
 
 
 def shortened(rounds: int) -> None:
@@ -134,16 +127,13 @@ def shortened(rounds: int) -> None:
         )
         for name, batch in (("AR", causal.to(DEVICE)), ("block diffusion", batch_at(0).to(DEVICE)))
     ]
-    for name, ours, whole in [*cases, ("Muon, 8 of 128 x 384", lambda: orthogonalise(wide), lambda: published_muon(wide))]:
+    for name, ours, whole in [
+        *cases,
+        ("Muon, 8 of 128 x 384", lambda: orthogonalise(wide), lambda: newton_schulz(wide / wide.norm(dim=(1, 2), keepdim=True))),
+    ]:
         ratios = [timed(ours) / timed(whole) for _ in range(rounds + 1)][1:]
         low, high = np.quantile(np.median(np.random.default_rng(0).choice(ratios, (2000, rounds)), axis=1), [0.025, 0.975])
         print(f"{name}: ours / whole {np.median(ratios):.3f} [{low:.3f}, {high:.3f}], {rounds} rounds")
-
-
-def timed(work: Callable[[], object]) -> float:
-    started = clock()
-    work()
-    return clock() - started
 
 
 def loading(steps: int) -> None:

@@ -109,8 +109,8 @@ def test_sequential_likelihoods_are_those_of_plain_forwards():
         generated = torch.tensor(example.generated)
         block = torch.arange(len(generated)) // 4
         with torch.no_grad():
-            found = forward.logits_of(model, batch)
-            for at, logits in zip(generated.nonzero().flatten().tolist(), found, strict=True):
+            predicted = forward.logits_of(model, batch)
+            for at, logits in zip(generated.nonzero().flatten().tolist(), predicted, strict=True):
                 start = int((block == block[at]).nonzero()[0])
                 ids = torch.tensor([[*example.ids[:at], *[MASK] * (start + 4 - at)]])
                 numbers = torch.cat([block[:start], block[at].expand(4)])

@@ -26,13 +26,17 @@ PLAIN_ATTENTION = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention")
 
 
 def logits_of(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    """The logits [supervised, vocabulary] of the places that carry loss, in row order. The attention implementation of the model's
-    configuration decides in which form it is given the mask."""
-    form = masks.blocks if model.config._attn_implementation == "flex_attention" else masks.dense
-    seen: Any = form(batch.rule, batch.input_ids.shape, batch.input_ids.device)
-    if form is masks.dense:  # as numbers, made once and not by every layer
-        seen = torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)
-    return model.lm_head(_hidden(model, batch, seen))
+    """The logits [supervised, vocabulary] of the places that carry loss, in row order."""
+    return model.lm_head(_hidden(model, batch, mask_for(model, batch)))
+
+
+def mask_for(model: LlamaForCausalLM, batch: Batch) -> Any:
+    """Who sees whom, in the form that the attention implementation of the model's configuration takes."""
+    shape, device = batch.input_ids.shape, batch.input_ids.device
+    if model.config._attn_implementation == "flex_attention":
+        return masks.blocks(batch.rule, shape, device)
+    seen = masks.dense(batch.rule, shape, device)  # as numbers, made once and not by every layer
+    return torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)
 
 
 def _hidden(model: LlamaForCausalLM, batch: Batch, seen: Any) -> Tensor:
@@ -71,15 +75,15 @@ def _last_layer_at(model: LlamaForCausalLM, places: Tensor, columns: Tensor, sha
 
     attention, feed_forward = layer.self_attn, layer.mlp
     hooks = feed_forward.register_forward_pre_hook(take), feed_forward.register_forward_hook(put)
-    replaced = model.config._attn_implementation == "sdpa" and type(attention).__name__ in PLAIN_ATTENTION
-    if replaced:
+    plain = model.config._attn_implementation == "sdpa" and type(attention).__name__ in PLAIN_ATTENTION
+    if plain:
         attention.forward = partial(_attend, attention, columns)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        if replaced:
+        if plain:
             del attention.forward  # the class's own is seen again
 
 
@@ -118,6 +122,6 @@ def _attend(
     mask = at_rows(attention_mask[:, 0])[:, None]
     dropout = attention.attention_dropout if attention.training else 0.0
     mixed, _weights = sdpa_attention_forward(attention, queries, keys, values, mask, dropout=dropout, scaling=attention.scaling)
-    given = attention.o_proj(mixed.flatten(2))
-    whole = given.new_zeros(len(given), length + 1, given.shape[-1])
-    return whole.scatter(1, columns[..., None].expand_as(given), given)[:, :-1], None
+    output = attention.o_proj(mixed.flatten(2))
+    whole = output.new_zeros(len(output), length + 1, output.shape[-1])
+    return whole.scatter(1, columns[..., None].expand_as(output), output)[:, :-1], None

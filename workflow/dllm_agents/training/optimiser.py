@@ -54,11 +54,12 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     rows, columns = x.shape[1:]
     wide = 2 * columns > 3 * rows  # products cost 20 rows^2 columns + 10 rows^3 on x, 8 rows^2 columns + 28 rows^3 on g
-    x = _by_gram(x) if wide and x.dtype == torch.float32 else _directly(x)
+    x = _by_gram(x) if wide and x.dtype == torch.float32 else newton_schulz(x)
     return x.mT if transposed else x
 
 
-def _directly(x: Tensor) -> Tensor:
+def newton_schulz(x: Tensor) -> Tensor:
+    """Muon's iterations as published, on `x` [count, rows, columns] of norm 1 and at least as many columns as rows."""
     a, b, c = NEWTON_SCHULZ
     for _ in range(ITERATIONS):
         gram = x @ x.mT
